@@ -1,0 +1,268 @@
+//! Changes, change sets, revisions and reverse sets.
+
+use std::fmt;
+
+use crate::digest::Digest;
+use crate::key::Key;
+use crate::row::Row;
+use crate::schema::{Collection, CollectionName, ReceiverName};
+use crate::value::Value;
+
+/// Names one exact state of a source: numbers go 1, 2, 3 … without a hole; 0 is the state before the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Revision {
+    /// The number.
+    pub number: u64,
+    /// The digest over all records.
+    pub digest: Digest,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number)
+    }
+}
+
+/// One field of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    /// Which field.
+    pub slot: u32,
+    /// Its value in the base.
+    pub before: Value,
+    /// Its value in the next state; differs from `before`.
+    pub after: Value,
+}
+
+/// What happens to one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A record that was not there.
+    Insert {
+        /// Its key.
+        key: Key,
+        /// All its values.
+        row: Row,
+    },
+    /// Fields of a record that stays. Key fields never change: that is a delete and an insert.
+    Update {
+        /// Its key.
+        key: Key,
+        /// Only the fields that differ, by slot.
+        fields: Vec<FieldChange>,
+    },
+    /// A record that goes.
+    Delete {
+        /// Its key.
+        key: Key,
+        /// All its values, as they were.
+        row: Row,
+    },
+}
+
+impl Change {
+    /// The record's key.
+    pub fn key(&self) -> &Key {
+        match self {
+            Change::Insert { key, .. } | Change::Update { key, .. } | Change::Delete { key, .. } => key,
+        }
+    }
+
+    /// The change that undoes this one.
+    pub fn invert(self) -> Change {
+        match self {
+            Change::Insert { key, row } => Change::Delete { key, row },
+            Change::Delete { key, row } => Change::Insert { key, row },
+            Change::Update { key, mut fields } => {
+                for field in &mut fields {
+                    std::mem::swap(&mut field.before, &mut field.after);
+                }
+                Change::Update { key, fields }
+            }
+        }
+    }
+}
+
+/// A change of what a collection looks like: made (`before` is `None`), gone (`after` is `None`) or altered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaChange {
+    /// The collection as it was.
+    pub before: Option<Collection>,
+    /// The collection as it is.
+    pub after: Option<Collection>,
+}
+
+/// The changes of one collection within a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionChanges {
+    /// Which collection.
+    pub collection: CollectionName,
+    /// The changes, at most one a key.
+    pub changes: Vec<Change>,
+}
+
+/// Changes that belong together: schemas first, then records.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Transaction {
+    /// Schema changes, in order. A collection that goes has its records deleted in this transaction.
+    pub schemas: Vec<SchemaChange>,
+    /// Record changes by collection.
+    pub collections: Vec<CollectionChanges>,
+}
+
+impl Transaction {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.schemas.is_empty() && self.collections.iter().all(|collection| collection.changes.is_empty())
+    }
+
+    /// How many record changes there are.
+    pub fn len(&self) -> usize {
+        self.collections.iter().map(|collection| collection.changes.len()).sum()
+    }
+
+    /// The transaction that undoes this one.
+    pub fn invert(self) -> Transaction {
+        let schemas = self.schemas.into_iter().rev();
+        let schemas = schemas.map(|s| SchemaChange { before: s.after, after: s.before }).collect();
+        let invert = |c: CollectionChanges| CollectionChanges {
+            collection: c.collection,
+            changes: c.changes.into_iter().rev().map(Change::invert).collect(),
+        };
+        Transaction { schemas, collections: self.collections.into_iter().rev().map(invert).collect() }
+    }
+}
+
+/// Names a reverse set: sets of one receiver are numbered 1, 2, 3 … without a hole.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReverseId {
+    /// Who found the edits.
+    pub receiver: ReceiverName,
+    /// Which of its reverse sets.
+    pub number: u64,
+}
+
+/// How one edit of a reverse set came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The source now has the edit.
+    Accepted,
+    /// The source already had it.
+    Already,
+    /// The source had changed since: see [`Conflict`].
+    Conflict(Box<Conflict>),
+    /// The source can't take it (type, constraint, permission); the edit is kept here as a dead letter.
+    Refused {
+        /// Why, in a sentence.
+        reason: String,
+    },
+}
+
+/// Who decides when source and edit disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ConflictPolicy {
+    /// The source stands.
+    #[default]
+    Source,
+    /// The edit wins.
+    Receiver,
+    /// The later one wins, by hybrid logical clock.
+    Latest,
+    /// The source stands until somebody resolves it.
+    Manual,
+}
+
+/// Which side of a conflict stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Winner {
+    /// The source's value.
+    Source,
+    /// The edit.
+    Edit,
+}
+
+/// One disagreement, with all that is needed to decide it otherwise later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Which field; `None`: the record as a whole (edit against delete).
+    pub slot: Option<u32>,
+    /// The value both started from; `Absent` where there was none.
+    pub base: Value,
+    /// The source's value.
+    pub source: Value,
+    /// The edit's value.
+    pub edit: Value,
+    /// The source no longer has the record.
+    pub source_deleted: bool,
+    /// The edit deletes the record.
+    pub edit_deletes: bool,
+    /// Which side stands for now.
+    pub winner: Winner,
+    /// Whether somebody still has to look at it (policy `manual`).
+    pub open: bool,
+}
+
+/// One edit and how it came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The collection edited.
+    pub collection: CollectionName,
+    /// The edit: for an update one verdict per field, for the others one per record.
+    pub edit: Change,
+    /// How it came out.
+    pub outcome: Outcome,
+}
+
+/// What came of one reverse set; travels in the change set that carries its accepted edits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Which reverse set.
+    pub reverse: ReverseId,
+    /// A verdict for each edit. Accepted edits may be left out to save bytes: they are in the set's changes.
+    pub verdicts: Vec<Verdict>,
+    /// Somebody decided conflicts of this reverse set by hand.
+    pub resolves: Vec<ConflictId>,
+}
+
+/// Names a conflict: the revision that recorded it and its place in that set's replies, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConflictId {
+    /// Revision number of the set with the verdict.
+    pub revision: u64,
+    /// Which conflict of that set.
+    pub index: u32,
+}
+
+impl fmt::Display for ConflictId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.revision, self.index)
+    }
+}
+
+/// What leads from one revision to the next: the unit that is published, ordered and applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeSet {
+    /// The revision it starts from.
+    pub base: Revision,
+    /// The revision it leads to; its number is the base's plus one.
+    pub next: Revision,
+    /// Milliseconds since 1970-01-01T00:00:00Z when the source was read, never running backwards in a term.
+    pub time_millis: u64,
+    /// The transactions, in order.
+    pub transactions: Vec<Transaction>,
+    /// What came of reverse sets that this set takes up.
+    pub replies: Vec<Reply>,
+}
+
+/// Edits that a receiver found at its destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReverseSet {
+    /// Which reverse set of which receiver.
+    pub id: ReverseId,
+    /// The revision that the edits were made on.
+    pub base: Revision,
+    /// Milliseconds since 1970-01-01T00:00:00Z when the edits were found.
+    pub time_millis: u64,
+    /// The edits; schema changes are never among them.
+    pub edits: Transaction,
+}

@@ -1,0 +1,61 @@
+//! The digest of a state: a commutative hash over all its records.
+
+use std::fmt;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::schema::CollectionName;
+
+/// Count and sum of the hashes of all records of a state.
+///
+/// Adding a record adds its 128-bit hash modulo 2^128, removing it subtracts it; so the digest is kept up to date change
+/// by change and doesn't depend on any order. A sum, not an exclusive or: equal pairs would cancel out there. It proves
+/// equality against accident, not against somebody who forges records on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Digest {
+    /// How many records there are.
+    pub records: u64,
+    /// The sum of their hashes.
+    pub sum: u128,
+}
+
+/// Hashes the records of one collection.
+#[derive(Clone)]
+pub struct RecordHasher {
+    seed: u64,
+}
+
+impl RecordHasher {
+    /// For records of `collection`.
+    pub fn new(collection: &CollectionName) -> RecordHasher {
+        RecordHasher { seed: xxhash_rust::xxh3::xxh3_64(collection.as_str().as_bytes()) }
+    }
+
+    /// The hash of one record from its key and row bytes (xxh3, 128 bits, seeded with the collection's name).
+    pub fn hash(&self, key: &[u8], row: &[u8]) -> u128 {
+        let mut hasher = Xxh3::with_seed(self.seed ^ (key.len() as u64).rotate_left(32));
+        hasher.update(key);
+        hasher.update(row);
+        hasher.digest128()
+    }
+}
+
+impl Digest {
+    /// Takes a record in.
+    pub fn add(&mut self, hash: u128) {
+        self.records = self.records.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(hash);
+    }
+
+    /// Takes a record out.
+    pub fn remove(&mut self, hash: u128) {
+        self.records = self.records.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(hash);
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}/{}", self.sum, self.records)
+    }
+}

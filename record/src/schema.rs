@@ -1,0 +1,268 @@
+//! Names, fields, schemas and collections.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::key::Key;
+use crate::row::{FieldRef, RowReader};
+use crate::value::Kind;
+
+/// A name that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a source or receiver name.
+    #[error("`{name}` is no name for a {what}: use 1 to 64 of a-z, 0-9, `_` and `-`, beginning with a letter or digit")]
+    Token {
+        /// What was to be named.
+        what: &'static str,
+        /// The name given.
+        name: String,
+    },
+}
+
+macro_rules! token_name {
+    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks the name: 1 to 64 of `a-z0-9_-`, beginning with a letter or digit, so that it can be a subject
+            /// token, a file name and a label as it is.
+            pub fn new(name: &str) -> Result<$type, NameError> {
+                let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+                let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+                if first && rest && name.len() <= 64 {
+                    Ok($type(name.into()))
+                } else {
+                    Err(NameError::Token { what: $what, name: name.to_owned() })
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(name: &str) -> Result<$type, NameError> {
+                $type::new(name)
+            }
+        }
+    };
+}
+
+token_name!(
+    /// Names a source on the bus.
+    SourceName,
+    "source"
+);
+token_name!(
+    /// Names a receiver of a source; unique among the source's receivers.
+    ReceiverName,
+    "receiver"
+);
+
+/// Names a collection within its source: any text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CollectionName(Arc<str>);
+
+impl CollectionName {
+    /// The collection of this name.
+    pub fn new(name: impl Into<Arc<str>>) -> CollectionName {
+        CollectionName(name.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CollectionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CollectionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// One field of a schema. Its place in [`Schema::fields`] is its slot and never changes while the schema evolves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The field's name, distinct among the fields that are not dropped.
+    pub name: String,
+    /// The kind of all its values beside absent and null; `None` where values of several kinds occur.
+    pub kind: Option<Kind>,
+    /// The type as the source declares it (`VARCHAR(20)`), a hint for destinations of the same sort.
+    pub declared: Option<String>,
+    /// Where the field stands among the others for people, counted from 0.
+    pub ordinal: u32,
+    /// The source no longer has this field; its slot stays, so that older rows keep their meaning.
+    pub dropped: bool,
+}
+
+impl Field {
+    /// A field of `name` and `kind` at `ordinal`.
+    pub fn new(name: impl Into<String>, kind: Option<Kind>, ordinal: u32) -> Field {
+        Field { name: name.into(), kind, declared: None, ordinal, dropped: false }
+    }
+}
+
+/// What makes two records the same record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySpec {
+    /// These slots' values, in this order.
+    Fields(Vec<u32>),
+    /// The whole row; equal rows are counted.
+    WholeRow,
+}
+
+/// The fields and the key of a collection's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The fields by slot.
+    pub fields: Vec<Field>,
+    /// The key.
+    pub key: KeySpec,
+}
+
+/// A named set of records with one schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// Its name in the source.
+    pub name: CollectionName,
+    /// Its fields and key.
+    pub schema: Schema,
+}
+
+/// A schema that can't go on from the one before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// Two fields of one name.
+    #[error("two fields are named `{0}`")]
+    DuplicateField(String),
+    /// A key field that doesn't exist.
+    #[error("there is no field `{0}` to be the key; the fields are {1}")]
+    NoKeyField(String, String),
+}
+
+impl Schema {
+    /// The slot of the living field `name`.
+    pub fn slot(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|field| !field.dropped && field.name == name)
+    }
+
+    /// The living fields with their slots, in the order for people.
+    pub fn ordered(&self) -> Vec<(usize, &Field)> {
+        let mut fields: Vec<_> = self.fields.iter().enumerate().filter(|(_, field)| !field.dropped).collect();
+        fields.sort_by_key(|(slot, field)| (field.ordinal, *slot));
+        fields
+    }
+
+    /// Sets the key to these fields, by name.
+    pub fn with_key(mut self, names: &[&str]) -> Result<Schema, SchemaError> {
+        let mut slots = Vec::with_capacity(names.len());
+        for name in names {
+            let Some(slot) = self.slot(name) else {
+                let all: Vec<_> = self.ordered().into_iter().map(|(_, field)| format!("`{}`", field.name)).collect();
+                return Err(SchemaError::NoKeyField((*name).to_owned(), all.join(", ")));
+            };
+            slots.push(slot as u32);
+        }
+        self.key = KeySpec::Fields(slots);
+        Ok(self)
+    }
+
+    /// The names of the key's fields; empty where the whole row is the key.
+    pub fn key_names(&self) -> Vec<&str> {
+        match &self.key {
+            KeySpec::Fields(slots) => slots.iter().map(|&slot| self.fields[slot as usize].name.as_str()).collect(),
+            KeySpec::WholeRow => Vec::new(),
+        }
+    }
+
+    /// The key of a row of this schema. Where the whole row is the key, `occurrence` counts its equals from 0.
+    pub fn key_of(&self, row: &[u8], occurrence: u32) -> Key {
+        let mut out = Vec::with_capacity(16);
+        self.key_into(row, occurrence, &mut out);
+        Key::from_trusted(out)
+    }
+
+    /// Appends the key of a row to `out`; see [`Schema::key_of`].
+    pub fn key_into(&self, row: &[u8], occurrence: u32, out: &mut Vec<u8>) {
+        match &self.key {
+            KeySpec::Fields(slots) => match slots.as_slice() {
+                [slot] => {
+                    let field = RowReader::new(row).nth(*slot as usize).unwrap_or(FieldRef::ABSENT);
+                    crate::key::encode_field(out, field);
+                }
+                slots => {
+                    let fields: Vec<_> = RowReader::new(row).collect();
+                    for &slot in slots {
+                        let field = fields.get(slot as usize).copied().unwrap_or(FieldRef::ABSENT);
+                        crate::key::encode_field(out, field);
+                    }
+                }
+            },
+            KeySpec::WholeRow => {
+                for field in RowReader::new(row) {
+                    crate::key::encode_field(out, field);
+                }
+                crate::key::encode_occurrence(out, occurrence);
+            }
+        }
+    }
+
+    /// The schema that `found`, just read from the source, makes of this one: known names keep their slots, new ones are
+    /// appended, missing ones dropped. Equal to `self` when nothing changed.
+    pub fn evolve(&self, found: &Schema) -> Schema {
+        let mut fields = self.fields.clone();
+        for field in &mut fields {
+            if !field.dropped && found.slot(&field.name).is_none() {
+                field.dropped = true;
+            }
+        }
+        for (_, new) in found.ordered() {
+            match fields.iter_mut().find(|field| !field.dropped && field.name == new.name) {
+                Some(field) => *field = new.clone(),
+                None => match fields.iter_mut().find(|field| field.name == new.name) {
+                    Some(field) => *field = new.clone(),
+                    None => fields.push(new.clone()),
+                },
+            }
+        }
+        let schema = Schema { fields, key: KeySpec::WholeRow };
+        match &found.key {
+            KeySpec::WholeRow => schema,
+            KeySpec::Fields(_) => schema.with_key(&found.key_names()).expect("a found schema names its own fields"),
+        }
+    }
+
+    /// For each slot of `self`, the slot of the field of the same name in `other`.
+    pub fn slots_in(&self, other: &Schema) -> Vec<Option<usize>> {
+        let slot = |field: &Field| {
+            if field.dropped { None } else { other.slot(&field.name) }
+        };
+        self.fields.iter().map(slot).collect()
+    }
+}
