@@ -16,10 +16,22 @@ use deltabus_record::schema::{Collection, CollectionName, Field};
 use deltabus_record::value::{KindSet, Value};
 
 mod error;
+pub mod file;
+mod formats;
 mod location;
 
 pub use error::{Error, Position};
 pub use location::{INTERFACES, Location, Options};
+
+/// Opens the store at `location`; nothing is read yet.
+///
+/// Fails with [`Error::Location`] for options that the interface doesn't know.
+pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
+    match location.interface.as_str() {
+        // "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
+        other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),
+    }
+}
 
 /// One kind of store at one location, as source and destination at once.
 ///

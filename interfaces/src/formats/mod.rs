@@ -1,0 +1,1 @@
+//! File formats: each one file of many records.
