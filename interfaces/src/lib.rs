@@ -28,7 +28,7 @@ pub use location::{INTERFACES, Location, Options};
 /// Fails with [`Error::Location`] for options that the interface doesn't know.
 pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
     match location.interface.as_str() {
-        // "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
+        "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),
     }
 }

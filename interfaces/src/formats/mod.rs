@@ -1,1 +1,3 @@
 //! File formats: each one file of many records.
+
+pub(crate) mod csv;

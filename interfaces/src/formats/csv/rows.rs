@@ -1,0 +1,328 @@
+//! Splits a stream into rows, and a row into cells, without looking at what they mean.
+//!
+//! A quote is special only where a cell begins; inside quotes a doubled quote is a quote, and delimiters and line ends are
+//! text. LF, CRLF and CR end a row, wherever they come.
+
+use std::io::Read;
+use std::ops::Range;
+
+use memchr::{memchr, memchr_iter, memchr3};
+
+use crate::file::Blocks;
+use crate::{Error, Position, Result};
+
+/// A row longer than this is taken for damage, most likely a quote that nobody closed.
+const ROW_BYTES_MAX: usize = 1 << 30;
+
+/// A stream of rows; lines without any cell are given too, so that a writer can keep them.
+pub(super) struct Rows {
+    blocks: Blocks<Box<dyn Read + Send>>,
+    place: String,
+    delimiter: u8,
+    row: Row,
+    /// Where in the bytes not yet taken the next quote stands, or their length.
+    next_quote: usize,
+    /// Where the next carriage return stands, or the length.
+    next_return: usize,
+}
+
+/// The current row, as offsets into the bytes not yet taken.
+#[derive(Default)]
+struct Row {
+    length: usize,
+    end_length: usize,
+    quoted: bool,
+    /// Line on which it begins, counted from 1; 0 before the first row.
+    line: u64,
+    /// How many line ends it has, its own included.
+    lines: u64,
+}
+
+/// Where a row ends.
+enum End {
+    At {
+        length: usize,
+        end_length: usize,
+        quoted: bool,
+    },
+    /// The bytes at hand don't tell.
+    Beyond,
+    /// The bytes can't be a row.
+    Broken {
+        at: usize,
+        problem: &'static str,
+    },
+}
+
+impl Rows {
+    /// Rows of `stream`, which stands in `place`.
+    pub(super) fn new(stream: Box<dyn Read + Send>, place: String, delimiter: u8) -> Rows {
+        Rows { blocks: Blocks::new(stream), place, delimiter, row: Row::default(), next_quote: 0, next_return: 0 }
+    }
+
+    /// Sets the delimiter to what the first row tells; to be called before [`Rows::advance`].
+    pub(super) fn sniff(&mut self) -> Result<u8> {
+        self.blocks.fill().map_err(|error| self.read_error(error))?;
+        self.delimiter = sniff(self.blocks.unread());
+        Ok(self.delimiter)
+    }
+
+    /// Goes on to the next line; `false` after the last.
+    #[inline]
+    pub(super) fn advance(&mut self) -> Result<bool> {
+        let past = self.row.length + self.row.end_length;
+        self.blocks.take(past);
+        self.next_quote = self.next_quote.saturating_sub(past);
+        self.next_return = self.next_return.saturating_sub(past);
+        self.row.line += self.row.lines;
+        let bytes = self.blocks.unread();
+        // Most rows by far: no quote and no carriage return before the line feed.
+        if let Some(length) = memchr(b'\n', bytes)
+            && length < self.next_quote
+            && length <= self.next_return.saturating_add(1)
+        {
+            let crlf = self.next_return + 1 == length;
+            if crlf || length < self.next_return {
+                let length = length - usize::from(crlf);
+                self.row =
+                    Row { length, end_length: 1 + usize::from(crlf), quoted: false, line: self.row.line, lines: 1 };
+                if crlf {
+                    self.next_return = memchr(b'\r', &bytes[length + 1..]).map_or(bytes.len(), |at| length + 1 + at);
+                }
+                return Ok(true);
+            }
+        }
+        self.advance_slowly()
+    }
+
+    /// The row's bytes, without its line end.
+    #[inline]
+    pub(super) fn row(&self) -> &[u8] {
+        &self.blocks.unread()[..self.row.length]
+    }
+
+    /// The row's bytes that end its line; empty where the stream ends without.
+    pub(super) fn line_end(&self) -> &[u8] {
+        &self.blocks.unread()[self.row.length..self.row.length + self.row.end_length]
+    }
+
+    /// Whether it is a line without any cell.
+    #[inline]
+    pub(super) fn is_blank(&self) -> bool {
+        self.row.length == 0
+    }
+
+    /// The row's cells, raw.
+    pub(super) fn cells(&self) -> Cells<'_> {
+        Cells::new(self.row(), self.delimiter, self.row.quoted)
+    }
+
+    /// Where the row begins.
+    pub(super) fn position(&self) -> Position {
+        Position { place: self.place.clone(), line: Some(self.row.line.max(1)), column: None, record: None }
+    }
+
+    /// How many bytes lie behind the current row.
+    pub(super) fn taken(&self) -> u64 {
+        self.blocks.taken() + (self.row.length + self.row.end_length) as u64
+    }
+
+    /// An error at byte `at` of the current row.
+    pub(super) fn error_at(&self, at: usize, problem: impl Into<String>) -> Error {
+        self.error_in(&self.row()[..at.min(self.row.length)], problem)
+    }
+
+    /// An error at the end of `before`, which begins with the current row.
+    fn error_in(&self, before: &[u8], problem: impl Into<String>) -> Error {
+        let line_start = memchr::memrchr2(b'\n', b'\r', before).map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() as u64 + 1;
+        let line = self.row.line.max(1) + count_lines(before);
+        let position = Position { place: self.place.clone(), line: Some(line), column: Some(column), record: None };
+        Error::Data { position, problem: problem.into() }
+    }
+
+    #[cold]
+    fn read_error(&self, error: std::io::Error) -> Error {
+        match error.downcast::<super::encoding::NotEncoded>() {
+            Ok(damage) => Error::Data {
+                position: Position {
+                    place: self.place.clone(),
+                    line: Some(damage.line),
+                    column: Some(damage.column),
+                    record: None,
+                },
+                problem: damage.problem,
+            },
+            Err(source) => Error::Io { doing: "read", path: self.place.clone().into(), source },
+        }
+    }
+
+    /// Finds the row's end with all rules.
+    fn advance_slowly(&mut self) -> Result<bool> {
+        let line = self.row.line.max(1);
+        self.row = Row { line, ..Row::default() };
+        loop {
+            let bytes = self.blocks.unread();
+            if bytes.is_empty() && self.blocks.ended() {
+                return Ok(false);
+            }
+            match find_end(bytes, self.delimiter, self.blocks.ended()) {
+                End::At { length, end_length, quoted } => {
+                    let lines = if quoted { count_lines(&bytes[..length]) + 1 } else { 1 };
+                    let past = length + end_length;
+                    let next = |byte| memchr(byte, &bytes[past..]).map_or(bytes.len(), |at| past + at);
+                    if self.next_quote < past {
+                        self.next_quote = next(b'"');
+                    }
+                    if self.next_return < past {
+                        self.next_return = next(b'\r');
+                    }
+                    self.row = Row { length, end_length, quoted, line, lines };
+                    return Ok(true);
+                }
+                End::Broken { at, problem } => return Err(self.error_in(&bytes[..at], problem)),
+                End::Beyond if bytes.len() > ROW_BYTES_MAX => {
+                    return Err(self.error_in(&[], format!("a row of more than {ROW_BYTES_MAX} bytes begins here")));
+                }
+                End::Beyond => {
+                    self.blocks.fill().map_err(|error| self.read_error(error))?;
+                    // What is known of the bytes at hand is no longer so; 0 lets it be found afresh.
+                    (self.next_quote, self.next_return) = (0, 0);
+                }
+            }
+        }
+    }
+}
+
+/// Where the row at the front of `bytes` ends; `ended`: nothing comes behind them.
+fn find_end(bytes: &[u8], delimiter: u8, ended: bool) -> End {
+    let mut at = 0;
+    let mut quoted = false;
+    let unquoted_end = |from: usize| memchr3(delimiter, b'\n', b'\r', &bytes[from..]).map(|found| from + found);
+    loop {
+        let stop = if bytes.get(at) == Some(&b'"') {
+            quoted = true;
+            let opened = at;
+            match closing_quote(bytes, at) {
+                Some(closed) if closed + 1 < bytes.len() || ended => at = closed + 1,
+                None if ended => return End::Broken { at: opened, problem: "a quote is opened here and never closed" },
+                _ => return End::Beyond,
+            }
+            match bytes.get(at) {
+                None => None,
+                Some(&byte) if byte == delimiter || byte == b'\n' || byte == b'\r' => Some(at),
+                Some(_) => {
+                    let problem = "text after the closing quote; a quote inside a quoted field is written twice";
+                    return End::Broken { at, problem };
+                }
+            }
+        } else {
+            unquoted_end(at)
+        };
+        match stop {
+            None if ended => return End::At { length: bytes.len(), end_length: 0, quoted },
+            None => return End::Beyond,
+            Some(stop) if bytes[stop] == delimiter => at = stop + 1,
+            Some(stop) if bytes[stop] == b'\n' => return End::At { length: stop, end_length: 1, quoted },
+            Some(stop) => match bytes.get(stop + 1) {
+                Some(b'\n') => return End::At { length: stop, end_length: 2, quoted },
+                None if !ended => return End::Beyond,
+                _ => return End::At { length: stop, end_length: 1, quoted },
+            },
+        }
+    }
+}
+
+/// Where the quoted cell that opens at `opened` closes.
+#[inline]
+fn closing_quote(bytes: &[u8], opened: usize) -> Option<usize> {
+    let mut at = opened + 1;
+    loop {
+        at += memchr(b'"', &bytes[at..])?;
+        if bytes.get(at + 1) != Some(&b'"') {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+/// How many line ends there are, a CRLF counted once.
+fn count_lines(bytes: &[u8]) -> u64 {
+    let mut lines = memchr_iter(b'\n', bytes).count();
+    for at in memchr_iter(b'\r', bytes) {
+        lines += usize::from(bytes.get(at + 1) != Some(&b'\n'));
+    }
+    lines as u64
+}
+
+/// The cells of one row as ranges of its bytes, quotes included.
+pub(super) struct Cells<'a> {
+    row: &'a [u8],
+    delimiter: u8,
+    quoted: bool,
+    /// Where the next cell begins; beyond the row after the last.
+    at: usize,
+}
+
+impl<'a> Cells<'a> {
+    /// The cells of `row`, which is whole; `quoted`: some of them may be quoted.
+    pub(super) fn new(row: &'a [u8], delimiter: u8, quoted: bool) -> Cells<'a> {
+        Cells { row, delimiter, quoted, at: 0 }
+    }
+}
+
+impl Iterator for Cells<'_> {
+    type Item = Range<usize>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Range<usize>> {
+        let start = self.at;
+        if start > self.row.len() {
+            return None;
+        }
+        let from = if self.quoted && self.row.get(start) == Some(&b'"') {
+            closing_quote(self.row, start).map_or(self.row.len(), |closed| closed + 1)
+        } else {
+            start
+        };
+        let end = memchr(self.delimiter, &self.row[from..]).map_or(self.row.len(), |found| from + found);
+        self.at = end + 1;
+        Some(start..end)
+    }
+}
+
+/// The delimiters that are looked for, the likelier first.
+pub(super) const DELIMITERS: [u8; 4] = *b",;\t|";
+
+/// The delimiter of the first row of `bytes`: the one that divides most cells; a comma where there is a single cell.
+pub(super) fn sniff(bytes: &[u8]) -> u8 {
+    let counts = count_delimiters(bytes, DELIMITERS);
+    let most = (0..DELIMITERS.len()).rev().max_by_key(|&index| counts[index]).unwrap_or(0);
+    DELIMITERS[most]
+}
+
+/// How often each of `candidates` divides cells in the first row of `bytes`, which may end anywhere.
+///
+/// As the delimiter isn't known yet, a quote opens a cell behind any of them.
+fn count_delimiters<const N: usize>(bytes: &[u8], candidates: [u8; N]) -> [usize; N] {
+    let mut counts = [0; N];
+    let mut cell_start = true;
+    let mut at = bytes.iter().position(|byte| !matches!(byte, b'\n' | b'\r')).unwrap_or(bytes.len());
+    while let Some(&byte) = bytes.get(at) {
+        let candidate = candidates.iter().position(|&candidate| candidate == byte);
+        match byte {
+            b'\n' | b'\r' => break,
+            b'"' if cell_start => match closing_quote(bytes, at) {
+                Some(closed) => at = closed,
+                None => break,
+            },
+            _ => {}
+        }
+        if let Some(candidate) = candidate {
+            counts[candidate] += 1;
+        }
+        cell_start = candidate.is_some();
+        at += 1;
+    }
+    counts
+}
