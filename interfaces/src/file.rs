@@ -271,7 +271,12 @@ pub struct Blocks<R> {
 impl<R: Read> Blocks<R> {
     /// Reads `reader` in blocks of [`BLOCK_BYTES`].
     pub fn new(reader: R) -> Blocks<R> {
-        Blocks { reader, buffer: vec![0; BLOCK_BYTES], start: 0, end: 0, ended: false, taken: 0 }
+        Blocks::with_block(reader, BLOCK_BYTES)
+    }
+
+    /// Reads `reader` in blocks of `bytes`, at least one.
+    pub fn with_block(reader: R, bytes: usize) -> Blocks<R> {
+        Blocks { reader, buffer: vec![0; bytes.max(1)], start: 0, end: 0, ended: false, taken: 0 }
     }
 
     /// The bytes that are there and not yet taken.

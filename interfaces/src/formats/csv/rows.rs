@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter, memchr3};
+use memchr::{memchr, memchr_iter, memchr2};
 
 use crate::file::Blocks;
 use crate::{Error, Position, Result};
@@ -57,7 +57,11 @@ enum End {
 impl Rows {
     /// Rows of `stream`, which stands in `place`.
     pub(super) fn new(stream: Box<dyn Read + Send>, place: String, delimiter: u8) -> Rows {
-        Rows { blocks: Blocks::new(stream), place, delimiter, row: Row::default(), next_quote: 0, next_return: 0 }
+        Rows::over(Blocks::new(stream), place, delimiter)
+    }
+
+    fn over(blocks: Blocks<Box<dyn Read + Send>>, place: String, delimiter: u8) -> Rows {
+        Rows { blocks, place, delimiter, row: Row::default(), next_quote: 0, next_return: 0 }
     }
 
     /// Sets the delimiter to what the first row tells; to be called before [`Rows::advance`].
@@ -77,7 +81,8 @@ impl Rows {
         self.row.line += self.row.lines;
         let bytes = self.blocks.unread();
         // Most rows by far: no quote and no carriage return before the line feed.
-        if let Some(length) = memchr(b'\n', bytes)
+        if self.next_quote > 0
+            && let Some(length) = memchr(b'\n', bytes)
             && length < self.next_quote
             && length <= self.next_return.saturating_add(1)
         {
@@ -198,9 +203,11 @@ impl Rows {
 fn find_end(bytes: &[u8], delimiter: u8, ended: bool) -> End {
     let mut at = 0;
     let mut quoted = false;
-    let unquoted_end = |from: usize| memchr3(delimiter, b'\n', b'\r', &bytes[from..]).map(|found| from + found);
+    // `at` is where a cell begins, or after an odd quote inside an unquoted cell.
+    let mut cell_start = true;
+    let mut line_end = None;
     loop {
-        let stop = if bytes.get(at) == Some(&b'"') {
+        if cell_start && bytes.get(at) == Some(&b'"') {
             quoted = true;
             let opened = at;
             match closing_quote(bytes, at) {
@@ -209,28 +216,40 @@ fn find_end(bytes: &[u8], delimiter: u8, ended: bool) -> End {
                 _ => return End::Beyond,
             }
             match bytes.get(at) {
-                None => None,
-                Some(&byte) if byte == delimiter || byte == b'\n' || byte == b'\r' => Some(at),
+                Some(&byte) if byte == delimiter => at += 1,
+                None | Some(b'\n' | b'\r') => return end_at(bytes, at, ended, quoted),
                 Some(_) => {
                     let problem = "text after the closing quote; a quote inside a quoted field is written twice";
                     return End::Broken { at, problem };
                 }
             }
-        } else {
-            unquoted_end(at)
-        };
-        match stop {
-            None if ended => return End::At { length: bytes.len(), end_length: 0, quoted },
-            None => return End::Beyond,
-            Some(stop) if bytes[stop] == delimiter => at = stop + 1,
-            Some(stop) if bytes[stop] == b'\n' => return End::At { length: stop, end_length: 1, quoted },
-            Some(stop) => match bytes.get(stop + 1) {
-                Some(b'\n') => return End::At { length: stop, end_length: 2, quoted },
-                None if !ended => return End::Beyond,
-                _ => return End::At { length: stop, end_length: 1, quoted },
-            },
+            continue;
+        }
+        // No quote is open here: the next line end ends the row, unless a cell before it opens one.
+        if line_end.is_none_or(|line_end| line_end < at) {
+            line_end = memchr2(b'\n', b'\r', &bytes[at..]).map(|found| at + found);
+        }
+        match memchr(b'"', &bytes[at..line_end.unwrap_or(bytes.len())]) {
+            Some(found) => {
+                let quote = at + found;
+                cell_start = quote > at && bytes[quote - 1] == delimiter;
+                at = quote + usize::from(!cell_start);
+            }
+            None if line_end.is_none() && !ended => return End::Beyond,
+            None => return end_at(bytes, line_end.unwrap_or(bytes.len()), ended, quoted),
         }
     }
+}
+
+/// The row that ends at `length`, where a line end begins or the bytes end.
+fn end_at(bytes: &[u8], length: usize, ended: bool, quoted: bool) -> End {
+    let end_length = match (bytes.get(length), bytes.get(length + 1)) {
+        (None, _) => 0,
+        (Some(b'\r'), Some(b'\n')) => 2,
+        (Some(b'\r'), None) if !ended => return End::Beyond,
+        _ => 1,
+    };
+    End::At { length, end_length, quoted }
 }
 
 /// Where the quoted cell that opens at `opened` closes.
@@ -238,7 +257,7 @@ fn find_end(bytes: &[u8], delimiter: u8, ended: bool) -> End {
 fn closing_quote(bytes: &[u8], opened: usize) -> Option<usize> {
     let mut at = opened + 1;
     loop {
-        at += memchr(b'"', &bytes[at..])?;
+        at = find_near(b'"', bytes, at)?;
         if bytes.get(at + 1) != Some(&b'"') {
             return Some(at);
         }
@@ -246,8 +265,31 @@ fn closing_quote(bytes: &[u8], opened: usize) -> Option<usize> {
     }
 }
 
+/// The first `byte` from `from` on. Cells are short: eight bytes at a time, before a call that is worth it for long ones.
+#[inline]
+fn find_near(byte: u8, bytes: &[u8], from: usize) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    const NEAR_WORDS: usize = 4;
+    let mut at = from;
+    for _ in 0..NEAR_WORDS {
+        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
+        // Bytes that match become 0; the lowest high bit of the sum marks the first (Hacker's Delight, 6-1).
+        let matching = u64::from_le_bytes(*word) ^ (ONES * u64::from(byte));
+        let zeros = matching.wrapping_sub(ONES) & !matching & HIGHS;
+        if zeros != 0 {
+            return Some(at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    Some(at + memchr(byte, bytes.get(at..)?)?)
+}
+
 /// How many line ends there are, a CRLF counted once.
 fn count_lines(bytes: &[u8]) -> u64 {
+    if memchr2(b'\n', b'\r', bytes).is_none() {
+        return 0;
+    }
     let mut lines = memchr_iter(b'\n', bytes).count();
     for at in memchr_iter(b'\r', bytes) {
         lines += usize::from(bytes.get(at + 1) != Some(&b'\n'));
@@ -285,7 +327,7 @@ impl Iterator for Cells<'_> {
         } else {
             start
         };
-        let end = memchr(self.delimiter, &self.row[from..]).map_or(self.row.len(), |found| from + found);
+        let end = find_near(self.delimiter, self.row, from).unwrap_or(self.row.len());
         self.at = end + 1;
         Some(start..end)
     }
@@ -325,4 +367,111 @@ fn count_delimiters<const N: usize>(bytes: &[u8], candidates: [u8; N]) -> [usize
         at += 1;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// All rows with their lines, split as this module does, in blocks of `block` bytes.
+    fn split(bytes: &[u8], block: usize) -> Result<Vec<(u64, Vec<Vec<u8>>)>> {
+        let stream: Box<dyn Read + Send> = Box::new(std::io::Cursor::new(bytes.to_vec()));
+        let mut rows = Rows::over(Blocks::with_block(stream, block), "test".into(), b',');
+        let mut found = Vec::new();
+        let mut again = Vec::new();
+        while rows.advance()? {
+            again.extend_from_slice(rows.row());
+            again.extend_from_slice(rows.line_end());
+            if !rows.is_blank() {
+                let cells = rows.cells().map(|range| unquoted(&rows.row()[range])).collect();
+                found.push((rows.position().line.unwrap(), cells));
+            }
+        }
+        assert_eq!(again, bytes, "rows and line ends are the file");
+        assert_eq!(rows.taken(), bytes.len() as u64);
+        Ok(found)
+    }
+
+    fn unquoted(cell: &[u8]) -> Vec<u8> {
+        match cell.strip_prefix(b"\"") {
+            None => cell.to_vec(),
+            Some(rest) => {
+                let inner = rest.strip_suffix(b"\"").unwrap();
+                String::from_utf8(inner.to_vec()).unwrap().replace("\"\"", "\"").into_bytes()
+            }
+        }
+    }
+
+    /// The same by another parser.
+    fn reference(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+        let records = reader.byte_records().map(|record| record.unwrap());
+        records.map(|record| record.iter().map(<[u8]>::to_vec).collect()).collect()
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec!["\"", "\"\"", ",", "\n", "\r", "\r\n", "a", "bc", "12345678", "ü", " "]);
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    /// Text that is valid however it was put together.
+    fn table() -> impl Strategy<Value = String> {
+        let cell =
+            prop_oneof!["[a-z0-9ü ]{0,40}", text().prop_map(|text| format!("\"{}\"", text.replace('"', "\"\"")))];
+        let row = (prop::collection::vec(cell, 1..6), prop::sample::select(vec!["\n", "\r\n", "\r"]));
+        let row = row.prop_map(|(cells, end)| cells.join(",") + end);
+        prop::collection::vec(row, 0..10).prop_map(|rows| rows.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_those_of_another_parser(text in prop_oneof![text(), table()], block in 1usize..64) {
+            if let Ok(rows) = split(text.as_bytes(), block) {
+                let rows: Vec<_> = rows.into_iter().map(|(_, cells)| cells).collect();
+                prop_assert_eq!(rows, reference(text.as_bytes()));
+            }
+        }
+
+        #[test]
+        fn valid_tables_are_read(text in table(), block in 1usize..64) {
+            prop_assert!(split(text.as_bytes(), block).is_ok());
+        }
+
+        #[test]
+        fn blocks_make_no_difference(text in text(), block in 1usize..64) {
+            let whole = split(text.as_bytes(), 4096).map_err(|error| error.to_string());
+            prop_assert_eq!(split(text.as_bytes(), block).map_err(|error| error.to_string()), whole);
+        }
+
+        #[test]
+        fn the_near_search_finds_what_memchr_finds(bytes in prop::collection::vec(0u8..4, 0..80), from in 0usize..90) {
+            let expected = bytes.get(from..).and_then(|rest| memchr(2, rest)).map(|at| from + at);
+            prop_assert_eq!(find_near(2, &bytes, from), expected);
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_through_quotes_and_blank_lines() {
+        let rows = split(b"a\r\n\r\n\"x\ny\r\nz\",\"\"\nb\rc", 7).unwrap();
+        let lines: Vec<_> = rows.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 3, 6, 7]);
+    }
+
+    #[test]
+    fn the_delimiter_is_the_one_that_divides_most_cells() {
+        for (text, delimiter) in [
+            ("a,b;c,d", b','),
+            ("a;b;c", b';'),
+            ("\n\na\tb", b'\t'),
+            ("a|b|\"c,d,e\"", b'|'),
+            ("\"a;b;c\"", b','),
+            ("\"a\n;;;\",b\n;;;;", b','),
+            ("a", b','),
+            ("", b','),
+            ("a,b;c", b','),
+        ] {
+            assert_eq!(char::from(sniff(text.as_bytes())), char::from(delimiter), "{text:?}");
+        }
+    }
 }

@@ -24,7 +24,10 @@ pub(super) fn parse(text: &str, kind: Kind) -> Option<Value> {
 }
 
 pub(super) fn display(value: &Value) -> String {
-    format!("{value:?}")
+    match value {
+        Value::Text(text) => format!("{text:?}"),
+        other => format!("{other:?}"),
+    }
 }
 
 pub(super) fn project(value: Value, native: KindSet) -> Value {

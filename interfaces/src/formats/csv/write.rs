@@ -11,7 +11,7 @@ use super::rows::sniff;
 use super::settings::{Settings, Types};
 use super::table::{Column, Dialect, Table};
 use super::{Csv, lacks};
-use crate::{Action, CollectionWrite, Error, Records, Result, Staged, Stamp};
+use crate::{Action, CollectionWrite, Error, Records, Refusal, Result, Staged, Stamp};
 
 /// From how many rows is learned which columns are quoted.
 const SAMPLED_ROWS: usize = 100;
@@ -387,11 +387,16 @@ impl Rewrite<'_> {
     fn write_cell(&self, field: FieldRef<'_>, column: &Column, quoted: bool, line: &mut Vec<u8>) -> Result<()> {
         let start = line.len();
         let written = self.cells.write(field, column.kind, quoted, line);
-        let written = written.and_then(|()| match std::str::from_utf8(&line[start..]) {
-            Ok(text) => self.output.can_hold(text).map_err(|char| lacks(self.output.encoding(), char)),
-            Err(_) => Ok(()),
-        });
+        let written = written.and_then(|()| self.check_encoding(&line[start..]));
         written.map_err(|refusal| Error::Refused { place: self.place.clone(), field: column.name.clone(), refusal })
+    }
+
+    fn check_encoding(&self, cell: &[u8]) -> Result<(), Refusal> {
+        if self.output.encoding().is_unicode() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(cell);
+        self.output.can_hold(&text).map_err(|char| lacks(self.output.encoding(), char))
     }
 }
 
