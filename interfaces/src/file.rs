@@ -53,12 +53,24 @@ impl FileStore {
     }
 
     /// Size, modification time in nanoseconds, inode and device; [`Stamp::MISSING`] where there is no file.
+    ///
+    /// Two writes in place of one size within one tick of the kernel's clock (4 ms at most) look alike; who must see the
+    /// second waits until the file is [`settled`].
     pub fn stamp(&self) -> Result<Stamp> {
         match fs::metadata(&self.path) {
             Ok(metadata) => Ok(stamp_of(&metadata)),
             Err(error) if is_missing(&error) => Ok(Stamp::MISSING),
             Err(error) => Err(self.error("examine", error)),
         }
+    }
+
+    /// What announces a change: the path, and the file that it leads to where it is a symbolic link.
+    ///
+    /// Editors and this crate replace files rather than write them, so a watcher does well to watch the folders.
+    pub fn watch(&self) -> Vec<PathBuf> {
+        let mut paths = vec![self.path.clone()];
+        paths.extend(resolve(&self.path).ok().filter(|target| *target != self.path));
+        paths
     }
 
     /// Whether nobody wrote the file for the time `quiet`; see [`settled`].
@@ -609,6 +621,7 @@ mod tests {
         let removal = store.remove(&store.stamp().unwrap()).unwrap();
         assert!(Box::new(removal).commit().unwrap().is_missing());
         assert!(!target.exists());
+        assert_eq!(store.watch(), [store.path().to_owned(), target]);
         std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
         assert!(resolve(&folder.path().join("loop")).is_err());
     }

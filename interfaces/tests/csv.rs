@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use deltabus_interfaces::{Action, CollectionWrite, Error, Interface, Location, RecordWrite, open};
+use deltabus_interfaces::{Action, CollectionWrite, Error, Interface, Location, RecordWrite, Records, open};
 use deltabus_record::row::{Row, RowBuilder};
-use deltabus_record::schema::{Collection, Field, KeySpec};
+use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Value};
 use proptest::prelude::*;
 
@@ -290,6 +290,40 @@ fn columns_come_behind_the_others_and_dropped_ones_go() {
     let put = RecordWrite::Put { key: collection.schema.key_of(row.as_bytes(), 0), row, changed: vec![2] };
     sheet.write(&collection, &["a".into()], &[put]).unwrap();
     assert_eq!(sheet.content(), "id,own,\"b;\"\n\"1\",mine,\\A\n2,mine,new\n");
+}
+
+#[test]
+fn a_load_keeps_the_dialect_and_the_columns_that_are_there() {
+    struct One(bool);
+    impl Records for One {
+        fn advance(&mut self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(std::mem::take(&mut self.0))
+        }
+        fn key(&self) -> &[u8] {
+            unreachable!("a file of rows needs no keys to load")
+        }
+        fn row(&self) -> &[u8] {
+            // The row of `1, ;, null`.
+            b"\x811\x81;\x01"
+        }
+    }
+    let load = |before: &str| {
+        let sheet = Sheet::new("key=id", before);
+        let names = ["id", "name", "mail"].into_iter().zip(0..);
+        let fields = names.map(|(name, at)| Field::new(name, Some(Kind::Text), at)).collect();
+        let schema = Schema { fields, key: KeySpec::WholeRow }.with_key(&["id"]).unwrap();
+        let collection = Collection { name: CollectionName::new("any"), schema };
+        let mut records = One(true);
+        let mut writes =
+            [CollectionWrite { collection: &collection, dropped: &[], action: Action::Load(&mut records) }];
+        let stamp = sheet.interface.stamp().unwrap();
+        let staged = sheet.interface.stage(&mut writes, &stamp, None)?;
+        staged.commit()?;
+        Ok::<_, Error>(sheet.content())
+    };
+    assert_eq!(load("").unwrap(), "id,name,mail\n1,;,\\N\n");
+    assert_eq!(load("own;\"name\"\r\n").unwrap(), "own;\"name\";id;mail\r\n;\";\";1;\\N\r\n");
+    assert!(matches!(load("id,name\n1,a\n"), Err(Error::Unsupported { .. })));
 }
 
 #[test]

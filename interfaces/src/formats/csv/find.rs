@@ -1,6 +1,7 @@
 //! Finds the rows that are to be changed, by their keys.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::text;
 use deltabus_record::row::{Row, RowBuilder, RowReader};
@@ -17,9 +18,10 @@ pub(super) struct Wanted<'w> {
     writes: &'w [RecordWrite],
     collection: &'w Collection,
     by_key: HashMap<Vec<u8>, Entry>,
-    /// The key of the current row.
+    /// The key of the current row, and what it is made from.
     key: Vec<u8>,
     row: RowBuilder,
+    cells: Vec<Range<usize>>,
 }
 
 enum Entry {
@@ -66,7 +68,7 @@ impl<'w> Wanted<'w> {
                 (KeySpec::WholeRow, RecordWrite::Put { .. }) => {}
             }
         }
-        Wanted { writes, collection, by_key, key: Vec::new(), row: RowBuilder::default() }
+        Wanted { writes, collection, by_key, key: Vec::new(), row: RowBuilder::default(), cells: Vec::new() }
     }
 
     pub(super) fn finder(&self, columns: &[Column]) -> Finder {
@@ -139,15 +141,16 @@ impl<'w> Wanted<'w> {
     /// Brings what is compared of the current row into `self.key`.
     fn read_key(&mut self, finder: &Finder, table: &Table, markers: &Markers) -> Result<()> {
         let bytes = table.rows.row();
-        let ranges: Vec<_> = table.rows.cells().take(finder.cells).collect();
+        self.cells.clear();
+        self.cells.extend(table.rows.cells().take(finder.cells));
         self.row.clear();
         for part in &finder.parts {
             let Some((index, kind)) = *part else {
                 self.row.push(&Value::Absent);
                 continue;
             };
-            let Some(range) = ranges.get(index) else {
-                return Err(table.ragged(ranges.len()));
+            let Some(range) = self.cells.get(index) else {
+                return Err(table.ragged(self.cells.len()));
             };
             let Ok(text) = std::str::from_utf8(&bytes[range.clone()]) else {
                 // The same error as a scan would give, with its place.

@@ -70,7 +70,7 @@ impl Interface for Csv {
     }
 
     fn watch(&self) -> Vec<PathBuf> {
-        vec![self.file.path().to_owned()]
+        self.file.watch()
     }
 
     fn scan(&self) -> Result<Box<dyn Scan + '_>> {
