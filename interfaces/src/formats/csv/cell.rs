@@ -107,16 +107,18 @@ impl CellWriter {
                 let reason = format!("a value of the kind {} can't stand in a column of {}", found.name(), kind.name());
                 Err(Refusal { reason })
             }
-            _ => {
-                match field.text() {
-                    Some(text) => self.write_text(text, quoted, out),
-                    None => {
-                        let text = text::to_text(&field.value()).unwrap_or_default();
-                        self.write_text(&text, quoted || text.is_empty(), out);
-                    }
+            found => match field.text() {
+                Some(text) => {
+                    self.write_text(text, quoted, out);
+                    Ok(())
                 }
-                Ok(())
-            }
+                None => {
+                    let text = text::to_text(&field.value());
+                    let text = text.ok_or_else(|| Refusal { reason: format!("a cell can't hold {}", found.name()) })?;
+                    self.write_text(&text, quoted || text.is_empty(), out);
+                    Ok(())
+                }
+            },
         }
     }
 

@@ -5,7 +5,7 @@
 //! | an empty cell, quoted or not | the empty text; null in a column that `types` gives a kind other than text |
 //! | `\N`, not quoted (option `null`) | null |
 //! | `\A`, not quoted (option `absent`) | absent |
-//! | anything else | text, or the canonical text of the column's kind (`deltabus_record::text`) |
+//! | anything else | text, or the canonical text of the column's kind (`types` knows bool, integer and float) |
 //! | a line without any character | nothing; it stays where it is |
 //!
 //! The delimiter is read off the first row (of comma, semicolon, tab and bar the one that divides most cells) unless the
@@ -30,7 +30,6 @@ mod write;
 
 use std::path::PathBuf;
 
-use self::text as convert;
 use deltabus_record::schema::Field;
 
 use deltabus_record::value::{Kind, KindSet, Value};
@@ -92,17 +91,11 @@ impl Interface for Csv {
         let kind = field.kind.unwrap_or(Kind::Text);
         let value = match value {
             Value::Absent | Value::Null => return Ok(value),
-            value if kind == Kind::Text => {
-                convert::project(value, KindSet::of(&[Kind::Absent, Kind::Null, Kind::Text]))
-            }
             value if value.kind() == kind => value,
-            value => {
-                let shown = text::display(&value);
-                let found = value.kind().name();
-                convert::coerce(value, kind).ok_or_else(|| Refusal {
-                    reason: format!("{shown} ({found}) can't stand in a column of {}", kind.name()),
-                })?
-            }
+            value => text::coerce(&value, kind).ok_or_else(|| {
+                let (shown, found) = (text::display(&value), value.kind().name());
+                Refusal { reason: format!("{shown} ({found}) can't stand in a column of {}", kind.name()) }
+            })?,
         };
         if let Some(encoding) = self.narrow_encoding()
             && let Some(text) = text::to_text(&value)

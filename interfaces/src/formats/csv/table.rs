@@ -276,8 +276,7 @@ impl Table {
 }
 
 /// The kinds that are looked for, the narrower first.
-const INFERRED: [Kind; 8] =
-    [Kind::Integer, Kind::Decimal, Kind::Bool, Kind::Date, Kind::Time, Kind::DateTime, Kind::Instant, Kind::Uuid];
+const INFERRED: [Kind; 2] = [Kind::Integer, Kind::Bool];
 
 fn is_canonical(cell: &str, kind: Kind) -> bool {
     let again = text::parse(cell, kind).and_then(|value: Value| text::to_text(&value));
