@@ -349,6 +349,11 @@ pub struct Replacement {
 }
 
 impl Replacement {
+    /// Where it is being built, for content that somebody else writes there; nothing may be written here as well.
+    pub(crate) fn temporary_path(&self) -> &Path {
+        self.temporary.as_ref().expect("a replacement is written before it is sealed").path()
+    }
+
     /// Ends the content and brings it to the disk.
     pub fn seal(mut self) -> Result<Replaced> {
         self.flush_buffer().map_err(|source| self.error("write", source))?;

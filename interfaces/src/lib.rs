@@ -15,6 +15,7 @@ use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field};
 use deltabus_record::value::{KindSet, Value};
 
+mod databases;
 mod error;
 pub mod file;
 mod formats;
@@ -29,6 +30,7 @@ pub use location::{INTERFACES, Location, Options};
 pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
     match location.interface.as_str() {
         "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
+        "sqlite" => Ok(Box::new(databases::sqlite::Sqlite::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),
     }
 }

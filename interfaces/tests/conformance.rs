@@ -32,6 +32,13 @@ const CASES: &[Case] = &[
         ..CSV
     },
     Case { name: "tsv", file: "records.tsv", keyed: "tsv:{}?key=id", whole_row: Some("tsv:{}"), ..CSV },
+    SQLITE,
+    Case {
+        name: "sqlite, typed",
+        key_kind: Kind::Integer,
+        kinds: [Some(Kind::Float), Some(Kind::Bool), Some(Kind::Integer)],
+        ..SQLITE
+    },
 ];
 
 const CSV: Case = Case {
@@ -39,6 +46,15 @@ const CSV: Case = Case {
     file: "records.csv",
     keyed: "csv:{}?key=id",
     whole_row: Some("csv:{}"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+};
+
+const SQLITE: Case = Case {
+    name: "sqlite",
+    file: "records.db",
+    keyed: "sqlite:{}",
+    whole_row: Some("sqlite:{}?tables=records"),
     key_kind: Kind::Text,
     kinds: [None; 3],
 };

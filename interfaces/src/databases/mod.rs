@@ -1,0 +1,3 @@
+//! Databases: many collections in one store, written in transactions.
+
+pub(crate) mod sqlite;
