@@ -19,7 +19,10 @@ mod databases;
 mod error;
 pub mod file;
 mod formats;
+pub mod found;
 mod location;
+pub mod wake;
+pub mod watch;
 
 pub use error::{Error, Position};
 pub use location::{INTERFACES, Location, Options};

@@ -1,0 +1,85 @@
+//! When to look at a store again: notifications with polling beside them, and patience with half-written files.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::watch::{Signal, Watch};
+use crate::{Error, Interface, Stamp};
+
+/// A store that is being written counts as finished after this long without a sign of writing. Programs that save a file
+/// in several steps pause for less; one that closes the file or renames it into place isn't waited for at all.
+pub const QUIET: Duration = Duration::from_millis(200);
+
+/// A store that never gets quiet is looked at after this long all the same; a scan notices if it is written meanwhile.
+pub const QUIET_MAX: Duration = Duration::from_secs(5);
+
+/// How many notifications may wait; more say nothing that these don't.
+const SIGNALS_MAX: usize = 64;
+
+/// Tells when a store may hold a new, finished state.
+pub struct Wake {
+    _watch: Option<Watch>,
+    signals: mpsc::Receiver<Signal>,
+    /// Kept so that `signals` never closes, also without notifications.
+    _sender: mpsc::Sender<Signal>,
+    poll: Duration,
+}
+
+impl Wake {
+    /// Watches `paths` and polls every `poll`. Where notifications can't be had, polling alone has to do; that is logged.
+    pub fn new(paths: &[PathBuf], poll: Duration) -> Wake {
+        let (sender, signals) = mpsc::channel(SIGNALS_MAX);
+        let watch = (!paths.is_empty()).then(|| {
+            let sender = sender.clone();
+            // A full channel already says all there is to say.
+            Watch::new(paths, move |signal| drop(sender.try_send(signal)))
+        });
+        let watch = watch.and_then(|watch| {
+            watch.inspect_err(|error| tracing::warn!(%error, "no file notifications; polling only")).ok()
+        });
+        Wake { _watch: watch, signals, _sender: sender, poll }
+    }
+
+    /// Waits until the store may differ from `last` and nobody seems to be writing it. Cancel safe.
+    pub async fn changed(&mut self, interface: &dyn Interface, last: Option<&Stamp>) {
+        loop {
+            match timeout(self.poll, self.signals.recv()).await {
+                Ok(Some(Signal::Written)) => return,
+                Ok(Some(Signal::Writing)) => {
+                    self.settle(interface).await;
+                    return;
+                }
+                Ok(None) => sleep(self.poll).await,
+                // An error is for the scan to report.
+                Err(_) => {
+                    if interface.stamp().ok().as_ref() != last {
+                        self.settle(interface).await;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until nobody has written the store for [`QUIET`], at most [`QUIET_MAX`].
+    pub async fn settle(&mut self, interface: &dyn Interface) {
+        let end = Instant::now() + QUIET_MAX;
+        let mut before = interface.stamp().ok();
+        while Instant::now() < end {
+            match timeout_at(end.min(Instant::now() + QUIET), self.signals.recv()).await {
+                Ok(Some(Signal::Written)) => return,
+                Ok(Some(Signal::Writing)) => {}
+                Ok(None) | Err(_) => {
+                    let now = interface.stamp().ok();
+                    if now == before {
+                        return;
+                    }
+                    before = now;
+                }
+            }
+        }
+    }
+}

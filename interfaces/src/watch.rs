@@ -1,0 +1,104 @@
+//! Notifications that a store may have changed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{RecursiveMode, Watcher};
+
+use crate::Error;
+
+/// What a notification says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// Somebody is writing; wait until it is quiet.
+    Writing,
+    /// Somebody has finished: a file was closed after writing, or moved into place.
+    Written,
+}
+
+/// Watches files until it is dropped.
+///
+/// The folders that hold the files are watched, so that a file that is replaced by a rename, or made later, is noticed.
+/// Notifications are hints: a network file system gives none, so there is always polling beside them.
+pub struct Watch {
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl Watch {
+    /// Calls `signal` from a thread of its own whenever one of `paths` is touched.
+    pub fn new(paths: &[PathBuf], signal: impl Fn(Signal) + Send + Sync + 'static) -> Result<Watch, Error> {
+        let names: Arc<Vec<PathBuf>> = Arc::new(paths.iter().map(|path| absolute(path)).collect());
+        let folders: BTreeSet<PathBuf> = names.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
+        let wanted = Arc::clone(&names);
+        let handler = move |event: notify::Result<notify::Event>| match event {
+            Ok(event) if event.need_rescan() => signal(Signal::Written),
+            Ok(event) if event.paths.iter().any(|path| wanted.contains(path)) => {
+                if let Some(kind) = signal_of(&event.kind) {
+                    signal(kind);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "file notifications failed; polling goes on"),
+        };
+        let failed = |path: &Path, error: notify::Error| Error::Io {
+            doing: "watch",
+            path: path.to_owned(),
+            source: std::io::Error::other(error),
+        };
+        let mut watcher =
+            notify::recommended_watcher(handler).map_err(|error| failed(names.first().map_or(Path::new("."), |p| p), error))?;
+        for folder in &folders {
+            watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(folder, error))?;
+        }
+        Ok(Watch { _watcher: watcher })
+    }
+}
+
+fn signal_of(kind: &EventKind) -> Option<Signal> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both | RenameMode::Any))
+        | EventKind::Remove(_) => Some(Signal::Written),
+        EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => None,
+        _ => Some(Signal::Writing),
+    }
+}
+
+/// The path as notifications name it: its folder resolved, its own name as it is.
+fn absolute(path: &Path) -> PathBuf {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Long enough for any machine; reached only when the notification never comes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_finished_write_and_a_rename_into_place_are_signalled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("people.csv");
+        let (sender, receiver) = mpsc::channel();
+        let _watch = Watch::new(std::slice::from_ref(&path), move |signal| drop(sender.send(signal))).unwrap();
+        std::fs::write(&path, "id\n").unwrap();
+        while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+        std::fs::write(folder.path().join("new"), "id\n1\n").unwrap();
+        while receiver.try_recv().is_ok() {}
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+    }
+}

@@ -1,0 +1,155 @@
+//! How one collection of the source stands at the destination.
+
+use std::sync::Arc;
+
+use deltabus_interfaces::Interface;
+use deltabus_record::key::Key;
+use deltabus_record::mapping::{Lens, Mapping};
+use deltabus_record::row::{Row, RowBuilder, RowReader};
+use deltabus_record::schema::{Collection, CollectionName, KeySpec};
+
+use crate::Error;
+use crate::filter::Filter;
+
+/// One collection on its way between the source's terms and the destination's.
+pub(crate) struct Outlet {
+    /// As the source has it.
+    pub(crate) source: Collection,
+    /// As the destination has it, or will have it.
+    pub(crate) destination: Collection,
+    /// Destination fields that go because the source dropped them.
+    pub(crate) dropped: Vec<String>,
+    lens: Lens,
+    filter: Option<Arc<Filter>>,
+    interface: Arc<dyn Interface>,
+}
+
+impl Outlet {
+    /// Connects `source` with what was `found` at the destination, if anything.
+    pub(crate) fn new(
+        interface: &Arc<dyn Interface>,
+        source: &Collection,
+        found: Option<&Collection>,
+        mapping: &Mapping,
+        filter: Option<&Arc<Filter>>,
+    ) -> Result<Outlet, Error> {
+        if let Some(filter) = filter {
+            filter.check(&source.schema)?;
+        }
+        let mut wanted = mapping.destination_schema(&source.schema)?;
+        for field in &mut wanted.fields {
+            let ordinal = field.ordinal;
+            *field = interface.field_for(field);
+            field.ordinal = ordinal;
+        }
+        // What stands there keeps its fields and types; what is missing is made.
+        let mut schema = wanted.clone();
+        if let Some(found) = found {
+            for field in &mut schema.fields {
+                if let Some(slot) = found.schema.slot(&field.name) {
+                    let ordinal = field.ordinal;
+                    *field = found.schema.fields[slot].clone();
+                    field.ordinal = ordinal;
+                }
+            }
+        }
+        let name = found.map_or_else(|| source.name.clone(), |found| found.name.clone());
+        let lens = Lens::new(mapping, &source.schema, &schema, |field| interface.verbatim(field))?;
+        let living = |name: &str| schema.slot(name).is_some();
+        let dropped = source.schema.fields.iter().filter(|field| field.dropped);
+        let dropped = dropped.map(|field| mapping.destination_name(&field.name)).filter(|name| !living(name));
+        let dropped =
+            dropped.filter(|name| found.is_some_and(|found| found.schema.slot(name).is_some())).collect::<Vec<_>>();
+        Ok(Outlet {
+            source: source.clone(),
+            destination: Collection { name, schema },
+            dropped,
+            lens,
+            filter: filter.cloned(),
+            interface: Arc::clone(interface),
+        })
+    }
+
+    /// The collection's name in the source.
+    pub(crate) fn name(&self) -> &CollectionName {
+        &self.source.name
+    }
+
+    /// Whether equal rows are counted.
+    pub(crate) fn counted(&self) -> bool {
+        self.source.schema.key == KeySpec::WholeRow
+    }
+
+    /// What the destination is to hold for a source row; `false` where it doesn't want the record.
+    pub(crate) fn forward(&self, row: &[u8], out: &mut RowBuilder) -> Result<bool, Error> {
+        if let Some(filter) = &self.filter
+            && !filter.wants(&self.source.schema, row)?
+        {
+            return Ok(false);
+        }
+        out.clear();
+        let fields = &self.destination.schema.fields;
+        self.lens.forward(row, out, &mut |value, slot| {
+            self.interface.project(value, &fields[slot]).map_err(|refusal| Error::Refused {
+                collection: self.destination.name.clone(),
+                field: fields[slot].name.clone(),
+                refusal,
+            })
+        })?;
+        Ok(true)
+    }
+
+    /// [`Outlet::forward`] as an owned row.
+    pub(crate) fn row(&self, source: Option<&Row>) -> Result<Option<Row>, Error> {
+        let Some(source) = source else { return Ok(None) };
+        let mut out = RowBuilder::default();
+        Ok(self.forward(source.as_bytes(), &mut out)?.then(|| out.row()))
+    }
+
+    /// The key of a destination row; `occurrence` counts equal rows.
+    pub(crate) fn destination_key(&self, row: &Row, occurrence: u32) -> Key {
+        self.destination.schema.key_of(row.as_bytes(), occurrence)
+    }
+
+    /// The source's key (without occurrence) of a destination row, in [`Outlet::destination`]'s slots.
+    pub(crate) fn source_key(&self, row: &[u8], key: &mut Vec<u8>) {
+        let mut lifted = RowBuilder::default();
+        self.lens.backward(row, None, &mut lifted);
+        self.source.schema.key_content_into(lifted.as_bytes(), key);
+    }
+
+    /// The source's row that a destination row stands for. Fields that stand as `base` was projected are `base`'s; so are
+    /// those that the destination doesn't have.
+    pub(crate) fn lift(&self, row: &[u8], base: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Error> {
+        let Some(base) = base else {
+            let mut lifted = RowBuilder::default();
+            self.lens.backward(row, None, &mut lifted);
+            out.extend_from_slice(lifted.as_bytes());
+            return Ok(());
+        };
+        let mut expected = RowBuilder::default();
+        self.forward(base, &mut expected)?;
+        if expected.as_bytes() == row {
+            out.extend_from_slice(base);
+            return Ok(());
+        }
+        let mut lifted = RowBuilder::default();
+        self.lens.backward(row, Some(base), &mut lifted);
+        // Field by field: what stands as projected is no edit, whatever lifting would make of it.
+        let found: Vec<_> = RowReader::new(row).collect();
+        let expected: Vec<_> = RowReader::new(expected.as_bytes()).collect();
+        let base: Vec<_> = RowReader::new(base).collect();
+        let mut settled = RowBuilder::default();
+        let lifted: Vec<_> = RowReader::new(lifted.as_bytes()).collect();
+        let absent = deltabus_record::row::FieldRef::ABSENT;
+        for slot in 0..lifted.len().max(base.len()) {
+            let untouched = self.lens.destination_slot(slot).is_some_and(|there| {
+                found.get(there).copied().unwrap_or(absent) == expected.get(there).copied().unwrap_or(absent)
+            });
+            let from = if untouched { &base } else { &lifted };
+            settled.push_encoded(from.get(slot).copied().unwrap_or(absent));
+        }
+        out.extend_from_slice(settled.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! The transmitter's figures; every name stands here once.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Record changes published, by source and collection.
+pub const CHANGES_PUBLISHED: &str = "deltabus_transmitter_changes_published_total";
+/// Change sets published, by source.
+pub const SETS_PUBLISHED: &str = "deltabus_transmitter_sets_published_total";
+/// Encoded bytes of the sets published, by source.
+pub const BYTES_PUBLISHED: &str = "deltabus_transmitter_published_bytes_total";
+/// The last revision staged, by source.
+pub const REVISION: &str = "deltabus_transmitter_revision";
+/// Sets staged but not yet acknowledged by the log, by source.
+pub const OUTBOX_SETS: &str = "deltabus_transmitter_outbox_sets";
+/// How long reading the source and finding the difference took, by source.
+pub const SCAN_SECONDS: &str = "deltabus_transmitter_scan_duration_seconds";
+/// How long writing a set into the state store took, by source.
+pub const STAGE_SECONDS: &str = "deltabus_transmitter_stage_duration_seconds";
+/// How long publishing took until the log's acknowledgement, by source.
+pub const PUBLISH_SECONDS: &str = "deltabus_transmitter_publish_duration_seconds";
+/// Records read from the source, by source and collection.
+pub const RECORDS_SCANNED: &str = "deltabus_transmitter_records_scanned_total";
+/// Reverse sets taken, by source and receiver.
+pub const REVERSE_SETS: &str = "deltabus_transmitter_reverse_sets_total";
+/// Edits that met a changed source, by source and receiver.
+pub const CONFLICTS: &str = "deltabus_transmitter_conflicts_total";
+/// Edits that the source could not take, by source and receiver.
+pub const DEAD_LETTERS: &str = "deltabus_transmitter_dead_letters_total";
+/// 1 while a mass delete is held, by source.
+pub const HELD: &str = "deltabus_transmitter_held";
+/// Rounds that ended in an error, by source.
+pub const ERRORS: &str = "deltabus_transmitter_errors_total";
+
+/// Tells the recorder what each figure means.
+pub fn describe() {
+    describe_counter!(CHANGES_PUBLISHED, Unit::Count, "Record changes published");
+    describe_counter!(SETS_PUBLISHED, Unit::Count, "Change sets published");
+    describe_counter!(BYTES_PUBLISHED, Unit::Bytes, "Encoded bytes of the change sets published");
+    describe_gauge!(REVISION, Unit::Count, "Last revision staged");
+    describe_gauge!(OUTBOX_SETS, Unit::Count, "Change sets staged but not acknowledged by the log");
+    describe_histogram!(SCAN_SECONDS, Unit::Seconds, "Reading the source and finding the difference");
+    describe_histogram!(STAGE_SECONDS, Unit::Seconds, "Writing a change set into the state store");
+    describe_histogram!(PUBLISH_SECONDS, Unit::Seconds, "Publishing until the log's acknowledgement");
+    describe_counter!(RECORDS_SCANNED, Unit::Count, "Records read from the source");
+    describe_counter!(REVERSE_SETS, Unit::Count, "Reverse sets taken");
+    describe_counter!(CONFLICTS, Unit::Count, "Edits that met a changed source");
+    describe_counter!(DEAD_LETTERS, Unit::Count, "Edits that the source could not take");
+    describe_gauge!(HELD, Unit::Count, "1 while a mass delete is held");
+    describe_counter!(ERRORS, Unit::Count, "Rounds that ended in an error");
+}
