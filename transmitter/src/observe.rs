@@ -96,3 +96,98 @@ pub(crate) fn observe(
     }
     Ok(Observation { stamp: scan.stamp().clone(), transaction, collections, losses, scanned, index: indexes.next })
 }
+
+/// The known collection that `name` is: of that name, or the only one there is where a store holds just one.
+fn known_collection<'a>(interface: &dyn Interface, known: &'a [Collection], name: &CollectionName) -> Option<&'a Collection> {
+    match known {
+        [only] if interface.single_collection() => Some(only),
+        _ => known.iter().find(|known| known.name == *name),
+    }
+}
+
+/// What the collection looks like now, in the slots that the state and the log use.
+fn evolved(before: Option<&Collection>, found: &Collection) -> Result<Collection, Error> {
+    let Some(before) = before else { return Ok(found.clone()) };
+    if before.schema.key_names() != found.schema.key_names() {
+        return Err(Error::KeyChanged {
+            collection: before.name.clone(),
+            before: before.schema.key_names().join(", "),
+            now: found.schema.key_names().join(", "),
+        });
+    }
+    Ok(Collection { name: before.name.clone(), schema: before.schema.evolve(&found.schema) })
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, all of it the context of one collection")]
+fn difference(
+    scan: &mut dyn Scan,
+    layout: u64,
+    found: &Collection,
+    after: &Collection,
+    known: bool,
+    view: &View,
+    indexes: &Indexes<'_>,
+    keep: &KeepLarge<'_>,
+) -> Result<diff::Outcome, Error> {
+    let translate = translator(&found.schema, &after.schema, keep, view, &after.name);
+    let mut records = Found::new(scan, translate);
+    let mut writer = ScanIndexWriter::create(indexes.folder, &after.name, layout)?;
+    let index = indexes.valid.filter(|_| known).and_then(|valid| ScanIndex::open(indexes.folder, &after.name, layout, valid));
+    let counted = after.schema.key == KeySpec::WholeRow;
+    let outcome = match index {
+        Some(index) => {
+            let mut index = Masked { index, collection: &after.name, stale: indexes.stale };
+            diff::with_index(&mut records, &mut index, &view.known(&after.name), &mut writer, counted)
+        }
+        None => diff::without_index(&mut records, &view.known(&after.name), &mut writer, counted),
+    };
+    let outcome = outcome?;
+    writer.finish(indexes.next)?;
+    Ok(outcome)
+}
+
+/// Brings found rows into the slots of `after`, takes large values out and makes the key.
+pub(crate) fn translator<'a>(
+    found: &Schema,
+    after: &'a Schema,
+    keep: &'a KeepLarge<'a>,
+    view: &'a View,
+    collection: &'a CollectionName,
+) -> Box<deltabus_interfaces::found::Translate<'a>> {
+    let slots = after.slots_in(found);
+    let in_place = slots.iter().enumerate().all(|(slot, found)| *found == Some(slot)) && slots.len() == found.fields.len();
+    let mut permuted = RowBuilder::default();
+    let mut small = RowBuilder::default();
+    Box::new(move |row, key, out| {
+        let mut row = row;
+        if !in_place {
+            let fields: Vec<FieldRef<'_>> = RowReader::new(row).collect();
+            permuted.clear();
+            for slot in &slots {
+                permuted.push_encoded(slot.and_then(|slot| fields.get(slot).copied()).unwrap_or(FieldRef::ABSENT));
+            }
+            row = permuted.as_bytes();
+        }
+        after.key_content_into(row, key);
+        if has_large(row) {
+            let mut known = Vec::new();
+            // A failing store shows itself when the records are compared.
+            let _ = view.get(collection, key, &mut known);
+            small.clear();
+            externalize(row, &mut small, &mut |bytes, text| keep_if_new(&known, bytes, text, keep))?;
+            row = small.as_bytes();
+        }
+        out.extend_from_slice(row);
+        Ok(())
+    })
+}
+
+fn keep_if_new(known: &[u8], bytes: &[u8], text: bool, keep: &KeepLarge<'_>) -> Result<Large, InterfaceError> {
+    let hash = *blake3::hash(bytes).as_bytes();
+    let large = Large { hash, length: bytes.len() as u64, text };
+    let reference = deltabus_record::row::Row::of(&[deltabus_record::value::Value::Large(Box::new(large.clone()))]);
+    if RowReader::new(known).any(|field| field.as_bytes() == reference.as_bytes()) {
+        return Ok(large);
+    }
+    keep(bytes, text)
+}

@@ -1,0 +1,62 @@
+//! What a receiver is told.
+
+use std::time::Duration;
+
+use deltabus_interfaces::Location;
+use deltabus_record::schema::{ReceiverName, SourceName};
+
+/// How often a destination is looked at beside its notifications, unless told otherwise: a look is one `stat` call.
+pub const POLL_DEFAULT: Duration = Duration::from_secs(2);
+
+/// The part of a destination's records that may be found deleted there and be sent on as deletes.
+pub const MAX_DELETE_DEFAULT: f64 = 0.5;
+
+/// One destination of one source.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The source on the bus.
+    pub source: SourceName,
+    /// Where the destination is.
+    pub location: Location,
+    /// The receiver's name; unique among the source's receivers.
+    pub name: ReceiverName,
+    /// Send edits made at the destination back to the source.
+    pub reverse: bool,
+    /// Which records are wanted, as a CEL predicate over the source's fields.
+    pub filter: Option<String>,
+    /// Renamed fields: `(destination field, source field)`.
+    pub fields: Vec<(String, String)>,
+    /// Source fields that the destination doesn't get.
+    pub omit: Vec<String>,
+    /// What to do about a change that the destination can't take.
+    pub on_error: OnError,
+    /// How often the destination is looked at beside notifications.
+    pub poll: Duration,
+}
+
+/// What to do about a change that a destination can't take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// Stop there and say so; nothing after it is applied.
+    #[default]
+    Stop,
+    /// Keep the change among the dead letters and go on.
+    DeadLetter,
+}
+
+impl Config {
+    /// The whole source at a location, one way.
+    pub fn new(source: SourceName, location: Location, name: ReceiverName) -> Config {
+        Config {
+            source,
+            location,
+            name,
+            reverse: false,
+            filter: None,
+            fields: Vec::new(),
+            omit: Vec::new(),
+            on_error: OnError::default(),
+            poll: POLL_DEFAULT,
+        }
+    }
+}
