@@ -10,7 +10,7 @@ use csv_diff::csv_diff::CsvByteDiffLocal;
 use crate::measure::Result;
 
 /// Runs one by name.
-pub fn run(name: &str, files: &[PathBuf]) -> Result<()> {
+pub(crate) fn run(name: &str, files: &[PathBuf]) -> Result<()> {
     match (name, files) {
         ("csv-diff", [a, b]) => {
             let (a, b) = (std::fs::read(a)?, std::fs::read(b)?);

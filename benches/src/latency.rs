@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// Measures `changes` single edits of a 1,000-row CSV on their way into SQLite.
-pub fn latency(changes: u32) -> Result<()> {
+pub(crate) fn latency(changes: u32) -> Result<()> {
     let deltabus = Deltabus::new()?;
     let write = |edit: u32| -> Result<()> {
         let mut text = String::from("id,name,count\n");

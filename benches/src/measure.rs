@@ -5,25 +5,25 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What benchmarks fail with.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How often a process's memory is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// How often each process is run; the fastest run counts.
-pub const RUNS: usize = 3;
+pub(crate) const RUNS: usize = 3;
 
 /// One process, run to its end.
 #[derive(Clone, Copy, Debug)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Wall time.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Peak resident memory in MiB, as far as it can be seen from outside (`VmHWM`).
-    pub peak_mib: f64,
+    pub(crate) peak_mib: f64,
 }
 
 /// Runs `command` once, which must succeed with one of `codes`.
-pub fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
+pub(crate) fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
     let start = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let status_file = format!("/proc/{}/status", child.id());
@@ -47,7 +47,7 @@ pub fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
 }
 
 /// The fastest of [`RUNS`] runs; `prepare` comes before each.
-pub fn best(codes: &[i32], mut prepare: impl FnMut() -> Result<Command>) -> Result<Measured> {
+pub(crate) fn best(codes: &[i32], mut prepare: impl FnMut() -> Result<Command>) -> Result<Measured> {
     let mut best: Option<Measured> = None;
     for _ in 0..RUNS {
         let run = once(&mut prepare()?, codes)?;
@@ -65,25 +65,29 @@ fn peak(status_file: &str) -> Option<u64> {
 }
 
 /// The program, which stands beside this one.
-pub fn deltabus() -> Result<PathBuf> {
+pub(crate) fn deltabus() -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("deltabus");
-    if path.is_file() { Ok(path) } else { Err(format!("{} is missing: `cargo build --release` first", path.display()).into()) }
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{} is missing: `cargo build --release` first", path.display()).into())
+    }
 }
 
 /// This program, to run an alternative.
-pub fn alternative(name: &str, files: &[&Path]) -> Result<Command> {
+pub(crate) fn alternative(name: &str, files: &[&Path]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("alternative").arg(name).args(files);
     Ok(command)
 }
 
 /// Whether a program is installed.
-pub fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
 /// Prints one line of a table; ratios are to `reference`.
-pub fn line(name: &str, measured: Measured, reference: Measured) {
+pub(crate) fn line(name: &str, measured: Measured, reference: Measured) {
     println!(
         "{name:<44} {:>9.3} s {:>7.2} x {:>9.1} MiB",
         measured.seconds,

@@ -11,24 +11,24 @@ use crate::measure::{Result, deltabus};
 use crate::rows;
 
 /// The program in a state directory of its own.
-pub struct Deltabus {
+pub(crate) struct Deltabus {
     program: PathBuf,
     folder: tempfile::TempDir,
 }
 
 impl Deltabus {
     /// With nothing in it.
-    pub fn new() -> Result<Deltabus> {
+    pub(crate) fn new() -> Result<Deltabus> {
         Ok(Deltabus { program: deltabus()?, folder: tempfile::tempdir()? })
     }
 
     /// A path beside the state directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A command line; words are split at spaces.
-    pub fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(line.split_whitespace())
@@ -39,7 +39,7 @@ impl Deltabus {
     }
 
     /// Runs a command line; what it printed.
-    pub fn run(&self, line: &str) -> Result<String> {
+    pub(crate) fn run(&self, line: &str) -> Result<String> {
         let output = self.command(line).output()?;
         if output.status.success() {
             Ok(String::from_utf8(output.stdout)?)
@@ -49,13 +49,13 @@ impl Deltabus {
     }
 
     /// The broker's address.
-    pub fn url(&self) -> Result<String> {
+    pub(crate) fn url(&self) -> Result<String> {
         let status: serde_json::Value = serde_json::from_str(&self.run("bus status --json")?)?;
         Ok(status["url"].as_str().ok_or("the bus is not running")?.to_owned())
     }
 
     /// The bytes of each set in the log, oldest first, as published.
-    pub fn set_bytes(&self) -> Result<Vec<u64>> {
+    pub(crate) fn set_bytes(&self) -> Result<Vec<u64>> {
         let log = self.run("log bench --json")?;
         let mut sets = Vec::new();
         for line in log.lines() {
@@ -75,7 +75,7 @@ impl Drop for Deltabus {
 }
 
 /// Publishing a large set beside publishing the same bytes to a raw JetStream stream on the same server.
-pub fn publish(count: u64) -> Result<()> {
+pub(crate) fn publish(count: u64) -> Result<()> {
     let deltabus = Deltabus::new()?;
     let source = deltabus.path("bench.csv");
     rows::write(&source, count, 0)?;
@@ -121,9 +121,12 @@ async fn raw_publish(url: &str, bytes: u64) -> Result<f64> {
 }
 
 /// Plays versions of a file and prints what each cost on the bus beside `diff | zstd`.
-pub fn versions(files: &[PathBuf], key: &str) -> Result<()> {
+pub(crate) fn versions(files: &[PathBuf], key: &str) -> Result<()> {
     let deltabus = Deltabus::new()?;
-    println!("{:<12} {:>12} {:>16} {:>16} {:>8}", "version", "file bytes", "published bytes", "diff | zstd -3", "ratio");
+    println!(
+        "{:<12} {:>12} {:>16} {:>16} {:>8}",
+        "version", "file bytes", "published bytes", "diff | zstd -3", "ratio"
+    );
     let mut previous: Option<&Path> = None;
     for file in files {
         std::fs::copy(file, deltabus.path("bench.csv"))?;

@@ -5,10 +5,10 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 /// The columns.
-pub const HEADER: &str = "id,name,email,city,country,amount,updated,note";
+pub(crate) const HEADER: &str = "id,name,email,city,country,amount,updated,note";
 
 /// Writes `rows` rows of about 100 bytes; of a thousand rows, `changed` have another amount and note.
-pub fn write(path: &Path, rows: u64, changed: u64) -> io::Result<()> {
+pub(crate) fn write(path: &Path, rows: u64, changed: u64) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
     writeln!(file, "{HEADER}")?;
     let mut line = String::new();
@@ -21,7 +21,7 @@ pub fn write(path: &Path, rows: u64, changed: u64) -> io::Result<()> {
 }
 
 /// Appends one row.
-pub fn row(line: &mut String, id: u64, changed: bool) {
+pub(crate) fn row(line: &mut String, id: u64, changed: bool) {
     let random = mix(id);
     let city = ["Oslo", "Rome", "Kyiv", "São Paulo", "Nairobi", "Osaka", "Quito", "Perth"][(random >> 8) as usize % 8];
     let country = ["NO", "IT", "UA", "BR", "KE", "JP", "EC", "AU"][(random >> 8) as usize % 8];
@@ -43,7 +43,7 @@ pub fn row(line: &mut String, id: u64, changed: bool) {
 }
 
 /// Numbers that look random and are always the same (splitmix64).
-pub fn mix(id: u64) -> u64 {
+pub(crate) fn mix(id: u64) -> u64 {
     let mut z = id.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -11,7 +11,7 @@ fn location(path: &Path) -> String {
 }
 
 /// Two files with 1 % of the rows changed; and a file that is looked at again.
-pub fn diff(rows: u64) -> Result<()> {
+pub(crate) fn diff(rows: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (a, b) = (folder.path().join("a.csv"), folder.path().join("b.csv"));
     rows::write(&a, rows, 0)?;
@@ -66,7 +66,7 @@ fn transmit(program: &Path, file: &Path, state: &Path) -> Result<()> {
 }
 
 /// A table's first way into SQLite.
-pub fn load(rows: u64) -> Result<()> {
+pub(crate) fn load(rows: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let source = folder.path().join("bench.csv");
     rows::write(&source, rows, 0)?;
