@@ -1,1 +1,25 @@
-//! placeholder
+//! What a transmitter or receiver remembers: an embedded store, and a scan index beside it.
+//!
+//! A [`Store`] has records by collection and key, an outbox of numbered entries, bytes on top of records (overlay) and named
+//! entries (meta). Reading is by [`View`], a consistent view of one commit; writing is by [`Batch`], which becomes true
+//! in one durable step or not at all; [`Load`] brings in a whole collection unseen until a batch takes it over.
+//!
+//! This crate knows nothing of what the entries mean: change sets are bytes here.
+
+mod batch;
+mod directory;
+mod error;
+mod load;
+mod scan_index;
+mod store;
+mod view;
+mod working;
+
+pub use batch::Batch;
+pub use directory::StateDirectory;
+pub use error::Error;
+pub use load::Load;
+pub use scan_index::{IndexDamaged, ScanIndex, ScanIndexWriter};
+pub use store::{Owner, Store, is_busy, read_status};
+pub use view::{Stored, View};
+pub use working::{ApplyError, Touched, Working};

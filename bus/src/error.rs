@@ -1,0 +1,82 @@
+//! What can go wrong on the log.
+
+use deltabus_record::change::Revision;
+use deltabus_record::schema::SourceName;
+
+use crate::broker::{AppendError, BrokerError};
+
+/// What went wrong, and with what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Storing a message.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A message that can't be understood.
+    #[error("{what} on the bus can't be understood: {problem}")]
+    Wire {
+        /// What kind of message.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A message of a later version of the protocol.
+    #[error("{what} on the bus was made by a newer deltabus (protocol {version}); update this one")]
+    Newer {
+        /// What kind of message.
+        what: &'static str,
+        /// Its version.
+        version: u32,
+    },
+    /// Another transmitter has taken over.
+    #[error("another transmitter ({by}) has taken over `{source_name}`")]
+    Fenced {
+        /// The source.
+        source_name: SourceName,
+        /// Who.
+        by: String,
+    },
+    /// The log doesn't have what it acknowledged.
+    #[error("the log of `{source_name}` lost its end: it has message {last}, but {wanted} was acknowledged")]
+    LogLost {
+        /// The source.
+        source_name: SourceName,
+        /// The last sequence it has.
+        last: u64,
+        /// The last sequence it acknowledged.
+        wanted: u64,
+    },
+    /// There is no snapshot.
+    #[error("there is no snapshot of `{0}` yet")]
+    NoSnapshot(SourceName),
+    /// A snapshot is not whole: it was overwritten while it was read, or the broker lost a part.
+    #[error("part {part} of the snapshot at revision {revision} is missing; start over")]
+    SnapshotGone {
+        /// Which snapshot.
+        revision: Revision,
+        /// Which part.
+        part: u32,
+    },
+    /// A large value is not whole.
+    #[error("a large value ({hash}) is missing from the bus")]
+    ChunkMissing {
+        /// Its BLAKE3, hexadecimal.
+        hash: String,
+    },
+    /// The local bus.
+    #[error("the local bus: {0}")]
+    Local(String),
+}
+
+impl Error {
+    /// Whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Broker(error) | Error::Append(AppendError::Broker(error)) => error.is_transient(),
+            Error::Append(AppendError::Unknown) | Error::SnapshotGone { .. } => true,
+            _ => false,
+        }
+    }
+}

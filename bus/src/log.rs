@@ -1,0 +1,302 @@
+//! The log of one source: positions, terms and writing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use deltabus_proto::v1;
+use deltabus_record::change::Revision;
+use deltabus_record::schema::SourceName;
+use prost::Message;
+use tokio::time::{Instant, sleep};
+
+use crate::Error;
+use crate::broker::{AppendError, Broker, BrokerError, Expect, Stream, Subject};
+use crate::reader::{Event, Reader};
+use crate::wire::{self, EncodedSet};
+
+/// Sets that wait are packed together up to about this many bytes before compression. Throughput grows with the size of
+/// messages up to here; larger ones only delay.
+pub const BUNDLE_BYTES: usize = 512 * 1024;
+
+/// Room for the envelope around a part.
+const ENVELOPE_BYTES: usize = 256;
+
+/// How long an unknown acknowledgement is asked after before the log counts as out of reach: longer than a cluster is
+/// without a leader after one was killed.
+const RESOLVE: Duration = Duration::from_secs(15);
+
+/// Pause between two attempts to reach the broker.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The log of a source on a broker.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) source: SourceName,
+}
+
+/// A place in the log: all before it has been taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Position {
+    /// The latest term claimed up to here.
+    pub term: u64,
+    /// The stream sequence of the last message that is done with.
+    pub sequence: u64,
+    /// The revision reached.
+    pub revision: Revision,
+}
+
+/// What the log had accepted when a term was claimed.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Nothing: it is new, or was lost altogether.
+    Nothing,
+    /// Everything up to this revision; these sets came after the place that the claimant knew.
+    Sets {
+        /// The revision reached.
+        revision: Revision,
+        /// The sets.
+        sets: Vec<crate::reader::Delivered>,
+    },
+    /// It doesn't lead on from the place that the claimant knew.
+    Elsewhere {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Log {
+    /// The log of `source`; nothing is asked of the broker yet.
+    pub fn new(broker: Arc<dyn Broker>, source: SourceName) -> Log {
+        Log { broker, source }
+    }
+
+    /// The source.
+    pub fn source(&self) -> &SourceName {
+        &self.source
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    /// Makes the source's streams where they are missing.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        Ok(self.broker.prepare(&self.source).await?)
+    }
+
+    /// Whether anything was ever published.
+    pub async fn is_founded(&self) -> Result<bool, Error> {
+        let extent = self.broker.extent(&self.source, Stream::Changes).await?;
+        Ok(extent.is_some_and(|extent| extent.last > 0))
+    }
+}
+
+/// The one who writes a log for as long as its term is the latest.
+pub struct Writer {
+    log: Log,
+    term: u64,
+    sequence: u64,
+    revision: Revision,
+}
+
+impl Writer {
+    /// Opens a new term by a claim written after all that the log has.
+    ///
+    /// `known` is the place that the claimant's own state is at; the log is read from there to the claim. The second result
+    /// says what it had accepted by then.
+    pub async fn claim(log: &Log, transmitter: &str, known: Position) -> Result<(Writer, Accepted), Error> {
+        let mut term = known.term;
+        let mut at = known;
+        let mut sets = Vec::new();
+        let mut elsewhere = None;
+        loop {
+            let extent = log.broker.extent(&log.source, Stream::Changes).await?;
+            let extent = extent.ok_or_else(|| BrokerError::NoSource { source_name: log.source.clone() })?;
+            if extent.last == 0 {
+                at = Position::default();
+            } else if elsewhere.is_none() {
+                let mut reader = Reader::at(log, at);
+                loop {
+                    match reader.next_stored().await? {
+                        Event::Set(set) => sets.push(*set),
+                        Event::CaughtUp(_) => break,
+                        Event::Rejoin(reason) => {
+                            elsewhere = Some(reason.to_string());
+                            break;
+                        }
+                    }
+                }
+                at = reader.position();
+            }
+            term = term.max(at.term);
+            if elsewhere.is_some() {
+                // The whole log is read for the latest term: ours must be above it.
+                term = term.max(latest_term(log, extent.first).await?);
+            }
+            let claim = envelope(term + 1, v1::envelope::Content::Claim(v1::Claim { transmitter: transmitter.into() }));
+            let last = if elsewhere.is_some() { extent.last } else { at.sequence };
+            let mut writer = Writer { log: log.clone(), term: term + 1, sequence: last, revision: at.revision };
+            match writer.append(claim).await {
+                Ok(()) => {
+                    let accepted = match elsewhere {
+                        Some(reason) => Accepted::Elsewhere { reason },
+                        None if at.revision.number == 0 && extent.last == 0 => Accepted::Nothing,
+                        None => Accepted::Sets { revision: at.revision, sets },
+                    };
+                    return Ok((writer, accepted));
+                }
+                // Somebody wrote in between: read on.
+                Err(Error::Fenced { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The term.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Where the log is after the last acknowledged message.
+    pub fn position(&self) -> Position {
+        Position { term: self.term, sequence: self.sequence, revision: self.revision }
+    }
+
+    /// Publishes sets, which lead on from each other and from the last one published, and waits until the log has them.
+    ///
+    /// One message is in flight at a time and each names the one before it, so that nothing is stored once another term
+    /// has been claimed. Returns the bytes stored. After an error it may be called again with the same sets.
+    pub async fn publish(&mut self, sets: &[(Revision, EncodedSet)]) -> Result<u64, Error> {
+        let mut stored = 0;
+        let mut rest = sets;
+        while !rest.is_empty() {
+            let mut count = 0;
+            let mut bytes = 0;
+            while count < rest.len() && (count == 0 || bytes + rest[count].1.0.len() <= BUNDLE_BYTES) {
+                bytes += rest[count].1.0.len();
+                count += 1;
+            }
+            let (now, later) = rest.split_at(count);
+            let sets: Vec<EncodedSet> = now.iter().map(|(_, set)| set.clone()).collect();
+            let bundle = wire::bundle(&sets);
+            let piece_max = self.log.broker.payload_max().saturating_sub(ENVELOPE_BYTES).max(1);
+            if bundle.encoded_len() <= piece_max {
+                stored += bundle.encoded_len() as u64;
+                self.append(envelope(self.term, v1::envelope::Content::Bundle(bundle))).await?;
+            } else {
+                let whole = Bytes::from(bundle.encode_to_vec());
+                stored += whole.len() as u64;
+                let size = piece_max.min(BUNDLE_BYTES);
+                let total = whole.len().div_ceil(size);
+                for index in 0..total {
+                    let data = whole.slice(index * size..whole.len().min((index + 1) * size));
+                    let part = v1::Part { index: index as u32, count: total as u32, data };
+                    self.append(envelope(self.term, v1::envelope::Content::Part(part))).await?;
+                }
+            }
+            if let Some((revision, _)) = now.last() {
+                self.revision = *revision;
+            }
+            rest = later;
+        }
+        Ok(stored)
+    }
+
+    /// Lets the log begin, or begin anew, with the state of a snapshot.
+    pub async fn found(&mut self, snapshot: &str, revision: Revision, time_millis: u64) -> Result<(), Error> {
+        let foundation =
+            v1::Foundation { revision: Some(wire::revision_out(&revision)), snapshot: snapshot.into(), time_millis };
+        self.append(envelope(self.term, v1::envelope::Content::Foundation(foundation))).await?;
+        self.revision = revision;
+        Ok(())
+    }
+
+    /// Tells all followers how far the log is.
+    pub async fn beat(&self) -> Result<(), Error> {
+        let beat = v1::Heartbeat {
+            term: self.term,
+            revision: Some(wire::revision_out(&self.revision)),
+            sequence: self.sequence,
+        };
+        Ok(self.log.broker.beat(&self.log.source, beat.encode_to_vec().into()).await?)
+    }
+
+    /// Stores one message after the last. What became of it is never guessed at.
+    async fn append(&mut self, message: v1::Envelope) -> Result<(), Error> {
+        let payload = Bytes::from(message.encode_to_vec());
+        let subject = Subject::changes();
+        let end = Instant::now() + RESOLVE;
+        loop {
+            let expect = Expect::Last(self.sequence);
+            let failed = match self.log.broker.append(&self.log.source, &subject, payload.clone(), expect).await {
+                Ok(sequence) => {
+                    self.sequence = sequence;
+                    return Ok(());
+                }
+                Err(error @ (AppendError::Conflict | AppendError::Unknown)) => error,
+                Err(error) => return Err(error.into()),
+            };
+            match self.log.broker.last(&self.log.source, &subject).await {
+                Ok(last) => {
+                    let (sequence, last) = last.map_or((0, Bytes::new()), |last| (last.sequence, last.payload));
+                    if sequence == self.sequence + 1 && last == payload {
+                        self.sequence = sequence;
+                        return Ok(());
+                    }
+                    if sequence > self.sequence {
+                        return Err(self.fenced().await);
+                    }
+                    // A trimmed log keeps its last sequence but may have no message left.
+                    let extent = self.log.broker.extent(&self.log.source, Stream::Changes).await?;
+                    let there = extent.map_or(0, |extent| extent.last);
+                    if there < self.sequence {
+                        let source_name = self.log.source.clone();
+                        return Err(Error::LogLost { source_name, last: there, wanted: self.sequence });
+                    }
+                }
+                Err(error) if error.is_transient() && Instant::now() < end => {}
+                Err(error) => return Err(error.into()),
+            }
+            if Instant::now() >= end {
+                return Err(failed.into());
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Who wrote after us.
+    async fn fenced(&self) -> Error {
+        let read = self.log.broker.read(&self.log.source, Stream::Changes, self.sequence + 1, BUNDLE_BYTES).await;
+        let claims = read.unwrap_or_default().into_iter().filter_map(|stored| {
+            match wire::envelope(&stored.payload).ok()?.content? {
+                v1::envelope::Content::Claim(claim) => Some(claim.transmitter),
+                _ => None,
+            }
+        });
+        Error::Fenced { source_name: self.log.source.clone(), by: claims.last().unwrap_or_else(|| "unknown".into()) }
+    }
+}
+
+fn envelope(term: u64, content: v1::envelope::Content) -> v1::Envelope {
+    v1::Envelope { version: wire::VERSION, term, content: Some(content) }
+}
+
+/// The latest term claimed in the log from `first` on.
+async fn latest_term(log: &Log, first: u64) -> Result<u64, Error> {
+    let mut term = 0;
+    let mut from = first;
+    loop {
+        let batch = log.broker.read(&log.source, Stream::Changes, from, crate::reader::READ_BYTES).await?;
+        let Some(last) = batch.last() else { return Ok(term) };
+        from = last.sequence + 1;
+        for stored in &batch {
+            // Messages that can't be read carry no term that readers would follow.
+            if let Ok(envelope) = wire::envelope(&stored.payload) {
+                term = term.max(envelope.term);
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The memory bus: a broker inside this process, for tests and simulation.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use deltabus_record::schema::SourceName;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::broker::{
+    AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, Stored, Stream, Subject,
+};
+
+/// As nats-server's default, so that parts are tried too.
+const PAYLOAD_MAX: usize = 1024 * 1024;
+
+/// How many live messages wait for a slow follower before further ones are lost to it.
+const LIVE_MAX: usize = 1024;
+
+/// What goes wrong next; scripted by tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next append is stored, but its acknowledgement is lost.
+    LoseAck,
+    /// The next append is lost on its way.
+    LoseAppend,
+    /// The next live message is lost to all followers.
+    LoseLive,
+    /// The next live message comes twice.
+    RepeatLive,
+}
+
+/// A broker in memory. Cloning gives another handle to the same.
+#[derive(Clone, Default)]
+pub struct MemoryBroker {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    streams: HashMap<(SourceName, Stream), Messages>,
+    followers: Vec<(SourceName, Follow, mpsc::Sender<Hint>)>,
+    questions: HashMap<SourceName, mpsc::Sender<MemoryQuestion>>,
+    faults: VecDeque<Fault>,
+    unavailable: bool,
+}
+
+#[derive(Default)]
+struct Messages {
+    stored: BTreeMap<u64, Stored>,
+    last: u64,
+}
+
+impl MemoryBroker {
+    /// An empty one.
+    pub fn new() -> MemoryBroker {
+        MemoryBroker::default()
+    }
+
+    /// Lets something go wrong, after what was scripted before.
+    pub fn script(&self, fault: Fault) {
+        self.state().faults.push_back(fault);
+    }
+
+    /// Cuts everybody off, or lets them come back.
+    pub fn set_available(&self, available: Availability) {
+        self.state().unavailable = available == Availability::Down;
+    }
+
+    /// Forgets the messages of a stream before `first`, as limits do.
+    pub fn trim(&self, source: &SourceName, stream: Stream, first: u64) {
+        if let Some(messages) = self.state().streams.get_mut(&(source.clone(), stream)) {
+            messages.stored = messages.stored.split_off(&first);
+        }
+    }
+
+    /// Loses the messages of a stream after `last`, as a power cut does.
+    pub fn cut(&self, source: &SourceName, stream: Stream, last: u64) {
+        if let Some(messages) = self.state().streams.get_mut(&(source.clone(), stream)) {
+            messages.stored.split_off(&(last + 1));
+            messages.last = messages.last.min(last);
+        }
+    }
+
+    /// Loses a source altogether.
+    pub fn lose(&self, source: &SourceName) {
+        self.state().streams.retain(|(name, _), _| name != source);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    fn up(&self) -> Result<MutexGuard<'_, State>, BrokerError> {
+        let state = self.state();
+        if state.unavailable {
+            return Err(BrokerError::Unavailable { url: self.url(), problem: "cut off".into() });
+        }
+        Ok(state)
+    }
+}
+
+/// Whether a memory broker can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// It can.
+    Up,
+    /// It can't.
+    Down,
+}
+
+impl State {
+    fn take(&mut self, fault: Fault) -> bool {
+        match self.faults.front() {
+            Some(next) if *next == fault => self.faults.pop_front().is_some(),
+            _ => false,
+        }
+    }
+
+    fn messages(&mut self, source: &SourceName, stream: Stream) -> Result<&mut Messages, BrokerError> {
+        self.streams
+            .get_mut(&(source.clone(), stream))
+            .ok_or_else(|| BrokerError::NoSource { source_name: source.clone() })
+    }
+
+    fn tell(&mut self, source: &SourceName, follow: Follow, hint: &Hint) {
+        if self.take(Fault::LoseLive) {
+            return;
+        }
+        let times = if self.take(Fault::RepeatLive) { 2 } else { 1 };
+        self.followers.retain(|(_, _, sender)| !sender.is_closed());
+        for (_, _, sender) in self.followers.iter().filter(|(name, what, _)| name == source && *what == follow) {
+            for _ in 0..times {
+                // A slow follower loses messages, as with a real broker.
+                let _ = sender.try_send(hint.clone());
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn prepare(&self, source: &SourceName) -> Result<(), BrokerError> {
+        let mut state = self.up()?;
+        for stream in Stream::ALL {
+            state.streams.entry((source.clone(), stream)).or_default();
+        }
+        Ok(())
+    }
+
+    async fn sources(&self) -> Result<Vec<SourceName>, BrokerError> {
+        let state = self.up()?;
+        let mut sources: Vec<_> = state.streams.keys().map(|(source, _)| source.clone()).collect();
+        sources.sort();
+        sources.dedup();
+        Ok(sources)
+    }
+
+    async fn extent(&self, source: &SourceName, stream: Stream) -> Result<Option<Extent>, BrokerError> {
+        let state = self.up()?;
+        Ok(state.streams.get(&(source.clone(), stream)).map(|messages| Extent {
+            first: messages.stored.keys().next().copied().unwrap_or(messages.last + 1),
+            last: messages.last,
+            bytes: messages.stored.values().map(|stored| stored.payload.len() as u64).sum(),
+        }))
+    }
+
+    async fn append(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        payload: Bytes,
+        expect: Expect,
+    ) -> Result<u64, AppendError> {
+        if payload.len() > PAYLOAD_MAX {
+            return Err(AppendError::TooLarge { bytes: payload.len() });
+        }
+        let mut state = self.up()?;
+        if state.take(Fault::LoseAppend) {
+            return Err(AppendError::Unknown);
+        }
+        let lose_ack = state.take(Fault::LoseAck);
+        let messages = state.messages(source, subject.stream)?;
+        let held = match expect {
+            Expect::Any => true,
+            Expect::Last(last) => messages.last == last,
+            Expect::New => !messages.stored.values().any(|stored| stored.tail == subject.tail),
+        };
+        if !held {
+            return Err(AppendError::Conflict);
+        }
+        messages.last += 1;
+        let stored = Stored { sequence: messages.last, tail: subject.tail.clone(), payload };
+        if subject.stream == Stream::Snapshot {
+            messages.stored.retain(|_, other| other.tail != stored.tail);
+        }
+        messages.stored.insert(stored.sequence, stored.clone());
+        let sequence = stored.sequence;
+        match subject.stream {
+            Stream::Changes => state.tell(source, Follow::Changes, &Hint::Stored(stored)),
+            Stream::Reverse => state.tell(source, Follow::Reverse, &Hint::Stored(stored)),
+            Stream::Snapshot => {}
+        }
+        if lose_ack { Err(AppendError::Unknown) } else { Ok(sequence) }
+    }
+
+    async fn read(
+        &self,
+        source: &SourceName,
+        stream: Stream,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        let mut state = self.up()?;
+        let messages = state.messages(source, stream)?;
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        for stored in messages.stored.range(from..).map(|(_, stored)| stored) {
+            if bytes > 0 && bytes + stored.payload.len() > bytes_max {
+                break;
+            }
+            bytes += stored.payload.len();
+            found.push(stored.clone());
+        }
+        Ok(found)
+    }
+
+    async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
+        let mut state = self.up()?;
+        let messages = state.messages(source, subject.stream)?;
+        Ok(messages.stored.values().rev().find(|stored| stored.tail == subject.tail).cloned())
+    }
+
+    async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
+        Ok(self.last(source, subject).await?.is_some())
+    }
+
+    async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError> {
+        let (sender, receiver) = mpsc::channel(LIVE_MAX);
+        self.up()?.followers.push((source.clone(), follow, sender));
+        Ok(Box::new(MemoryLive { receiver }))
+    }
+
+    async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
+        self.up()?.tell(source, Follow::Changes, &Hint::Beat(payload));
+        Ok(())
+    }
+
+    async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {
+        let (sender, receiver) = oneshot::channel();
+        let asked = {
+            let mut state = self.up()?;
+            state.questions.retain(|_, questions| !questions.is_closed());
+            let question = MemoryQuestion { payload: question, answer: sender };
+            state.questions.get(source).is_some_and(|questions| questions.try_send(question).is_ok())
+        };
+        Ok(if asked { receiver.await.ok() } else { None })
+    }
+
+    async fn questions(&self, source: &SourceName) -> Result<Box<dyn Questions>, BrokerError> {
+        let (sender, receiver) = mpsc::channel(LIVE_MAX);
+        self.up()?.questions.insert(source.clone(), sender);
+        Ok(Box::new(MemoryQuestions { receiver }))
+    }
+
+    fn payload_max(&self) -> usize {
+        PAYLOAD_MAX
+    }
+
+    fn url(&self) -> String {
+        "memory".into()
+    }
+}
+
+struct MemoryLive {
+    receiver: mpsc::Receiver<Hint>,
+}
+
+#[async_trait]
+impl Live for MemoryLive {
+    async fn next(&mut self) -> Option<Hint> {
+        self.receiver.recv().await
+    }
+}
+
+struct MemoryQuestion {
+    payload: Bytes,
+    answer: oneshot::Sender<Bytes>,
+}
+
+#[async_trait]
+impl Question for MemoryQuestion {
+    fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    async fn answer(self: Box<Self>, answer: Bytes) {
+        // Whoever asked may have given up.
+        let _ = self.answer.send(answer);
+    }
+}
+
+struct MemoryQuestions {
+    receiver: mpsc::Receiver<MemoryQuestion>,
+}
+
+#[async_trait]
+impl Questions for MemoryQuestions {
+    async fn next(&mut self) -> Option<Box<dyn Question>> {
+        let question = self.receiver.recv().await?;
+        Some(Box::new(question))
+    }
+}

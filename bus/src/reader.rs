@@ -1,0 +1,367 @@
+//! Reading a log: what is accepted, by the log's order alone; live where possible, from the store where not.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use deltabus_proto::v1;
+use deltabus_record::change::{ChangeSet, Revision};
+use prost::Message;
+use tokio::time::timeout;
+
+use crate::Error;
+use crate::broker::{Follow, Hint, Live, Stored, Stream, Subject};
+use crate::log::{Log, Position};
+use crate::wire;
+
+/// Bytes asked for in one read of the log; far below what makes a server cut a slow reader off.
+pub(crate) const READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// The transmitter says this often how far the log is.
+pub const BEAT: Duration = Duration::from_secs(2);
+
+/// Without any sign of life for this long the log itself is looked at.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The pieces of one bundle may be this large together, so that a hostile log can't fill the memory.
+const PARTS_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// A change set taken from the log.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// The set.
+    pub set: ChangeSet,
+    /// Where a reader that has taken in this set goes on.
+    pub position: Position,
+    /// How many bytes it is, encoded.
+    pub bytes: u64,
+}
+
+/// What a reader meets.
+#[derive(Debug)]
+pub enum Event {
+    /// The next accepted set.
+    Set(Box<Delivered>),
+    /// The log's end is reached, at this place.
+    CaughtUp(Position),
+    /// The log doesn't lead on from here: load the snapshot.
+    Rejoin(Reason),
+}
+
+/// Why the log doesn't lead on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// What comes next has expired.
+    Trimmed {
+        /// The sequence wanted.
+        wanted: u64,
+        /// The first there is.
+        first: u64,
+    },
+    /// The log was founded anew with another state.
+    Founded(Revision),
+    /// The log is shorter than what was read of it before.
+    Regressed {
+        /// Where the reader was.
+        wanted: u64,
+        /// What there is.
+        last: u64,
+    },
+    /// An accepted set doesn't start from the state reached.
+    Diverged {
+        /// The state reached.
+        reached: Revision,
+        /// The set's base.
+        base: Revision,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Trimmed { wanted, first } => {
+                write!(f, "the log begins at message {first}, and {wanted} was wanted")
+            }
+            Reason::Founded(revision) => write!(f, "the log was founded anew at revision {revision}"),
+            Reason::Regressed { wanted, last } => write!(f, "the log ends at message {last}, before {wanted}"),
+            Reason::Diverged { reached, base } => {
+                write!(f, "revision {reached} was reached, but the next set starts from another state at {base}")
+            }
+        }
+    }
+}
+
+/// Reads a log from a place on. It accepts a set if and only if it is of the latest claimed term and its base is the
+/// revision reached; everything else is as if it weren't there.
+pub struct Reader {
+    log: Log,
+    position: Position,
+    ready: VecDeque<Event>,
+    live: Option<Box<dyn Live>>,
+    at_end: bool,
+    parts: Option<Parts>,
+}
+
+/// The pieces of a bundle that is on its way.
+struct Parts {
+    term: u64,
+    count: u32,
+    next: u32,
+    data: BytesMut,
+    /// The message before the first piece.
+    before: u64,
+}
+
+impl Reader {
+    /// Reads on from `position`.
+    pub fn at(log: &Log, position: Position) -> Reader {
+        let log = log.clone();
+        Reader { log, position, ready: VecDeque::new(), live: None, at_end: false, parts: None }
+    }
+
+    /// The place up to which everything has been given out or passed over.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The next event; waits for what is yet to be published once the end is reached.
+    ///
+    /// After an error or [`Event::Rejoin`] the reader is of no more use. Not cancel safe.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        if self.live.is_none() {
+            // Before the end is looked at: what is stored after that look comes live.
+            self.live = Some(self.log.broker.follow(&self.log.source, Follow::Changes).await?);
+        }
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            if self.at_end {
+                self.wait().await?;
+            } else {
+                self.read().await?;
+            }
+        }
+    }
+
+    /// The next event of what is stored now; [`Event::CaughtUp`] ends it.
+    pub async fn next_stored(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.read().await?;
+        }
+    }
+
+    /// Reads on in the store.
+    async fn read(&mut self) -> Result<(), Error> {
+        let from = self.position.sequence + 1;
+        let batch = self.log.broker.read(&self.log.source, Stream::Changes, from, READ_BYTES).await?;
+        if let Some(first) = batch.first() {
+            if first.sequence > from {
+                let reason = Reason::Trimmed { wanted: from, first: first.sequence };
+                self.ready.push_back(Event::Rejoin(reason));
+                return Ok(());
+            }
+            for stored in batch {
+                self.take(&stored)?;
+            }
+            return Ok(());
+        }
+        let last = self.log.broker.last(&self.log.source, &Subject::changes()).await?.map(|last| last.sequence);
+        let last = match last {
+            Some(last) => last,
+            None => self.log.broker.extent(&self.log.source, Stream::Changes).await?.map_or(0, |extent| extent.last),
+        };
+        if last < self.position.sequence {
+            let reason = Reason::Regressed { wanted: self.position.sequence, last };
+            self.ready.push_back(Event::Rejoin(reason));
+        } else if last > self.position.sequence {
+            let extent = self.log.broker.extent(&self.log.source, Stream::Changes).await?.unwrap_or_default();
+            if extent.first > from {
+                self.ready.push_back(Event::Rejoin(Reason::Trimmed { wanted: from, first: extent.first }));
+            }
+            // Otherwise it was stored between the two requests: read again.
+        } else {
+            self.at_end = true;
+            self.ready.push_back(Event::CaughtUp(self.position));
+        }
+        Ok(())
+    }
+
+    /// Waits for something live; what it says is believed only where it fits without a gap.
+    async fn wait(&mut self) -> Result<(), Error> {
+        let Some(live) = &mut self.live else {
+            self.at_end = false;
+            return Ok(());
+        };
+        match timeout(SILENCE, live.next()).await {
+            Ok(Some(Hint::Stored(stored))) => {
+                if stored.sequence == self.position.sequence + 1 {
+                    self.take(&stored)?;
+                    if self.ready.is_empty() {
+                        return Ok(());
+                    }
+                    self.ready.push_back(Event::CaughtUp(self.position));
+                } else if stored.sequence > self.position.sequence {
+                    self.at_end = false;
+                }
+            }
+            Ok(Some(Hint::Beat(beat))) => {
+                let Ok(beat) = v1::Heartbeat::decode(beat) else { return Ok(()) };
+                if beat.sequence != self.position.sequence {
+                    self.at_end = false;
+                }
+            }
+            // The subscription ended: subscribe again, then look at the store.
+            Ok(None) => {
+                self.live = Some(self.log.broker.follow(&self.log.source, Follow::Changes).await?);
+                self.at_end = false;
+            }
+            Err(_) => self.at_end = false,
+        }
+        Ok(())
+    }
+
+    /// Takes in one message of the log.
+    fn take(&mut self, stored: &Stored) -> Result<(), Error> {
+        let before = self.position.sequence;
+        self.position.sequence = stored.sequence;
+        let envelope = wire::envelope(&stored.payload)?;
+        let parts = self.parts.take();
+        match envelope.content {
+            Some(v1::envelope::Content::Claim(_)) => self.position.term = self.position.term.max(envelope.term),
+            _ if envelope.term != self.position.term => {
+                tracing::debug!(term = envelope.term, sequence = stored.sequence, "message of an old term ignored");
+            }
+            Some(v1::envelope::Content::Foundation(foundation)) => {
+                let revision = wire::revision_in(foundation.revision.as_ref());
+                if revision != self.position.revision {
+                    self.ready.push_back(Event::Rejoin(Reason::Founded(revision)));
+                }
+            }
+            Some(v1::envelope::Content::Bundle(bundle)) => self.bundle(&bundle, before)?,
+            Some(v1::envelope::Content::Part(part)) => {
+                let parts = match parts {
+                    Some(parts) if part.index == parts.next && part.count == parts.count && parts.term == envelope.term => {
+                        Some(parts)
+                    }
+                    _ if part.index == 0 => Some(Parts {
+                        term: envelope.term,
+                        count: part.count,
+                        next: 0,
+                        data: BytesMut::new(),
+                        before,
+                    }),
+                    // The rest of a bundle whose beginning was never finished.
+                    _ => None,
+                };
+                let Some(mut parts) = parts else { return Ok(()) };
+                if parts.data.len() + part.data.len() > PARTS_BYTES_MAX {
+                    let problem = format!("a change set in parts is larger than {PARTS_BYTES_MAX} bytes");
+                    return Err(wire::wire("a change set", problem));
+                }
+                parts.data.extend_from_slice(&part.data);
+                parts.next += 1;
+                if parts.next < parts.count {
+                    self.parts = Some(parts);
+                } else {
+                    let whole = v1::Bundle::decode(parts.data.freeze());
+                    let whole = whole.map_err(|error| wire::wire("a change set", error))?;
+                    self.bundle(&whole, parts.before)?;
+                }
+            }
+            None => return Err(wire::wire("a message of the log", "it is of an unknown kind")),
+        }
+        Ok(())
+    }
+
+    /// Accepts the sets of a bundle that lead on; `before` is the message before it.
+    fn bundle(&mut self, bundle: &v1::Bundle, before: u64) -> Result<(), Error> {
+        let sets = wire::unbundle(bundle)?;
+        let count = sets.len();
+        for (i, bytes) in sets.into_iter().enumerate() {
+            let set = wire::decode_set(&bytes)?;
+            let reached = self.position.revision;
+            if set.base != reached {
+                if set.base.number == reached.number {
+                    self.ready.push_back(Event::Rejoin(Reason::Diverged { reached, base: set.base }));
+                    return Ok(());
+                }
+                tracing::debug!(base = set.base.number, reached = reached.number, "set that doesn't lead on ignored");
+                continue;
+            }
+            self.position.revision = set.next;
+            // Going on after a set in the middle of a bundle means reading the bundle again; its beginning is then
+            // passed over.
+            let sequence = if i + 1 == count { self.position.sequence } else { before };
+            let position = Position { sequence, ..self.position };
+            let bytes = bytes.len() as u64;
+            self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes })));
+        }
+        Ok(())
+    }
+}
+
+/// One accepted entry of the log's history.
+#[derive(Debug)]
+pub enum Entry {
+    /// The log begins here, or begins anew.
+    Foundation {
+        /// With this state.
+        revision: Revision,
+        /// Milliseconds since 1970-01-01T00:00:00Z.
+        time_millis: u64,
+    },
+    /// A change set.
+    Set(Box<Delivered>),
+}
+
+/// Reads the accepted history of a log, oldest first, from what is still there; `take` gets each entry.
+pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<(), Error> {
+    let extent = log.broker.extent(&log.source, Stream::Changes).await?.unwrap_or_default();
+    let mut reader = Reader::at(log, Position { sequence: extent.first.saturating_sub(1), ..Position::default() });
+    let mut begun = false;
+    loop {
+        let from = reader.position.sequence + 1;
+        let batch = log.broker.read(&log.source, Stream::Changes, from, READ_BYTES).await?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for stored in batch {
+            let envelope = wire::envelope(&stored.payload)?;
+            if !begun {
+                // The first message kept is of the term that was the latest then.
+                reader.position.term = envelope.term;
+                begun = true;
+            }
+            if let Some(base) = first_base(&envelope)?
+                && reader.position.revision == Revision::default()
+            {
+                reader.position.revision = base;
+            }
+            if let Some(v1::envelope::Content::Foundation(foundation)) = &envelope.content
+                && envelope.term == reader.position.term
+            {
+                let revision = wire::revision_in(foundation.revision.as_ref());
+                reader.position.revision = revision;
+                take(Entry::Foundation { revision, time_millis: foundation.time_millis });
+            }
+            reader.take(&stored)?;
+            for event in reader.ready.drain(..) {
+                if let Event::Set(set) = event {
+                    take(Entry::Set(set));
+                }
+            }
+        }
+    }
+}
+
+/// The base of a bundle's first set: where a history that lost its beginning begins.
+fn first_base(envelope: &v1::Envelope) -> Result<Option<Revision>, Error> {
+    let Some(v1::envelope::Content::Bundle(bundle)) = &envelope.content else { return Ok(None) };
+    let sets: Vec<Bytes> = wire::unbundle(bundle)?;
+    sets.first().map(|set| Ok(wire::decode_set(set)?.base)).transpose()
+}

@@ -1,0 +1,318 @@
+//! Snapshots: all records at one revision, in parts, with a pointer to the newest.
+//!
+//! The parts of successive snapshots alternate between two slots of subjects, so that a new one overwrites the one before
+//! the last, and the pointer moves only when all parts are there: an interrupted snapshot leaves the old one whole, and
+//! nobody needs the right to delete. Whoever still reads the overwritten one notices by the name in each part.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use deltabus_proto::v1;
+use deltabus_record::change::Revision;
+use deltabus_record::schema::{Collection, ReceiverName};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use futures::future::BoxFuture;
+use prost::Message;
+
+use crate::Error;
+use crate::broker::{AppendError, Expect, Subject};
+use crate::log::{Log, Position};
+use crate::wire;
+
+/// Records are packed into parts of about this many bytes before compression; compressed they are well below the
+/// payload limit, and one record larger than that is a part of its own.
+const PART_BYTES: usize = 512 * 1024;
+
+/// zstd's fastest level: a first load waits for it.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Parts on their way at the same time, either way.
+const IN_FLIGHT: usize = 8;
+
+/// How often a part is sent again when its acknowledgement is lost.
+const ATTEMPTS: u32 = 5;
+
+/// What a snapshot is of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    /// Its name.
+    pub id: String,
+    /// The state, and where the log goes on.
+    pub position: Position,
+    /// The collections; their records come in this order.
+    pub collections: Vec<Collection>,
+    /// How many parts there are.
+    pub parts: u32,
+    /// Bytes of all parts as stored.
+    pub bytes: u64,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub time_millis: u64,
+    /// The last reverse set taken from each receiver.
+    pub cursors: Vec<(ReceiverName, u64)>,
+}
+
+/// Writes a snapshot.
+pub struct SnapshotWriter {
+    log: Log,
+    slot: char,
+    manifest: Manifest,
+    part: Vec<u8>,
+    uploads: FuturesOrdered<BoxFuture<'static, Result<(), Error>>>,
+}
+
+impl SnapshotWriter {
+    /// Begins a snapshot of the state at `position`.
+    pub async fn begin(
+        log: &Log,
+        position: Position,
+        collections: &[Collection],
+        time_millis: u64,
+    ) -> Result<SnapshotWriter, Error> {
+        let before = pointer(log).await?;
+        let slot = if before.is_some_and(|before| before.id.starts_with('a')) { 'b' } else { 'a' };
+        // Terms and revisions alone could repeat after a loss; the time doesn't.
+        let id = format!("{slot}-{}-{}-{time_millis}", position.term, position.revision.number);
+        let manifest = Manifest {
+            id,
+            position,
+            collections: collections.to_vec(),
+            parts: 0,
+            bytes: 0,
+            time_millis,
+            cursors: Vec::new(),
+        };
+        Ok(SnapshotWriter {
+            log: log.clone(),
+            slot,
+            manifest,
+            part: Vec::with_capacity(PART_BYTES + 4096),
+            uploads: FuturesOrdered::new(),
+        })
+    }
+
+    /// Adds a record of the collection at `collection` in the list; collections in order, records in any.
+    ///
+    /// `true`: a part is full; call [`SnapshotWriter::flush`] before adding more.
+    pub fn push(&mut self, collection: usize, key: &[u8], row: &[u8]) -> bool {
+        put_unsigned(&mut self.part, collection as u64);
+        put_unsigned(&mut self.part, key.len() as u64);
+        put_unsigned(&mut self.part, row.len() as u64);
+        self.part.extend_from_slice(key);
+        self.part.extend_from_slice(row);
+        self.part.len() >= PART_BYTES
+    }
+
+    /// Sends what was added; waits only where too much is on its way already.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let plain = std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES + 4096));
+        while self.uploads.len() >= IN_FLIGHT {
+            if let Some(uploaded) = self.uploads.next().await {
+                uploaded?;
+            }
+        }
+        let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(|error| wire::wire("a snapshot", error))?;
+        let part = v1::SnapshotPart {
+            version: wire::VERSION,
+            length: plain.len() as u64,
+            records: packed.into(),
+            check: xxhash_rust::xxh3::xxh3_64(&plain),
+            snapshot: self.manifest.id.clone(),
+        };
+        let payload = Bytes::from(part.encode_to_vec());
+        self.manifest.bytes += payload.len() as u64;
+        // A record larger than a message goes in pieces, each a message of the same part number.
+        let log = self.log.clone();
+        let subject = part_subject(self.slot, self.manifest.parts);
+        self.manifest.parts += 1;
+        self.uploads.push_back(Box::pin(upload(log, subject, payload)));
+        Ok(())
+    }
+
+    /// Completes the snapshot: from now on it is the newest.
+    pub async fn finish(mut self, cursors: Vec<(ReceiverName, u64)>) -> Result<Manifest, Error> {
+        self.flush().await?;
+        while let Some(uploaded) = self.uploads.next().await {
+            uploaded?;
+        }
+        self.manifest.cursors = cursors;
+        let payload = Bytes::from(manifest_out(&self.manifest).encode_to_vec());
+        upload(self.log.clone(), Subject::snapshot("pointer"), payload).await?;
+        Ok(self.manifest)
+    }
+}
+
+/// Reads the newest snapshot.
+pub struct SnapshotReader {
+    log: Log,
+    manifest: Manifest,
+    next: u32,
+    fetches: FuturesOrdered<BoxFuture<'static, Result<Vec<u8>, Error>>>,
+    ready: VecDeque<Records>,
+}
+
+/// Some records of a snapshot.
+pub struct Records {
+    plain: Vec<u8>,
+    at: usize,
+    collections: usize,
+}
+
+impl SnapshotReader {
+    /// Opens the newest snapshot; [`Error::NoSnapshot`] if there is none.
+    pub async fn open(log: &Log) -> Result<SnapshotReader, Error> {
+        let manifest = pointer(log).await?.ok_or_else(|| Error::NoSnapshot(log.source.clone()))?;
+        Ok(SnapshotReader {
+            log: log.clone(),
+            manifest,
+            next: 0,
+            fetches: FuturesOrdered::new(),
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// What it is of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The next records; `None` after the last. The next parts are fetched meanwhile.
+    pub async fn next(&mut self) -> Result<Option<Records>, Error> {
+        if let Some(records) = self.ready.pop_front() {
+            return Ok(Some(records));
+        }
+        while self.next < self.manifest.parts && self.fetches.len() < IN_FLIGHT {
+            self.fetches.push_back(Box::pin(fetch(self.log.clone(), self.manifest.clone(), self.next)));
+            self.next += 1;
+        }
+        let Some(plain) = self.fetches.next().await else { return Ok(None) };
+        Ok(Some(Records { plain: plain?, at: 0, collections: self.manifest.collections.len() }))
+    }
+}
+
+impl Records {
+    /// The next record: the collection's place in the manifest, key and row; `None` after the last.
+    pub fn advance(&mut self) -> Result<Option<(usize, &[u8], &[u8])>, Error> {
+        if self.at == self.plain.len() {
+            return Ok(None);
+        }
+        let mut at = self.at;
+        let mut number = || take_unsigned(&self.plain, &mut at).ok_or_else(cut_off);
+        let (collection, key, row) = (number()? as usize, number()? as usize, number()? as usize);
+        let end = at.checked_add(key).and_then(|end| end.checked_add(row)).filter(|end| *end <= self.plain.len());
+        let end = end.ok_or_else(cut_off)?;
+        if collection >= self.collections {
+            return Err(wire::wire("a snapshot", "a record of an unknown collection"));
+        }
+        self.at = end;
+        let (key, row) = self.plain[at..end].split_at(key);
+        Ok(Some((collection, key, row)))
+    }
+}
+
+fn cut_off() -> Error {
+    wire::wire("a snapshot", "a part is cut off")
+}
+
+/// What the pointer points to.
+pub async fn pointer(log: &Log) -> Result<Option<Manifest>, Error> {
+    let Some(stored) = log.broker.last(&log.source, &Subject::snapshot("pointer")).await? else { return Ok(None) };
+    let manifest = v1::Manifest::decode(stored.payload).map_err(|error| wire::wire("a snapshot's manifest", error))?;
+    wire::check_version("a snapshot's manifest", manifest.version)?;
+    manifest_in(manifest).map(Some)
+}
+
+async fn upload(log: Log, subject: Subject, payload: Bytes) -> Result<(), Error> {
+    let mut attempt = 0;
+    loop {
+        match log.broker.append(&log.source, &subject, payload.clone(), Expect::Any).await {
+            Ok(_) => return Ok(()),
+            // Storing it twice is as good as once: the last message of the subject counts.
+            Err(AppendError::Unknown) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn fetch(log: Log, manifest: Manifest, part: u32) -> Result<Vec<u8>, Error> {
+    let gone = || Error::SnapshotGone { revision: manifest.position.revision, part };
+    let slot = manifest.id.chars().next().ok_or_else(gone)?;
+    let stored = log.broker.last(&log.source, &part_subject(slot, part)).await?.ok_or_else(gone)?;
+    let message = v1::SnapshotPart::decode(stored.payload).map_err(|error| wire::wire("a snapshot", error))?;
+    wire::check_version("a snapshot", message.version)?;
+    if message.snapshot != manifest.id {
+        return Err(gone());
+    }
+    let plain = wire::decompress("a snapshot", &message.records, message.length)?;
+    if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
+        return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
+    }
+    Ok(plain)
+}
+
+fn part_subject(slot: char, part: u32) -> Subject {
+    Subject::snapshot(&format!("{slot}.{part}"))
+}
+
+fn manifest_out(manifest: &Manifest) -> v1::Manifest {
+    v1::Manifest {
+        version: wire::VERSION,
+        id: manifest.id.clone(),
+        term: manifest.position.term,
+        revision: Some(wire::revision_out(&manifest.position.revision)),
+        sequence: manifest.position.sequence,
+        collections: manifest.collections.iter().map(wire::collection_schema_out).collect(),
+        parts: manifest.parts,
+        bytes: manifest.bytes,
+        time_millis: manifest.time_millis,
+        cursors: manifest
+            .cursors
+            .iter()
+            .map(|(receiver, number)| v1::ReverseCursor { receiver: receiver.as_str().to_owned(), number: *number })
+            .collect(),
+    }
+}
+
+fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
+    let cursor = |cursor: v1::ReverseCursor| {
+        let receiver = ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire("a snapshot's manifest", error))?;
+        Ok((receiver, cursor.number))
+    };
+    Ok(Manifest {
+        id: manifest.id,
+        position: Position {
+            term: manifest.term,
+            sequence: manifest.sequence,
+            revision: wire::revision_in(manifest.revision.as_ref()),
+        },
+        collections: manifest.collections.into_iter().map(wire::collection_schema_in).collect::<Result<_, Error>>()?,
+        parts: manifest.parts,
+        bytes: manifest.bytes,
+        time_millis: manifest.time_millis,
+        cursors: manifest.cursors.into_iter().map(cursor).collect::<Result<_, Error>>()?,
+    })
+}
+
+fn put_unsigned(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_unsigned(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..63).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}

@@ -1,0 +1,395 @@
+//! Change sets and everything else of the log as bytes, and back. Nothing outside this crate knows these bytes.
+
+use bytes::Bytes;
+use deltabus_proto::v1;
+use deltabus_record::change::{
+    Change, ChangeSet, CollectionChanges, Conflict, ConflictId, FieldChange, Outcome, Reply, ReverseId, ReverseSet,
+    Revision, SchemaChange, Transaction, Verdict, Winner,
+};
+use deltabus_record::digest::Digest;
+use deltabus_record::key::Key;
+use deltabus_record::row::{Row, RowReader};
+use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema};
+use deltabus_record::value::{Kind, Value};
+use prost::Message;
+
+use crate::Error;
+
+/// The protocol's version; raised when older readers would misunderstand.
+pub(crate) const VERSION: u32 = 1;
+
+/// What a compressed message may grow to. A bundle holds about [`crate::BUNDLE_BYTES`] unless one set is larger; this bounds
+/// what a hostile message can make a reader allocate.
+pub(crate) const DECOMPRESSED_MAX: u64 = 1024 * 1024 * 1024;
+
+/// zstd's level: the default, a good deal faster than the link for little less than the best ratio.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Shorter payloads aren't worth the attempt.
+const COMPRESS_MIN: usize = 128;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// A change set as it lies in the outbox and travels: encoded once, when it is staged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedSet(pub Bytes);
+
+/// Encodes a set.
+pub fn encode_set(set: &ChangeSet) -> EncodedSet {
+    let message = v1::ChangeSet {
+        base: Some(revision_out(&set.base)),
+        next: Some(digest_out(&set.next.digest)),
+        time_millis: set.time_millis,
+        transactions: set.transactions.iter().map(transaction_out).collect(),
+        replies: set.replies.iter().map(reply_out).collect(),
+    };
+    EncodedSet(message.encode_to_vec().into())
+}
+
+/// Decodes a set; every value in it is checked.
+pub fn decode_set(bytes: &[u8]) -> Result<ChangeSet> {
+    let message = v1::ChangeSet::decode(bytes).map_err(|error| wire("a change set", error))?;
+    let base = revision_in(message.base.as_ref());
+    Ok(ChangeSet {
+        base,
+        next: Revision { number: base.number.saturating_add(1), digest: digest_in(message.next.as_ref()) },
+        time_millis: message.time_millis,
+        transactions: message.transactions.into_iter().map(transaction_in).collect::<Result<_>>()?,
+        replies: message.replies.into_iter().map(reply_in).collect::<Result<_>>()?,
+    })
+}
+
+/// Encodes a reverse set; its receiver is in the subject.
+pub fn encode_reverse(set: &ReverseSet) -> Bytes {
+    let message = v1::ReverseSet {
+        version: VERSION,
+        number: set.id.number,
+        base: Some(revision_out(&set.base)),
+        time_millis: set.time_millis,
+        edits: set.edits.collections.iter().map(collection_out).collect(),
+    };
+    compress_framed(&message.encode_to_vec())
+}
+
+/// Decodes a reverse set of `receiver`.
+pub fn decode_reverse(receiver: &ReceiverName, bytes: &[u8]) -> Result<ReverseSet> {
+    let plain = decompress_framed("a reverse set", bytes)?;
+    let message = v1::ReverseSet::decode(plain.as_slice()).map_err(|error| wire("a reverse set", error))?;
+    check_version("a reverse set", message.version)?;
+    Ok(ReverseSet {
+        id: ReverseId { receiver: receiver.clone(), number: message.number },
+        base: revision_in(message.base.as_ref()),
+        time_millis: message.time_millis,
+        edits: Transaction {
+            schemas: Vec::new(),
+            collections: message.edits.into_iter().map(collection_in).collect::<Result<_>>()?,
+        },
+    })
+}
+
+/// Packs encoded sets into a bundle, compressed where that is smaller.
+pub(crate) fn bundle(sets: &[EncodedSet]) -> v1::Bundle {
+    let plain = v1::ChangeSets { sets: sets.iter().map(|set| set.0.clone()).collect() }.encode_to_vec();
+    let length = plain.len() as u64;
+    match compress(&plain) {
+        Some(packed) => v1::Bundle { compression: v1::Compression::Zstd.into(), length, sets: packed.into() },
+        None => v1::Bundle { compression: v1::Compression::None.into(), length, sets: plain.into() },
+    }
+}
+
+/// The encoded sets of a bundle.
+pub(crate) fn unbundle(bundle: &v1::Bundle) -> Result<Vec<Bytes>> {
+    let plain = match bundle.compression() {
+        v1::Compression::None => bundle.sets.clone(),
+        v1::Compression::Zstd => decompress("a change set", &bundle.sets, bundle.length)?.into(),
+    };
+    let sets = v1::ChangeSets::decode(plain).map_err(|error| wire("a change set", error))?;
+    Ok(sets.sets)
+}
+
+/// Decodes a message of the log.
+pub(crate) fn envelope(payload: &Bytes) -> Result<v1::Envelope> {
+    let envelope = v1::Envelope::decode(payload.clone()).map_err(|error| wire("a message of the log", error))?;
+    check_version("a message of the log", envelope.version)?;
+    Ok(envelope)
+}
+
+pub(crate) fn check_version(what: &'static str, version: u32) -> Result<()> {
+    match version {
+        0 => Err(Error::Wire { what, problem: "it has no version".into() }),
+        VERSION => Ok(()),
+        version => Err(Error::Newer { what, version }),
+    }
+}
+
+pub(crate) fn wire(what: &'static str, problem: impl std::fmt::Display) -> Error {
+    Error::Wire { what, problem: problem.to_string() }
+}
+
+/// zstd, where the result is smaller.
+pub(crate) fn compress(plain: &[u8]) -> Option<Vec<u8>> {
+    if plain.len() < COMPRESS_MIN {
+        return None;
+    }
+    zstd::bulk::compress(plain, ZSTD_LEVEL).ok().filter(|packed| packed.len() < plain.len())
+}
+
+pub(crate) fn decompress(what: &'static str, packed: &[u8], length: u64) -> Result<Vec<u8>> {
+    if length > DECOMPRESSED_MAX {
+        return Err(wire(what, format!("{length} bytes decompressed are more than the limit of {DECOMPRESSED_MAX}")));
+    }
+    // The capacity is the claim of whoever sent it: grow with what really comes.
+    let mut plain = Vec::new();
+    let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(|error| wire(what, error))?;
+    let read = std::io::Read::read_to_end(&mut std::io::Read::take(decoder, length + 1), &mut plain);
+    read.map_err(|error| wire(what, error))?;
+    if plain.len() as u64 == length { Ok(plain) } else { Err(wire(what, "its length is not what it says")) }
+}
+
+/// One byte that says how, then the bytes; compressed ones are led by their length.
+pub(crate) fn compress_framed(plain: &[u8]) -> Bytes {
+    let mut framed = Vec::new();
+    match compress(plain) {
+        Some(packed) => {
+            framed.push(1);
+            framed.extend_from_slice(&(plain.len() as u64).to_le_bytes());
+            framed.extend_from_slice(&packed);
+        }
+        None => {
+            framed.push(0);
+            framed.extend_from_slice(plain);
+        }
+    }
+    framed.into()
+}
+
+pub(crate) fn decompress_framed(what: &'static str, framed: &[u8]) -> Result<Vec<u8>> {
+    match framed.split_first() {
+        Some((0, plain)) => Ok(plain.to_vec()),
+        Some((1, rest)) => {
+            let Some((length, packed)) = rest.split_first_chunk::<8>() else { return Err(wire(what, "cut off")) };
+            decompress(what, packed, u64::from_le_bytes(*length))
+        }
+        Some((other, _)) => Err(wire(what, format!("unknown frame {other}"))),
+        None => Err(wire(what, "empty")),
+    }
+}
+
+pub(crate) fn revision_out(revision: &Revision) -> v1::Revision {
+    v1::Revision { number: revision.number, digest: Some(digest_out(&revision.digest)) }
+}
+
+pub(crate) fn revision_in(revision: Option<&v1::Revision>) -> Revision {
+    revision.map_or_else(Revision::default, |revision| Revision {
+        number: revision.number,
+        digest: digest_in(revision.digest.as_ref()),
+    })
+}
+
+fn digest_out(digest: &Digest) -> v1::Digest {
+    v1::Digest { records: digest.records, sum: digest.sum.to_be_bytes().to_vec().into() }
+}
+
+fn digest_in(digest: Option<&v1::Digest>) -> Digest {
+    digest.map_or_else(Digest::default, |digest| Digest {
+        records: digest.records,
+        // A sum of another length equals no real one: the set is then not accepted anywhere.
+        sum: digest.sum.as_ref().try_into().map_or(u128::MAX, u128::from_be_bytes),
+    })
+}
+
+fn transaction_out(transaction: &Transaction) -> v1::Transaction {
+    let schema = |schema: &SchemaChange| v1::SchemaChange {
+        before: schema.before.as_ref().map(collection_schema_out),
+        after: schema.after.as_ref().map(collection_schema_out),
+    };
+    v1::Transaction {
+        schemas: transaction.schemas.iter().map(schema).collect(),
+        collections: transaction.collections.iter().map(collection_out).collect(),
+    }
+}
+
+fn transaction_in(transaction: v1::Transaction) -> Result<Transaction> {
+    let schema = |schema: v1::SchemaChange| {
+        Ok(SchemaChange {
+            before: schema.before.map(collection_schema_in).transpose()?,
+            after: schema.after.map(collection_schema_in).transpose()?,
+        })
+    };
+    Ok(Transaction {
+        schemas: transaction.schemas.into_iter().map(schema).collect::<Result<_>>()?,
+        collections: transaction.collections.into_iter().map(collection_in).collect::<Result<_>>()?,
+    })
+}
+
+pub(crate) fn collection_schema_out(collection: &Collection) -> v1::Collection {
+    let field = |field: &Field| v1::Field {
+        name: field.name.clone(),
+        kind: field.kind.map_or_else(String::new, |kind| kind.name().to_owned()),
+        declared: field.declared.clone().unwrap_or_default(),
+        ordinal: field.ordinal,
+        dropped: field.dropped,
+    };
+    v1::Collection {
+        name: collection.name.as_str().to_owned(),
+        fields: collection.schema.fields.iter().map(field).collect(),
+        key: match &collection.schema.key {
+            KeySpec::Fields(slots) => slots.clone(),
+            KeySpec::WholeRow => Vec::new(),
+        },
+    }
+}
+
+pub(crate) fn collection_schema_in(collection: v1::Collection) -> Result<Collection> {
+    let fields = collection.fields.len();
+    let field = |field: v1::Field| Field {
+        name: field.name,
+        // A kind that this version doesn't know is any kind.
+        kind: Kind::from_name(&field.kind),
+        declared: Some(field.declared).filter(|declared| !declared.is_empty()),
+        ordinal: field.ordinal,
+        dropped: field.dropped,
+    };
+    if let Some(slot) = collection.key.iter().find(|slot| **slot as usize >= fields) {
+        return Err(wire("a collection", format!("its key names the field {slot} of {fields}")));
+    }
+    let key = if collection.key.is_empty() { KeySpec::WholeRow } else { KeySpec::Fields(collection.key) };
+    let fields = collection.fields.into_iter().map(field).collect();
+    Ok(Collection { name: CollectionName::new(collection.name), schema: Schema { fields, key } })
+}
+
+fn collection_out(changes: &CollectionChanges) -> v1::CollectionChanges {
+    v1::CollectionChanges {
+        collection: changes.collection.as_str().to_owned(),
+        changes: changes.changes.iter().map(change_out).collect(),
+    }
+}
+
+fn collection_in(changes: v1::CollectionChanges) -> Result<CollectionChanges> {
+    Ok(CollectionChanges {
+        collection: CollectionName::new(changes.collection),
+        changes: changes.changes.into_iter().map(change_in).collect::<Result<_>>()?,
+    })
+}
+
+fn change_out(change: &Change) -> v1::Change {
+    let whole = |key: &Key, row: &Row| v1::Whole {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        row: Bytes::copy_from_slice(row.as_bytes()),
+    };
+    let kind = match change {
+        Change::Insert { key, row } => v1::change::Kind::Insert(whole(key, row)),
+        Change::Delete { key, row } => v1::change::Kind::Delete(whole(key, row)),
+        Change::Update { key, fields } => {
+            let row = |value: fn(&FieldChange) -> &Value| {
+                let values: Vec<_> = fields.iter().map(value).cloned().collect();
+                Bytes::copy_from_slice(Row::of(&values).as_bytes())
+            };
+            v1::change::Kind::Update(v1::Update {
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                slots: fields.iter().map(|field| field.slot).collect(),
+                before: row(|field| &field.before),
+                after: row(|field| &field.after),
+            })
+        }
+    };
+    v1::Change { kind: Some(kind) }
+}
+
+fn change_in(change: v1::Change) -> Result<Change> {
+    let key = |bytes: &Bytes| Key::from_trusted(bytes.to_vec());
+    match change.kind {
+        Some(v1::change::Kind::Insert(whole)) => Ok(Change::Insert { key: key(&whole.key), row: row_in(&whole.row)? }),
+        Some(v1::change::Kind::Delete(whole)) => Ok(Change::Delete { key: key(&whole.key), row: row_in(&whole.row)? }),
+        Some(v1::change::Kind::Update(update)) => {
+            let before = row_in(&update.before)?;
+            let after = row_in(&update.after)?;
+            let mut before = RowReader::new(before.as_bytes()).map(|field| field.value());
+            let mut after = RowReader::new(after.as_bytes()).map(|field| field.value());
+            let fields = update.slots.iter().map(|&slot| FieldChange {
+                slot,
+                before: before.next().unwrap_or(Value::Absent),
+                after: after.next().unwrap_or(Value::Absent),
+            });
+            let fields = fields.collect();
+            if before.next().is_some() || after.next().is_some() {
+                return Err(wire("a change", "it has more values than fields"));
+            }
+            Ok(Change::Update { key: key(&update.key), fields })
+        }
+        None => Err(wire("a change", "it is of an unknown kind")),
+    }
+}
+
+fn row_in(bytes: &Bytes) -> Result<Row> {
+    Row::from_bytes(bytes).map_err(|error| wire("a record", error))
+}
+
+fn reply_out(reply: &Reply) -> v1::Reply {
+    let resolves = |id: &ConflictId| v1::ConflictId { revision: id.revision, index: id.index };
+    v1::Reply {
+        receiver: reply.reverse.receiver.as_str().to_owned(),
+        number: reply.reverse.number,
+        verdicts: reply.verdicts.iter().map(verdict_out).collect(),
+        resolves: reply.resolves.iter().map(resolves).collect(),
+    }
+}
+
+fn reply_in(reply: v1::Reply) -> Result<Reply> {
+    let receiver = ReceiverName::new(&reply.receiver).map_err(|error| wire("a reply", error))?;
+    let resolves = reply.resolves.into_iter().map(|id| ConflictId { revision: id.revision, index: id.index });
+    Ok(Reply {
+        reverse: ReverseId { receiver, number: reply.number },
+        verdicts: reply.verdicts.into_iter().map(verdict_in).collect::<Result<_>>()?,
+        resolves: resolves.collect(),
+    })
+}
+
+fn verdict_out(verdict: &Verdict) -> v1::Verdict {
+    let value = |value: &Value| Bytes::copy_from_slice(Row::of(std::slice::from_ref(value)).as_bytes());
+    let outcome = match &verdict.outcome {
+        Outcome::Accepted => v1::verdict::Outcome::Accepted(v1::Accepted {}),
+        Outcome::Already => v1::verdict::Outcome::Already(v1::Already {}),
+        Outcome::Refused { reason } => v1::verdict::Outcome::Refused(v1::Refused { reason: reason.clone() }),
+        Outcome::Conflict(conflict) => v1::verdict::Outcome::Conflict(v1::Conflict {
+            slot: conflict.slot.map_or(0, |slot| slot + 1),
+            base: value(&conflict.base),
+            source: value(&conflict.source),
+            edit: value(&conflict.edit),
+            source_deleted: conflict.source_deleted,
+            edit_deletes: conflict.edit_deletes,
+            edit_wins: conflict.winner == Winner::Edit,
+            open: conflict.open,
+        }),
+    };
+    v1::Verdict {
+        collection: verdict.collection.as_str().to_owned(),
+        edit: Some(change_out(&verdict.edit)),
+        outcome: Some(outcome),
+    }
+}
+
+fn verdict_in(verdict: v1::Verdict) -> Result<Verdict> {
+    let value = |bytes: &Bytes| Ok::<_, Error>(row_in(bytes)?.value(0));
+    let outcome = match verdict.outcome {
+        Some(v1::verdict::Outcome::Accepted(_)) => Outcome::Accepted,
+        Some(v1::verdict::Outcome::Already(_)) => Outcome::Already,
+        Some(v1::verdict::Outcome::Refused(refused)) => Outcome::Refused { reason: refused.reason },
+        Some(v1::verdict::Outcome::Conflict(conflict)) => Outcome::Conflict(Box::new(Conflict {
+            slot: conflict.slot.checked_sub(1),
+            base: value(&conflict.base)?,
+            source: value(&conflict.source)?,
+            edit: value(&conflict.edit)?,
+            source_deleted: conflict.source_deleted,
+            edit_deletes: conflict.edit_deletes,
+            winner: if conflict.edit_wins { Winner::Edit } else { Winner::Source },
+            open: conflict.open,
+        })),
+        None => return Err(wire("a verdict", "it has no outcome")),
+    };
+    Ok(Verdict {
+        collection: CollectionName::new(verdict.collection),
+        edit: change_in(verdict.edit.unwrap_or_default())?,
+        outcome,
+    })
+}

@@ -1,0 +1,81 @@
+//! Edits on their way back: found at the destination, not yet answered by the source.
+
+use std::collections::BTreeSet;
+
+use deltabus_record::change::{Change, ReverseSet};
+use deltabus_record::key::Key;
+use deltabus_record::row::Row;
+use deltabus_record::schema::CollectionName;
+use deltabus_record::value::Value;
+
+/// The reverse sets that wait for their answer, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pending {
+    sets: Vec<ReverseSet>,
+}
+
+impl Pending {
+    /// With these sets, oldest first.
+    pub(crate) fn new(sets: Vec<ReverseSet>) -> Pending {
+        Pending { sets }
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
+    /// The sets, oldest first.
+    pub(crate) fn sets(&self) -> &[ReverseSet] {
+        &self.sets
+    }
+
+    /// Adds a set, newer than all others.
+    pub(crate) fn push(&mut self, set: ReverseSet) {
+        self.sets.push(set);
+    }
+
+    /// What is left when all sets up to `number` have been answered, and the numbers of those.
+    pub(crate) fn answered(&self, number: u64) -> (Pending, Vec<u64>) {
+        let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(|set| set.id.number <= number);
+        (Pending { sets: left }, done.iter().map(|set| set.id.number).collect())
+    }
+
+    /// Every record with an edit.
+    pub(crate) fn records(&self) -> BTreeSet<(CollectionName, Key)> {
+        let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
+        edits
+            .flat_map(|edits| edits.changes.iter().map(|edit| (edits.collection.clone(), edit.key().clone())))
+            .collect()
+    }
+
+    /// A record of the base with the edits on top: what the destination holds.
+    pub(crate) fn on_top(&self, collection: &CollectionName, key: &Key, base: Option<Row>) -> Option<Row> {
+        let mut row = base;
+        let edits = self.sets.iter().flat_map(|set| &set.edits.collections).filter(|edits| edits.collection == *collection);
+        for edit in edits.flat_map(|edits| &edits.changes).filter(|edit| edit.key() == key) {
+            row = edited(edit, row);
+        }
+        row
+    }
+}
+
+/// The record after an edit that is taken as it is, whatever the record was.
+fn edited(edit: &Change, row: Option<Row>) -> Option<Row> {
+    match edit {
+        Change::Insert { row, .. } => Some(row.clone()),
+        Change::Delete { .. } => None,
+        // A record that the source has deleted is for the source to bring back.
+        Change::Update { fields, .. } => row.map(|row| {
+            let mut values = row.values();
+            for field in fields {
+                let slot = field.slot as usize;
+                if values.len() <= slot {
+                    values.resize(slot + 1, Value::Absent);
+                }
+                values[slot] = field.after.clone();
+            }
+            Row::of(&values)
+        }),
+    }
+}

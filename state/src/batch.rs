@@ -1,0 +1,159 @@
+//! Writing: everything of a batch becomes true in one durable step, or nothing.
+
+use std::sync::Arc;
+
+use deltabus_record::schema::{Collection, CollectionName};
+use fjall::{Keyspace, PersistMode, WriteBatch};
+
+use crate::load::Loaded;
+use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, entry_bytes};
+use crate::view::overlay_key;
+use crate::Error;
+
+/// A transaction of the store. Dropping it changes nothing.
+pub struct Batch {
+    inner: Arc<Inner>,
+    writes: WriteBatch,
+    /// The catalogue as it will be; `None` while it stays as it is.
+    catalogue: Option<Catalogue>,
+    /// Records that nobody needs once this is committed.
+    replaced: Vec<Keyspace>,
+}
+
+impl Batch {
+    pub(crate) fn new(inner: Arc<Inner>) -> Batch {
+        let writes = inner.database.batch().durability(Some(PersistMode::SyncAll));
+        Batch { inner, writes, catalogue: None, replaced: Vec::new() }
+    }
+
+    /// Puts a record.
+    pub fn put(&mut self, collection: &CollectionName, key: &[u8], row: &[u8]) -> Result<(), Error> {
+        let records = self.records(collection)?;
+        self.writes.insert(&records, key, row);
+        Ok(())
+    }
+
+    /// Removes a record.
+    pub fn remove(&mut self, collection: &CollectionName, key: &[u8]) -> Result<(), Error> {
+        let records = self.records(collection)?;
+        self.writes.remove(&records, key);
+        Ok(())
+    }
+
+    /// Makes a collection, or changes its schema; its records stay.
+    pub fn set_collection(&mut self, collection: &Collection) -> Result<(), Error> {
+        let known = self.current(|catalogue| catalogue.entry(&collection.name).cloned());
+        let (id, records) = match known {
+            Some(entry) => (entry.id, entry.records),
+            None => self.inner.new_records()?,
+        };
+        self.bind(Entry { id, collection: collection.clone(), records });
+        Ok(())
+    }
+
+    /// Removes a collection with all its records.
+    pub fn remove_collection(&mut self, name: &CollectionName) -> Result<(), Error> {
+        let catalogue = self.changing();
+        if let Some(at) = catalogue.entries.iter().position(|entry| entry.collection.name == *name) {
+            let gone = catalogue.entries.remove(at);
+            self.replaced.push(gone.records);
+            let meta = self.inner.meta.clone();
+            self.writes.remove(&meta, format!("{COLLECTION_PREFIX}{name}").into_bytes());
+        }
+        Ok(())
+    }
+
+    /// Replaces a collection, or makes it, with what was loaded.
+    pub(crate) fn replace(&mut self, loaded: Loaded) {
+        let name = &loaded.collection.name;
+        if let Some(old) = self.current(|catalogue| catalogue.entry(name).map(|entry| entry.records.clone())) {
+            self.replaced.push(old);
+        }
+        self.bind(Entry { id: loaded.id, collection: loaded.collection, records: loaded.records });
+    }
+
+    /// Puts bytes on top of a record; they don't touch it.
+    pub fn overlay_put(&mut self, collection: &CollectionName, key: &[u8], value: &[u8]) {
+        let overlay = self.inner.overlay.clone();
+        self.writes.insert(&overlay, overlay_key(collection, key), value);
+    }
+
+    /// Removes what was put on top of a record.
+    pub fn overlay_remove(&mut self, collection: &CollectionName, key: &[u8]) {
+        let overlay = self.inner.overlay.clone();
+        self.writes.remove(&overlay, overlay_key(collection, key));
+    }
+
+    /// Puts an entry into the outbox.
+    pub fn outbox_put(&mut self, number: u64, entry: &[u8]) {
+        let outbox = self.inner.outbox.clone();
+        self.writes.insert(&outbox, number.to_be_bytes(), entry);
+    }
+
+    /// Removes an entry from the outbox.
+    pub fn outbox_remove(&mut self, number: u64) {
+        let outbox = self.inner.outbox.clone();
+        self.writes.remove(&outbox, number.to_be_bytes());
+    }
+
+    /// Remembers something under a name.
+    pub fn meta_put(&mut self, name: &str, value: &[u8]) -> Result<(), Error> {
+        debug_assert!(!name.starts_with('\0'), "names beginning with NUL are the store's own");
+        let meta = self.inner.meta.clone();
+        self.writes.insert(&meta, name, value);
+        Ok(())
+    }
+
+    /// Forgets it.
+    pub fn meta_remove(&mut self, name: &str) -> Result<(), Error> {
+        let meta = self.inner.meta.clone();
+        self.writes.remove(&meta, name);
+        Ok(())
+    }
+
+    /// Makes all of it true, durably.
+    pub fn commit(self) -> Result<(), Error> {
+        // Views are taken under the same lock: none sees the records of one commit and the catalogue of another.
+        let mut catalogue = self.inner.catalogue.write().expect("no holder of this lock panics");
+        self.writes.commit().map_err(self.inner.error("commit"))?;
+        if let Some(mut changed) = self.catalogue {
+            changed.next_id = changed.next_id.max(catalogue.next_id);
+            *catalogue = changed;
+        }
+        drop(catalogue);
+        for records in self.replaced {
+            // What stays behind here is removed at the next start.
+            if let Err(error) = self.inner.database.delete_keyspace(records) {
+                tracing::debug!(%error, "replaced records could not be removed yet");
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, entry: Entry) {
+        let meta = self.inner.meta.clone();
+        let name = format!("{COLLECTION_PREFIX}{}", entry.collection.name);
+        self.writes.insert(&meta, name.into_bytes(), entry_bytes(entry.id, &entry.collection));
+        let catalogue = self.changing();
+        catalogue.entries.retain(|other| other.collection.name != entry.collection.name);
+        catalogue.entries.push(entry);
+        catalogue.entries.sort_by(|a, b| a.collection.name.cmp(&b.collection.name));
+    }
+
+    fn records(&self, name: &CollectionName) -> Result<Keyspace, Error> {
+        self.current(|catalogue| catalogue.entry(name).map(|entry| entry.records.clone()))
+            .ok_or_else(|| Error::NoCollection(name.clone()))
+    }
+
+    fn current<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
+        match &self.catalogue {
+            Some(catalogue) => look(catalogue),
+            None => look(&self.inner.catalogue.read().expect("no holder of this lock panics")),
+        }
+    }
+
+    fn changing(&mut self) -> &mut Catalogue {
+        let inner = &self.inner;
+        self.catalogue.get_or_insert_with(|| inner.catalogue.read().expect("no holder of this lock panics").clone())
+    }
+}

@@ -1,0 +1,91 @@
+//! The state directory: one folder for each source transmitted, each receiver, and the local bus.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use deltabus_record::schema::{ReceiverName, SourceName};
+
+use crate::Error;
+
+/// The root of everything that deltabus remembers on this machine.
+///
+/// ```text
+/// sources/<source>/             a transmitter's state
+/// receivers/<source>/<name>/    a receiver's
+/// bus/                          the local bus
+/// ```
+#[derive(Clone, Debug)]
+pub struct StateDirectory {
+    root: PathBuf,
+}
+
+impl StateDirectory {
+    /// Opens the directory, which is made (for the user alone) where it is missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<StateDirectory, Error> {
+        let root = root.into();
+        create_private(&root)?;
+        Ok(StateDirectory { root })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of a source's transmitter; it may not exist yet.
+    pub fn source_folder(&self, source: &SourceName) -> PathBuf {
+        self.root.join("sources").join(source.as_str())
+    }
+
+    /// The folder of a receiver; it may not exist yet.
+    pub fn receiver_folder(&self, source: &SourceName, receiver: &ReceiverName) -> PathBuf {
+        self.root.join("receivers").join(source.as_str()).join(receiver.as_str())
+    }
+
+    /// The folder of the local bus; it may not exist yet.
+    pub fn bus_folder(&self) -> PathBuf {
+        self.root.join("bus")
+    }
+
+    /// The sources transmitted from here, by name.
+    pub fn sources(&self) -> Result<Vec<SourceName>, Error> {
+        let names = names_in(&self.root.join("sources"))?;
+        Ok(names.iter().filter_map(|name| SourceName::new(name).ok()).collect())
+    }
+
+    /// The receivers kept here, by source and name.
+    pub fn receivers(&self) -> Result<Vec<(SourceName, ReceiverName)>, Error> {
+        let mut receivers = Vec::new();
+        let root = self.root.join("receivers");
+        for source in names_in(&root)?.iter().filter_map(|name| SourceName::new(name).ok()) {
+            let names = names_in(&root.join(source.as_str()))?;
+            receivers.extend(names.iter().filter_map(|name| Some((source.clone(), ReceiverName::new(name).ok()?))));
+        }
+        Ok(receivers)
+    }
+}
+
+/// Makes a folder that only the user can enter.
+pub(crate) fn create_private(path: &Path) -> Result<(), Error> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|source| Error::Io { doing: "create", path: path.to_owned(), source })
+}
+
+fn names_in(path: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| Error::Io { doing: "read", path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}

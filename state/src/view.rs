@@ -1,0 +1,115 @@
+//! Reading: a consistent view of one commit.
+
+use std::sync::Arc;
+
+use deltabus_record::schema::{Collection, CollectionName};
+use fjall::{Readable, Snapshot};
+
+use crate::store::{Catalogue, Entry, Inner};
+use crate::Error;
+
+/// A record as the store has it: key and row.
+pub type Stored = (fjall::Slice, fjall::Slice);
+
+/// All that was committed when the view was taken, whatever is written since.
+pub struct View {
+    snapshot: Snapshot,
+    catalogue: Catalogue,
+    collections: Vec<Collection>,
+    inner: Arc<Inner>,
+}
+
+impl View {
+    pub(crate) fn new(snapshot: Snapshot, catalogue: Catalogue, inner: Arc<Inner>) -> View {
+        let collections = catalogue.entries.iter().map(|entry| entry.collection.clone()).collect();
+        View { snapshot, catalogue, collections, inner }
+    }
+
+    /// The collections, by name.
+    pub fn collections(&self) -> &[Collection] {
+        &self.collections
+    }
+
+    /// The collection of that name.
+    pub fn collection(&self, name: &CollectionName) -> Option<&Collection> {
+        self.catalogue.entry(name).map(|entry| &entry.collection)
+    }
+
+    /// Appends the row of a record to `row`; `false` if there is no such record.
+    pub fn get(&self, collection: &CollectionName, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Error> {
+        let Some(entry) = self.catalogue.entry(collection) else { return Ok(false) };
+        match self.snapshot.get(&entry.records, key).map_err(self.inner.error("read"))? {
+            Some(stored) => {
+                row.extend_from_slice(&stored);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// All records of a collection in the order of their keys.
+    pub fn records(&self, collection: &CollectionName) -> Result<impl Iterator<Item = Result<Stored, Error>> + Send + use<>, Error> {
+        let entry = self.entry(collection)?;
+        let inner = Arc::clone(&self.inner);
+        Ok(self.snapshot.iter(&entry.records).map(move |guard| guard.into_inner().map_err(inner.error("read"))))
+    }
+
+    /// How many records a collection has; counted one by one. 0 for a collection that doesn't exist.
+    pub fn count(&self, collection: &CollectionName) -> Result<u64, Error> {
+        let Some(entry) = self.catalogue.entry(collection) else { return Ok(0) };
+        let mut count = 0;
+        for guard in self.snapshot.iter(&entry.records) {
+            guard.key().map_err(self.inner.error("read"))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// What the owner put on top of a record with [`crate::Batch::overlay_put`].
+    pub fn overlay(&self, collection: &CollectionName, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let stored = self.snapshot.get(&self.inner.overlay, overlay_key(collection, key));
+        Ok(stored.map_err(self.inner.error("read"))?.map(|value| value.to_vec()))
+    }
+
+    /// The outbox's entries from `first` on, in order.
+    pub fn outbox(&self, first: u64) -> impl Iterator<Item = Result<(u64, Vec<u8>), Error>> + '_ {
+        let range = self.snapshot.range::<[u8; 8], _>(&self.inner.outbox, first.to_be_bytes()..);
+        range.map(|guard| {
+            let (key, value) = guard.into_inner().map_err(self.inner.error("read"))?;
+            let number = key.as_ref().try_into().map(u64::from_be_bytes).unwrap_or_default();
+            Ok((number, value.to_vec()))
+        })
+    }
+
+    /// An entry that the owner made with [`crate::Batch::meta_put`].
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let stored = self.snapshot.get(&self.inner.meta, name).map_err(self.inner.error("read"))?;
+        Ok(stored.map(|value| value.to_vec()))
+    }
+
+    /// The owner's entries whose names begin with `prefix`, by name.
+    pub fn meta_prefix(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut entries = Vec::new();
+        for guard in self.snapshot.prefix(&self.inner.meta, prefix) {
+            let (name, value) = guard.into_inner().map_err(self.inner.error("read"))?;
+            if let Ok(name) = String::from_utf8(name.to_vec()) {
+                entries.push((name, value.to_vec()));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn entry(&self, collection: &CollectionName) -> Result<&Entry, Error> {
+        self.catalogue.entry(collection).ok_or_else(|| Error::NoCollection(collection.clone()))
+    }
+}
+
+/// Where an overlay entry lies: the collection's name, its length first, then the key.
+pub(crate) fn overlay_key(collection: &CollectionName, key: &[u8]) -> Vec<u8> {
+    let name = collection.as_str().as_bytes();
+    let mut out = Vec::with_capacity(4 + name.len() + key.len());
+    out.extend_from_slice(&(name.len() as u32).to_be_bytes());
+    out.extend_from_slice(name);
+    out.extend_from_slice(key);
+    out
+}
