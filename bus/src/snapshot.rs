@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use deltabus_proto::v1;
-use deltabus_record::change::Revision;
 use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -124,7 +123,6 @@ impl SnapshotWriter {
         };
         let payload = Bytes::from(part.encode_to_vec());
         self.manifest.bytes += payload.len() as u64;
-        // A record larger than a message goes in pieces, each a message of the same part number.
         let log = self.log.clone();
         let subject = part_subject(self.slot, self.manifest.parts);
         self.manifest.parts += 1;

@@ -53,8 +53,8 @@ pub(crate) fn encode_field(out: &mut Vec<u8>, field: FieldRef<'_>) {
     }
 }
 
-/// Appends the count that tells equal whole-row keys apart.
-pub(crate) fn encode_occurrence(out: &mut Vec<u8>, occurrence: u32) {
+/// Appends the count that tells equal whole-row keys apart, from 0.
+pub fn encode_occurrence(out: &mut Vec<u8>, occurrence: u32) {
     out.push(0xff);
     out.extend_from_slice(&occurrence.to_be_bytes());
 }
@@ -196,4 +196,68 @@ fn put_decimal(out: &mut Vec<u8>, unscaled: &BigInt, scale: i32) {
         }
     }
     put_i32(out, scale);
+}
+
+/// A key for messages: its values, separated by commas, as far as they are text or integers.
+pub fn display(key: &[u8]) -> String {
+    let mut parts = Vec::new();
+    let mut rest = key;
+    while let Some((&tag, body)) = rest.split_first() {
+        let (part, after) = match tag {
+            0 => ("(absent)".to_owned(), body),
+            1 => ("null".to_owned(), body),
+            2 if !body.is_empty() => ((body[0] == 1).to_string(), &body[1..]),
+            3 => match integer_of(body) {
+                Some((integer, after)) => (integer.to_string(), after),
+                None => break,
+            },
+            6 => match text_of(body) {
+                Some((text, after)) => (format!("`{text}`"), after),
+                None => break,
+            },
+            0xff if body.len() == 4 => return parts.join(", "),
+            _ => break,
+        };
+        parts.push(part);
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(rest.escape_ascii().to_string());
+    }
+    parts.join(", ")
+}
+
+fn integer_of(body: &[u8]) -> Option<(BigInt, &[u8])> {
+    let (&sign, body) = body.split_first()?;
+    if sign == 1 {
+        return Some((BigInt::default(), body));
+    }
+    let flip = if sign == 0 { 0xff } else { 0 };
+    let (length, body) = body.split_first_chunk::<4>()?;
+    let length = u32::from_be_bytes(length.map(|byte| byte ^ flip)) as usize;
+    if length > body.len() {
+        return None;
+    }
+    let (magnitude, after) = body.split_at(length);
+    let magnitude: Vec<u8> = magnitude.iter().map(|byte| byte ^ flip).collect();
+    let sign = if sign == 0 { Sign::Minus } else { Sign::Plus };
+    Some((BigInt::from_bytes_be(sign, &magnitude), after))
+}
+
+fn text_of(body: &[u8]) -> Option<(String, &[u8])> {
+    let mut text = Vec::new();
+    let mut at = 0;
+    loop {
+        match (*body.get(at)?, *body.get(at + 1)?) {
+            (0, 0) => return Some((String::from_utf8_lossy(&text).into_owned(), &body[at + 2..])),
+            (0, _) => {
+                text.push(0);
+                at += 2;
+            }
+            (byte, _) => {
+                text.push(byte);
+                at += 1;
+            }
+        }
+    }
 }

@@ -106,6 +106,9 @@ impl fmt::Debug for CollectionName {
     }
 }
 
+/// The most fields a collection may have; more in a message from outside is refused, so that it can't fill the memory.
+pub const FIELDS_MAX: usize = 65_536;
+
 /// One field of a schema. Its place in [`Schema::fields`] is its slot and never changes while the schema evolves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -225,10 +228,20 @@ impl Schema {
                 }
             },
             KeySpec::WholeRow => {
+                self.key_content_into(row, out);
+                crate::key::encode_occurrence(out, occurrence);
+            }
+        }
+    }
+
+    /// Appends the key of a row without its occurrence: for keys of fields the key itself.
+    pub fn key_content_into(&self, row: &[u8], out: &mut Vec<u8>) {
+        match &self.key {
+            KeySpec::Fields(_) => self.key_into(row, 0, out),
+            KeySpec::WholeRow => {
                 for field in RowReader::new(row) {
                     crate::key::encode_field(out, field);
                 }
-                crate::key::encode_occurrence(out, occurrence);
             }
         }
     }

@@ -1,0 +1,81 @@
+//! Applying a change to a record.
+
+use crate::change::Change;
+use crate::row::Row;
+use crate::value::Value;
+
+/// A record that isn't what a change starts from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// An insert of a record that is there.
+    #[error("the record with key {key} is there already")]
+    Present {
+        /// The key, readable.
+        key: String,
+    },
+    /// An update or delete of a record that isn't there.
+    #[error("there is no record with key {key}")]
+    Missing {
+        /// The key, readable.
+        key: String,
+    },
+    /// Another value than the change starts from.
+    #[error("the record with key {key} has another value in slot {slot}")]
+    Value {
+        /// The key, readable.
+        key: String,
+        /// The field's slot; of a delete, the first that differs.
+        slot: u32,
+    },
+}
+
+/// The record after `change`; its before-values must be those of `row`.
+pub fn apply(change: &Change, row: Option<&Row>) -> Result<Option<Row>, Mismatch> {
+    let key = || crate::key::display(change.key().as_bytes());
+    match (change, row) {
+        (Change::Insert { row, .. }, None) => Ok(Some(row.clone())),
+        (Change::Insert { .. }, Some(_)) => Err(Mismatch::Present { key: key() }),
+        (Change::Update { .. } | Change::Delete { .. }, None) => Err(Mismatch::Missing { key: key() }),
+        (Change::Delete { row: before, .. }, Some(row)) => match crate::diff::fields(before, row).first() {
+            None => Ok(None),
+            Some(field) => Err(Mismatch::Value { key: key(), slot: field.slot }),
+        },
+        (Change::Update { fields, .. }, Some(row)) => {
+            let mut values = row.values();
+            for field in fields {
+                let slot = field.slot as usize;
+                if slot >= crate::schema::FIELDS_MAX {
+                    return Err(Mismatch::Value { key: key(), slot: field.slot });
+                }
+                if values.len() <= slot {
+                    values.resize(slot + 1, Value::Absent);
+                }
+                if values[slot] != field.before {
+                    return Err(Mismatch::Value { key: key(), slot: field.slot });
+                }
+                values[slot] = field.after.clone();
+            }
+            Ok(Some(Row::of(&values)))
+        }
+    }
+}
+
+/// The record after `change`, whatever it was before. An update of a record that isn't there makes one of the fields it
+/// names, on top of `base` where that is known.
+pub fn force(change: &Change, row: Option<&Row>, base: Option<&Row>) -> Option<Row> {
+    match change {
+        Change::Insert { row, .. } => Some(row.clone()),
+        Change::Delete { .. } => None,
+        Change::Update { fields, .. } => {
+            let mut values = row.or(base).map(Row::values).unwrap_or_default();
+            for field in fields.iter().filter(|field| (field.slot as usize) < crate::schema::FIELDS_MAX) {
+                let slot = field.slot as usize;
+                if values.len() <= slot {
+                    values.resize(slot + 1, Value::Absent);
+                }
+                values[slot] = field.after.clone();
+            }
+            Some(Row::of(&values))
+        }
+    }
+}
