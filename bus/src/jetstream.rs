@@ -89,7 +89,8 @@ impl JetStream {
             let wanted = VERSION_MIN_TEXT;
             return Err(BrokerError::Version { url: urls.to_owned(), version, wanted });
         }
-        let context = jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
+        let context =
+            jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
         Ok(JetStream { client, context, url: urls.to_owned() })
     }
 
@@ -103,7 +104,12 @@ impl JetStream {
     }
 
     /// Reads messages by direct get, which needs no consumer: one request, many answers, then an end.
-    async fn direct(&self, source: &SourceName, stream: Stream, request: serde_json::Value) -> Result<Vec<Stored>, BrokerError> {
+    async fn direct(
+        &self,
+        source: &SourceName,
+        stream: Stream,
+        request: serde_json::Value,
+    ) -> Result<Vec<Stored>, BrokerError> {
         let name = stream.name(source);
         let subject = format!("$JS.API.DIRECT.GET.{name}");
         let inbox = self.client.new_inbox();
@@ -199,10 +205,10 @@ impl Broker for JetStream {
             if self.extent(source, stream).await?.is_some() {
                 continue;
             }
-            self.context.create_stream(wanted).await.map_err(|error| BrokerError::Refused {
-                doing: "make a stream",
-                problem: causes(&error),
-            })?;
+            self.context
+                .create_stream(wanted)
+                .await
+                .map_err(|error| BrokerError::Refused { doing: "make a stream", problem: causes(&error) })?;
         }
         Ok(())
     }
@@ -227,11 +233,7 @@ impl Broker for JetStream {
         match self.context.get_stream(stream.name(source)).await {
             Ok(found) => {
                 let state = &found.cached_info().state;
-                Ok(Some(Extent {
-                    first: state.first_sequence.max(1),
-                    last: state.last_sequence,
-                    bytes: state.bytes,
-                }))
+                Ok(Some(Extent { first: state.first_sequence.max(1), last: state.last_sequence, bytes: state.bytes }))
             }
             Err(error) => match error.kind() {
                 jetstream::context::GetStreamErrorKind::JetStream(error)

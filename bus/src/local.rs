@@ -85,7 +85,8 @@ impl LocalBus {
         }
         let (program, version) = find_server()?;
         let configuration = self.folder.join("nats-server.conf");
-        write_private(&configuration, &self.configuration()).map_err(|error| failed("write the configuration", &error))?;
+        write_private(&configuration, &self.configuration())
+            .map_err(|error| failed("write the configuration", &error))?;
         let ports = self.folder.join("ports");
         let _ = fs::remove_dir_all(&ports);
         fs::create_dir_all(&ports).map_err(|error| failed("make a folder", &error))?;
@@ -93,7 +94,8 @@ impl LocalBus {
         if fs::metadata(&log).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
             let _ = fs::rename(&log, self.folder.join("nats-server.log.1"));
         }
-        let log_file = File::options().create(true).append(true).open(&log).map_err(|error| failed("write the log", &error))?;
+        let log_file =
+            File::options().create(true).append(true).open(&log).map_err(|error| failed("write the log", &error))?;
         let errors = log_file.try_clone().map_err(|error| failed("write the log", &error))?;
         let mut child = Command::new(&program)
             .arg("-c")
@@ -113,7 +115,10 @@ impl LocalBus {
             }
             if let Ok(Some(status)) = child.try_wait() {
                 let why = last_line(&log).unwrap_or_default();
-                return Err(Error::Local(format!("nats-server ended at once ({status}): {why}; see {}", log.display())));
+                return Err(Error::Local(format!(
+                    "nats-server ended at once ({status}): {why}; see {}",
+                    log.display()
+                )));
             }
             if Instant::now() > end {
                 let _ = child.kill();
@@ -190,7 +195,9 @@ fn find_server() -> Result<(PathBuf, String), Error> {
             Some(version) => {
                 Err(Error::Local(format!("{} is nats-server {version}; 2.14 or newer is needed", path.display())))
             }
-            None => Err(Error::Local(format!("DELTABUS_NATS_SERVER names {}, which is no nats-server", path.display()))),
+            None => {
+                Err(Error::Local(format!("DELTABUS_NATS_SERVER names {}, which is no nats-server", path.display())))
+            }
         };
     }
     let name = Path::new("nats-server");

@@ -245,16 +245,14 @@ impl Reader {
             Some(v1::envelope::Content::Bundle(bundle)) => self.bundle(&bundle, before)?,
             Some(v1::envelope::Content::Part(part)) => {
                 let parts = match parts {
-                    Some(parts) if part.index == parts.next && part.count == parts.count && parts.term == envelope.term => {
+                    Some(parts)
+                        if part.index == parts.next && part.count == parts.count && parts.term == envelope.term =>
+                    {
                         Some(parts)
                     }
-                    _ if part.index == 0 => Some(Parts {
-                        term: envelope.term,
-                        count: part.count,
-                        next: 0,
-                        data: BytesMut::new(),
-                        before,
-                    }),
+                    _ if part.index == 0 => {
+                        Some(Parts { term: envelope.term, count: part.count, next: 0, data: BytesMut::new(), before })
+                    }
                     // The rest of a bundle whose beginning was never finished.
                     _ => None,
                 };

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use deltabus_proto::v1;
 use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
 use prost::Message;
 
 use crate::Error;
@@ -276,7 +276,8 @@ fn manifest_out(manifest: &Manifest) -> v1::Manifest {
 
 fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
     let cursor = |cursor: v1::ReverseCursor| {
-        let receiver = ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire("a snapshot's manifest", error))?;
+        let receiver =
+            ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire("a snapshot's manifest", error))?;
         Ok((receiver, cursor.number))
     };
     Ok(Manifest {

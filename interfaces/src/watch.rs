@@ -47,8 +47,8 @@ impl Watch {
             path: path.to_owned(),
             source: std::io::Error::other(error),
         };
-        let mut watcher =
-            notify::recommended_watcher(handler).map_err(|error| failed(names.first().map_or(Path::new("."), |p| p), error))?;
+        let mut watcher = notify::recommended_watcher(handler)
+            .map_err(|error| failed(names.first().map_or(Path::new("."), |p| p), error))?;
         for folder in &folders {
             watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(folder, error))?;
         }

@@ -111,6 +111,11 @@ pub enum DiffError<E> {
     },
 }
 
+/// A store's error as the comparison's.
+fn store<E: From<F>, F>(error: F) -> DiffError<E> {
+    DiffError::Store(error.into())
+}
+
 /// Whether equal rows are counted instead of being one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
@@ -178,13 +183,16 @@ impl fmt::Display for Place {
 }
 
 /// Compares what is found with what is known, by the index of the scan before.
-pub fn with_index<E>(
-    found: &mut dyn Found<Error = E>,
-    index: &mut dyn Index<Error = E>,
-    known: &dyn Known<Error = E>,
-    sink: &mut dyn IndexSink<Error = E>,
+pub fn with_index<E, F, I, K, S>(
+    found: &mut dyn Found<Error = F>,
+    index: &mut dyn Index<Error = I>,
+    known: &dyn Known<Error = K>,
+    sink: &mut dyn IndexSink<Error = S>,
     identity: Identity,
-) -> Result<Outcome, DiffError<E>> {
+) -> Result<Outcome, DiffError<E>>
+where
+    E: From<F> + From<I> + From<K> + From<S>,
+{
     let mut walk = Walk::default();
     let mut outcome = Outcome::default();
     // Fingerprints in hand on either side; found ones decoded where the window needed them.
@@ -198,10 +206,10 @@ pub fn with_index<E>(
         if old.is_empty() && new.is_empty() && !old_end && !new_end {
             // The fast path: side by side, nothing in hand.
             loop {
-                match (index.next().map_err(DiffError::Store)?, found.next().map_err(DiffError::Store)?) {
+                match (index.next().map_err(store)?, found.next().map_err(store)?) {
                     (Some(before), Some(now)) if before == now => {
                         outcome.records += 1;
-                        sink.push(now, index.key()).map_err(DiffError::Store)?;
+                        sink.push(now, index.key()).map_err(store)?;
                         continue;
                     }
                     (before, now) => {
@@ -212,7 +220,9 @@ pub fn with_index<E>(
                         match now {
                             Some(fingerprint) => {
                                 outcome.records += 1;
-                                new.push_back(take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(DiffError::Store)?);
+                                new.push_back(
+                                    take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(store)?,
+                                );
                             }
                             None => new_end = true,
                         }
@@ -224,7 +234,7 @@ pub fn with_index<E>(
         if let (Some(before), Some(now)) = (old.front(), new.front())
             && before.0 == now.fingerprint
         {
-            sink.push(now.fingerprint, &before.1).map_err(DiffError::Store)?;
+            sink.push(now.fingerprint, &before.1).map_err(store)?;
             old.pop_front();
             new.pop_front();
             continue;
@@ -236,16 +246,16 @@ pub fn with_index<E>(
         let (mut skip_old, mut skip_new) = (old.len(), new.len());
         'window: for reach in 0..WINDOW {
             while old.len() <= reach && !old_end {
-                match index.next().map_err(DiffError::Store)? {
+                match index.next().map_err(store)? {
                     Some(fingerprint) => old.push_back((fingerprint, index.key().into())),
                     None => old_end = true,
                 }
             }
             while new.len() <= reach && !new_end {
-                match found.next().map_err(DiffError::Store)? {
+                match found.next().map_err(store)? {
                     Some(fingerprint) => {
                         outcome.records += 1;
-                        new.push_back(take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(DiffError::Store)?);
+                        new.push_back(take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(store)?);
                     }
                     None => new_end = true,
                 }
@@ -274,7 +284,7 @@ pub fn with_index<E>(
             walk.missing(fingerprint, key);
         }
         for waiting in new.drain(..skip_new) {
-            sink.push(waiting.fingerprint, &waiting.key).map_err(DiffError::Store)?;
+            sink.push(waiting.fingerprint, &waiting.key).map_err(store)?;
             walk.surplus(waiting);
         }
     }
@@ -331,7 +341,11 @@ impl Walk {
     }
 
     /// Matches what is left by key.
-    fn settle<E>(self, known: &dyn Known<Error = E>, identity: Identity) -> Result<Vec<Difference>, DiffError<E>> {
+    fn settle<E: From<K>, K>(
+        self,
+        known: &dyn Known<Error = K>,
+        identity: Identity,
+    ) -> Result<Vec<Difference>, DiffError<E>> {
         let missing = self.missing.into_values().flatten();
         let surplus = self.surplus.into_values().flatten();
         match identity {
@@ -341,17 +355,18 @@ impl Walk {
     }
 }
 
-fn settle_keys<E>(
+fn settle_keys<E: From<K>, K>(
     missing: impl Iterator<Item = Box<[u8]>>,
     surplus: impl Iterator<Item = Waiting>,
-    known: &dyn Known<Error = E>,
+    known: &dyn Known<Error = K>,
 ) -> Result<Vec<Difference>, DiffError<E>> {
     let mut gone: BTreeMap<Box<[u8]>, ()> = missing.map(|key| (key, ())).collect();
     let mut found: BTreeMap<Box<[u8]>, Waiting> = BTreeMap::new();
     for waiting in surplus {
         if let Some(other) = found.insert(waiting.key.clone(), waiting) {
             let waiting = &found[&other.key];
-            let (first, second) = if other.place.record < waiting.place.record { (&other, waiting) } else { (waiting, &other) };
+            let (first, second) =
+                if other.place.record < waiting.place.record { (&other, waiting) } else { (waiting, &other) };
             return Err(duplicate(&second.key, &second.place, Some(&first.place)));
         }
     }
@@ -359,7 +374,7 @@ fn settle_keys<E>(
     let mut row = Vec::new();
     for (key, waiting) in found {
         row.clear();
-        let before = known.get(&key, &mut row).map_err(DiffError::Store)?.then(|| Row::from_trusted(row.as_slice()));
+        let before = known.get(&key, &mut row).map_err(store)?.then(|| Row::from_trusted(row.as_slice()));
         if before.is_some() && gone.remove(&key).is_none() {
             // The known record was found unchanged somewhere else.
             return Err(duplicate(&key, &waiting.place, None));
@@ -371,7 +386,7 @@ fn settle_keys<E>(
     }
     for key in gone.into_keys() {
         row.clear();
-        if known.get(&key, &mut row).map_err(DiffError::Store)? {
+        if known.get(&key, &mut row).map_err(store)? {
             let before = Some(Row::from_trusted(row.as_slice()));
             differences.push(Difference { key: Key::from_trusted(key), before, after: None });
         }
@@ -380,10 +395,10 @@ fn settle_keys<E>(
     Ok(differences)
 }
 
-fn settle_rows<E>(
+fn settle_rows<E: From<K>, K>(
     missing: impl Iterator<Item = Box<[u8]>>,
     surplus: impl Iterator<Item = Waiting>,
-    known: &dyn Known<Error = E>,
+    known: &dyn Known<Error = K>,
 ) -> Result<Vec<Difference>, DiffError<E>> {
     let mut balance: BTreeMap<Box<[u8]>, (i64, Option<Box<[u8]>>)> = BTreeMap::new();
     for key in missing {
@@ -396,7 +411,7 @@ fn settle_rows<E>(
     }
     let mut differences = Vec::new();
     for (content, (count, row)) in balance.into_iter().filter(|(_, (count, _))| *count != 0) {
-        let there = occurrences(&content, known).map_err(DiffError::Store)?;
+        let there = occurrences(&content, known).map_err(store)?;
         for occurrence in 0..count.max(0) as u32 {
             let key = counted(&content, there + occurrence);
             let after = row.clone().map(Row::from_trusted);
@@ -405,7 +420,7 @@ fn settle_rows<E>(
         for occurrence in 0..((-count).max(0) as u32).min(there) {
             let key = counted(&content, there - 1 - occurrence);
             let mut row = Vec::new();
-            known.get(key.as_bytes(), &mut row).map_err(DiffError::Store)?;
+            known.get(key.as_bytes(), &mut row).map_err(store)?;
             differences.push(Difference { key, before: Some(Row::from_trusted(row)), after: None });
         }
     }
@@ -451,29 +466,32 @@ fn duplicate<E>(key: &[u8], place: &Place, other: Option<&Place>) -> DiffError<E
 }
 
 /// Compares what is found with what is known, record by record.
-pub fn without_index<E>(
-    found: &mut dyn Found<Error = E>,
-    known: &dyn Known<Error = E>,
-    sink: &mut dyn IndexSink<Error = E>,
+pub fn without_index<E, F, K, S>(
+    found: &mut dyn Found<Error = F>,
+    known: &dyn Known<Error = K>,
+    sink: &mut dyn IndexSink<Error = S>,
     identity: Identity,
-) -> Result<Outcome, DiffError<E>> {
+) -> Result<Outcome, DiffError<E>>
+where
+    E: From<F> + From<K> + From<S>,
+{
     let mut outcome = Outcome::default();
     let mut seen = Seen::default();
     let mut counts: HashMap<u128, u32> = HashMap::new();
     let (mut key, mut row, mut before) = (Vec::new(), Vec::new(), Vec::new());
-    while let Some(fingerprint) = found.next().map_err(DiffError::Store)? {
+    while let Some(fingerprint) = found.next().map_err(store)? {
         outcome.records += 1;
         outcome.decoded += 1;
         key.clear();
         row.clear();
         before.clear();
-        found.decode(&mut key, &mut row).map_err(DiffError::Store)?;
-        sink.push(fingerprint, &key).map_err(DiffError::Store)?;
+        found.decode(&mut key, &mut row).map_err(store)?;
+        sink.push(fingerprint, &key).map_err(store)?;
         if identity == Identity::WholeRow {
             count(&mut key, &mut counts);
         }
         seen.push(&key);
-        let there = known.get(&key, &mut before).map_err(DiffError::Store)?;
+        let there = known.get(&key, &mut before).map_err(store)?;
         if !there || before != row {
             outcome.differences.push(Difference {
                 key: Key::from_trusted(key.as_slice()),
@@ -484,16 +502,17 @@ pub fn without_index<E>(
     }
     let seen = seen.close()?;
     let mut gone = Vec::new();
-    known.keys(&mut |key| {
-        if !seen.contains(key) {
-            gone.push(Key::from_trusted(key));
-        }
-        Ok(())
-    })
-    .map_err(DiffError::Store)?;
+    known
+        .keys(&mut |key| {
+            if !seen.contains(key) {
+                gone.push(Key::from_trusted(key));
+            }
+            Ok(())
+        })
+        .map_err(store)?;
     for key in gone {
         before.clear();
-        known.get(key.as_bytes(), &mut before).map_err(DiffError::Store)?;
+        known.get(key.as_bytes(), &mut before).map_err(store)?;
         outcome.differences.push(Difference { key, before: Some(Row::from_trusted(before.as_slice())), after: None });
     }
     outcome.differences.sort_by(|a, b| a.key.cmp(&b.key));
@@ -501,28 +520,31 @@ pub fn without_index<E>(
 }
 
 /// Takes in records when nothing is known yet: each goes to `load` as key and row; nothing is held but 16 bytes a record.
-pub fn first<E>(
-    found: &mut dyn Found<Error = E>,
-    sink: &mut dyn IndexSink<Error = E>,
+pub fn first<E, F, S, L>(
+    found: &mut dyn Found<Error = F>,
+    sink: &mut dyn IndexSink<Error = S>,
     identity: Identity,
-    load: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>,
-) -> Result<Outcome, DiffError<E>> {
+    load: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), L>,
+) -> Result<Outcome, DiffError<E>>
+where
+    E: From<F> + From<S> + From<L>,
+{
     let mut outcome = Outcome::default();
     let mut seen = Seen::default();
     let mut counts: HashMap<u128, u32> = HashMap::new();
     let (mut key, mut row) = (Vec::new(), Vec::new());
-    while let Some(fingerprint) = found.next().map_err(DiffError::Store)? {
+    while let Some(fingerprint) = found.next().map_err(store)? {
         outcome.records += 1;
         outcome.decoded += 1;
         key.clear();
         row.clear();
-        found.decode(&mut key, &mut row).map_err(DiffError::Store)?;
-        sink.push(fingerprint, &key).map_err(DiffError::Store)?;
+        found.decode(&mut key, &mut row).map_err(store)?;
+        sink.push(fingerprint, &key).map_err(store)?;
         if identity == Identity::WholeRow {
             count(&mut key, &mut counts);
         }
         seen.push(&key);
-        load(&key, &row).map_err(DiffError::Store)?;
+        load(&key, &row).map_err(store)?;
     }
     seen.close()?;
     Ok(outcome)
@@ -577,8 +599,8 @@ pub enum Fingerprints {
 /// Compares two stores: what leads from `a` to `b`. Of records that are equal on both sides only the fingerprints are looked
 /// at, so that a key which both have twice, unchanged, goes unnoticed.
 pub fn compare<E>(
-    a: &mut dyn Found<Error = E>,
-    b: &mut dyn Found<Error = E>,
+    a: &mut (dyn Found<Error = E> + '_),
+    b: &mut (dyn Found<Error = E> + '_),
     fingerprints: Fingerprints,
     identity: Identity,
 ) -> Result<Outcome, DiffError<E>> {
@@ -590,17 +612,17 @@ pub fn compare<E>(
     loop {
         if fingerprints == Fingerprints::Comparable && left.is_level() && right.is_level() {
             loop {
-                let (before, now) = (left.step().map_err(DiffError::Store)?, right.step().map_err(DiffError::Store)?);
+                let (before, now) = (left.step().map_err(store)?, right.step().map_err(store)?);
                 if before.is_some() && before == now {
                     continue;
                 }
-                left.hold(before).map_err(DiffError::Store)?;
-                right.hold(now).map_err(DiffError::Store)?;
+                left.hold(before).map_err(store)?;
+                right.hold(now).map_err(store)?;
                 break;
             }
         } else {
-            left.fill(0).map_err(DiffError::Store)?;
-            right.fill(0).map_err(DiffError::Store)?;
+            left.fill(0).map_err(store)?;
+            right.fill(0).map_err(store)?;
         }
         match (left.window.front(), right.window.front()) {
             (None, None) => break,
@@ -613,19 +635,15 @@ pub fn compare<E>(
         }
         let mut skip = None;
         for reach in 0..WINDOW {
-            left.fill(reach).map_err(DiffError::Store)?;
-            right.fill(reach).map_err(DiffError::Store)?;
+            left.fill(reach).map_err(store)?;
+            right.fill(reach).map_err(store)?;
             let mut near = (0..=reach).rev();
             skip = near.find_map(|near| {
                 let equal = |i: usize, j: usize| match (left.window.get(i), right.window.get(j)) {
                     (Some(before), Some(now)) => before.fingerprint == now.fingerprint,
                     _ => false,
                 };
-                if equal(reach, near) {
-                    Some((reach, near))
-                } else {
-                    equal(near, reach).then_some((near, reach))
-                }
+                if equal(reach, near) { Some((reach, near)) } else { equal(near, reach).then_some((near, reach)) }
             });
             if skip.is_some() || (left.end && right.end && reach >= left.window.len().max(right.window.len())) {
                 break;

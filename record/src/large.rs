@@ -70,7 +70,8 @@ mod tests {
     #[test]
     fn large_values_leave_and_come_back() {
         let text = "ä".repeat(LARGE_MIN);
-        let row = Row::of(&[Value::text("small"), Value::text(text), Value::Null, Value::Bytes(vec![7; LARGE_MIN + 1])]);
+        let row =
+            Row::of(&[Value::text("small"), Value::text(text), Value::Null, Value::Bytes(vec![7; LARGE_MIN + 1])]);
         assert!(has_large(row.as_bytes()));
         let mut kept = Vec::new();
         let mut out = RowBuilder::default();

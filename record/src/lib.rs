@@ -2,11 +2,15 @@
 
 pub mod apply;
 pub mod change;
+pub mod convert;
 pub mod diff;
 pub mod digest;
+pub mod json;
 pub mod key;
 pub mod large;
+pub mod mapping;
 pub mod merge;
 pub mod row;
 pub mod schema;
+pub mod text;
 pub mod value;

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::key::Key;
-use crate::row::{FieldRef, RowReader};
-use crate::value::Kind;
+use crate::row::{FieldRef, Row, RowReader};
+use crate::value::{Kind, Value};
 
 /// A name that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -277,5 +277,77 @@ impl Schema {
             if field.dropped { None } else { other.slot(&field.name) }
         };
         self.fields.iter().map(slot).collect()
+    }
+}
+
+/// Bytes that aren't a collection's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an encoded collection")]
+pub struct NotACollection;
+
+impl Collection {
+    /// The collection as bytes, for the state store: a row of name, key slots (null: the whole row) and fields.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let integer = |number: u32| Value::Integer(number.into());
+        let field = |field: &Field| {
+            Value::List(vec![
+                Value::text(field.name.as_str()),
+                field.kind.map_or(Value::Null, |kind| Value::text(kind.name())),
+                field.declared.as_deref().map_or(Value::Null, Value::text),
+                integer(field.ordinal),
+                Value::Bool(field.dropped),
+            ])
+        };
+        let key = match &self.schema.key {
+            KeySpec::Fields(slots) => Value::List(slots.iter().map(|slot| integer(*slot)).collect()),
+            KeySpec::WholeRow => Value::Null,
+        };
+        let fields = Value::List(self.schema.fields.iter().map(field).collect());
+        Row::of(&[Value::text(self.name.as_str()), key, fields]).as_bytes().to_vec()
+    }
+
+    /// The collection that [`Collection::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Collection, NotACollection> {
+        let row = Row::from_bytes(bytes).map_err(|_| NotACollection)?;
+        let values: [Value; 3] = row.values().try_into().map_err(|_| NotACollection)?;
+        let [Value::Text(name), key, Value::List(fields)] = values else { return Err(NotACollection) };
+        let number = |value: &Value| match value {
+            Value::Integer(number) => u32::try_from(*number).map_err(|_| NotACollection),
+            _ => Err(NotACollection),
+        };
+        let text = |value: &Value| match value {
+            Value::Text(text) => Ok(Some(text.clone())),
+            Value::Null => Ok(None),
+            _ => Err(NotACollection),
+        };
+        let field = |field: Value| match field {
+            Value::List(parts) => match parts.as_slice() {
+                [name, kind, declared, ordinal, Value::Bool(dropped)] => Ok(Field {
+                    name: text(name)?.ok_or(NotACollection)?,
+                    kind: match text(kind)? {
+                        Some(kind) => Some(Kind::from_name(&kind).ok_or(NotACollection)?),
+                        None => None,
+                    },
+                    declared: text(declared)?,
+                    ordinal: number(ordinal)?,
+                    dropped: *dropped,
+                }),
+                _ => Err(NotACollection),
+            },
+            _ => Err(NotACollection),
+        };
+        let fields = fields.into_iter().map(field).collect::<Result<Vec<_>, _>>()?;
+        let key = match key {
+            Value::Null => KeySpec::WholeRow,
+            Value::List(slots) => {
+                let slots = slots.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+                if slots.iter().any(|slot| *slot as usize >= fields.len()) {
+                    return Err(NotACollection);
+                }
+                KeySpec::Fields(slots)
+            }
+            _ => return Err(NotACollection),
+        };
+        Ok(Collection { name: CollectionName::new(name), schema: Schema { fields, key } })
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use deltabus_record::schema::{Collection, CollectionName};
-use fjall::{Keyspace, PersistMode, WriteBatch};
+use fjall::{Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 
+use crate::Error;
 use crate::load::Loaded;
 use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, entry_bytes};
 use crate::view::overlay_key;
-use crate::Error;
 
 /// A transaction of the store. Dropping it changes nothing.
 pub struct Batch {

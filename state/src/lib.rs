@@ -21,5 +21,5 @@ pub use error::Error;
 pub use load::Load;
 pub use scan_index::{IndexDamaged, ScanIndex, ScanIndexWriter};
 pub use store::{Owner, Store, is_busy, read_status};
-pub use view::{Stored, View};
+pub use view::{KnownRecords, Stored, View};
 pub use working::{ApplyError, Touched, Working};

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use deltabus_record::schema::Collection;
-use fjall::{Keyspace, WriteBatch};
+use fjall::{Keyspace, OwnedWriteBatch as WriteBatch};
 
+use crate::Error;
 use crate::batch::Batch;
 use crate::store::Inner;
-use crate::Error;
 
 /// Records written together while loading.
 const GROUP: usize = 1_000;

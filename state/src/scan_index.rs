@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use deltabus_record::diff;
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::CollectionName;
 use xxhash_rust::xxh3::xxh3_64;
@@ -128,8 +129,13 @@ impl ScanIndex {
         wanted.extend_from_slice(&digest.sum.to_le_bytes());
         let count = body.strip_prefix(wanted.as_slice())?;
         let entries_left = u64::from_le_bytes(count.try_into().ok()?);
-        (check == xxh3_64(body).to_le_bytes())
-            .then_some(ScanIndex { file, block: Vec::new(), at: 0, key: 0..0, entries_left })
+        (check == xxh3_64(body).to_le_bytes()).then_some(ScanIndex {
+            file,
+            block: Vec::new(),
+            at: 0,
+            key: 0..0,
+            entries_left,
+        })
     }
 
     /// Goes on to the next entry and gives its fingerprint; `None` after the last. [`IndexDamaged`] if entries are missing
@@ -182,3 +188,26 @@ impl ScanIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the scan index is damaged")]
 pub struct IndexDamaged;
+
+impl diff::Index for ScanIndex {
+    type Error = IndexDamaged;
+
+    #[inline]
+    fn next(&mut self) -> Result<Option<u64>, IndexDamaged> {
+        self.advance()
+    }
+
+    #[inline]
+    fn key(&self) -> &[u8] {
+        ScanIndex::key(self)
+    }
+}
+
+impl diff::IndexSink for ScanIndexWriter {
+    type Error = Error;
+
+    #[inline]
+    fn push(&mut self, fingerprint: u64, key: &[u8]) -> Result<(), Error> {
+        ScanIndexWriter::push(self, fingerprint, key)
+    }
+}

@@ -1,6 +1,5 @@
 //! The store of one owner: one folder, one process.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -11,11 +10,11 @@ use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceNa
 use deltabus_record::value::Value;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
+use crate::Error;
 use crate::batch::Batch;
 use crate::directory::create_private;
 use crate::load::Load;
 use crate::view::View;
-use crate::Error;
 
 /// The layout of a state folder; another number is another layout.
 const FORMAT: &str = "deltabus state 1";
@@ -166,9 +165,11 @@ impl Store {
     pub fn write_status(&self, status: &[u8]) -> Result<(), Error> {
         let path = self.inner.dir.join(STATUS_FILE);
         let temporary = self.inner.dir.join(".status.new");
-        fs::write(&temporary, status)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|source| Error::Io { doing: "write", path, source })
+        fs::write(&temporary, status).and_then(|()| fs::rename(&temporary, &path)).map_err(|source| Error::Io {
+            doing: "write",
+            path,
+            source,
+        })
     }
 }
 
@@ -262,8 +263,7 @@ const LOCK_FILE: &str = "lock";
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK_FILE);
     let failed = |source| Error::Io { doing: "lock", path: path.clone(), source };
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

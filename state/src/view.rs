@@ -5,8 +5,8 @@ use std::sync::Arc;
 use deltabus_record::schema::{Collection, CollectionName};
 use fjall::{Readable, Snapshot};
 
-use crate::store::{Catalogue, Entry, Inner};
 use crate::Error;
+use crate::store::{Catalogue, Entry, Inner};
 
 /// A record as the store has it: key and row.
 pub type Stored = (fjall::Slice, fjall::Slice);
@@ -48,7 +48,10 @@ impl View {
     }
 
     /// All records of a collection in the order of their keys.
-    pub fn records(&self, collection: &CollectionName) -> Result<impl Iterator<Item = Result<Stored, Error>> + Send + use<>, Error> {
+    pub fn records(
+        &self,
+        collection: &CollectionName,
+    ) -> Result<impl Iterator<Item = Result<Stored, Error>> + Send + use<>, Error> {
         let entry = self.entry(collection)?;
         let inner = Arc::clone(&self.inner);
         Ok(self.snapshot.iter(&entry.records).map(move |guard| guard.into_inner().map_err(inner.error("read"))))
@@ -112,4 +115,35 @@ pub(crate) fn overlay_key(collection: &CollectionName, key: &[u8]) -> Vec<u8> {
     out.extend_from_slice(name);
     out.extend_from_slice(key);
     out
+}
+
+/// The records of one collection, for [`deltabus_record::diff`].
+pub struct KnownRecords<'a> {
+    view: &'a View,
+    collection: &'a CollectionName,
+}
+
+impl View {
+    /// The records of a collection as the known side of a comparison; none where it doesn't exist.
+    pub fn known<'a>(&'a self, collection: &'a CollectionName) -> KnownRecords<'a> {
+        KnownRecords { view: self, collection }
+    }
+}
+
+impl deltabus_record::diff::Known for KnownRecords<'_> {
+    type Error = Error;
+
+    fn get(&self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Error> {
+        self.view.get(self.collection, key, row)
+    }
+
+    fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        if self.view.collection(self.collection).is_none() {
+            return Ok(());
+        }
+        for record in self.view.records(self.collection)? {
+            take(&record?.0)?;
+        }
+        Ok(())
+    }
 }

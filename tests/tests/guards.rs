@@ -72,7 +72,8 @@ fn one_process_at_a_time_for_a_source_and_for_a_receiver() {
     world.wait("the transmitter is there", || transmitter.log().contains("goods"));
     let second = world.run(&format!("transmit goods {SOURCE} --once")).exits(2);
     assert!(second.stderr().contains("goods"), "{}", second.text());
-    let elsewhere = world.run(&format!("transmit goods {SOURCE} --once --state elsewhere --bus {}", bus(&world))).exits(2);
+    let elsewhere =
+        world.run(&format!("transmit goods {SOURCE} --once --state elsewhere --bus {}", bus(&world))).exits(2);
     assert!(elsewhere.stderr().contains("goods"), "{}", elsewhere.text());
     assert!(transmitter.stop().success());
 }
