@@ -32,6 +32,8 @@ pub(super) fn stage<'a>(
         check_nothing_left(database)?;
         let replacement = sqlite.store.replace(expected)?;
         let connection = Database::open_new(replacement.temporary_path())?;
+        let begun = connection.execute_batch("BEGIN");
+        begun.map_err(|error| database_error(database.place(), "beginning to write", error))?;
         write_all(sqlite, &connection, writes, mark)?;
         return Ok(Box::new(Built { database, connection, replacement }));
     }
@@ -254,8 +256,10 @@ impl Staged for Built<'_> {
 
     fn commit(self: Box<Self>) -> Result<Stamp> {
         let Built { database, connection, replacement } = *self;
-        // Somebody else may write it as soon as it has its name, so the stamp is taken before.
+        let done = connection.execute_batch("COMMIT");
+        done.map_err(|error| database_error(database.place(), "committing", error))?;
         drop(connection);
+        // Somebody else may write it as soon as it has its name, so the stamp is taken before.
         let here = Database { path: replacement.temporary_path().to_owned(), ..database.clone() };
         let stamp = here.stamp()?;
         Box::new(replacement.seal()?).commit()?;
