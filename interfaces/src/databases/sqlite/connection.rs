@@ -5,10 +5,11 @@ use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{ErrorCode, OpenFlags};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
 use crate::{Error, Position, Result, Stamp};
 
@@ -29,7 +30,9 @@ const READONLY_DIRECTORY: i32 = 1544;
 #[derive(Clone, Debug)]
 pub(super) struct Database {
     pub(super) path: PathBuf,
-    pub(super) busy_timeout: Duration,
+    busy_timeout: Duration,
+    /// The stamp that our own last commit left, where the clock can't be mistaken for that of another.
+    own: Arc<Mutex<Option<Stamp>>>,
 }
 
 /// An open connection.
@@ -51,6 +54,10 @@ impl Deref for Connection {
 }
 
 impl Database {
+    pub(super) fn new(path: &Path, busy_timeout: Duration) -> Database {
+        Database { path: path.to_owned(), busy_timeout, own: Arc::default() }
+    }
+
     pub(super) fn place(&self) -> String {
         self.path.display().to_string()
     }
@@ -93,7 +100,7 @@ impl Database {
     /// Opens the new, empty file at `path`, which nobody else knows yet: no journal, no waiting for the disk. Whoever made
     /// the file syncs it.
     pub(super) fn open_new(path: &Path) -> Result<Connection> {
-        let database = Database { path: path.to_owned(), busy_timeout: Duration::ZERO };
+        let database = Database::new(path, Duration::ZERO);
         let open = || -> Result<Connection, rusqlite::Error> {
             let connection = database.open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
             connection.execute_batch(
@@ -145,29 +152,58 @@ impl Database {
     /// write-ahead log the log's index holds the checksum over all committed frames. So it can be taken at any moment,
     /// locked or not; taken before a read transaction begins, it is never newer than what that reads.
     pub(super) fn stamp(&self) -> Result<Stamp> {
+        let (mut stamp, doubtful) = self.look()?;
+        if doubtful && !self.is_own(&stamp) {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            stamp.0.extend_from_slice(&now.as_nanos().to_le_bytes());
+        }
+        Ok(stamp)
+    }
+
+    /// The stamp, and whether another commit might leave the same: the log is gone and the clock has hardly moved since.
+    fn look(&self) -> Result<(Stamp, bool)> {
         let io_error = |source| Error::Io { doing: "examine", path: self.path.clone(), source };
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stamp::MISSING),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Stamp::MISSING, false)),
             Err(error) => return Err(io_error(error)),
         };
         let mut bytes = vec![1];
         put_metadata(&mut bytes, &metadata);
         let Some(header) = header(&self.path).map_err(io_error)? else {
-            return Ok(Stamp(bytes));
+            return Ok((Stamp(bytes), false));
         };
         // The file change counter (https://www.sqlite.org/fileformat2.html, 1.3.9).
         bytes.extend_from_slice(&header[24..28]);
         let target = fs::canonicalize(&self.path).map_err(io_error)?;
-        match wal_state(&target).map_err(io_error)? {
-            Some(state) => bytes.extend_from_slice(&state),
-            None if is_wal(&header) && is_recent(&metadata) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                bytes.extend_from_slice(&now.as_nanos().to_le_bytes());
-            }
-            None => {}
+        let wal = wal_state(&target).map_err(io_error)?;
+        let doubtful = wal.is_none() && is_wal(&header) && is_recent(&metadata);
+        bytes.extend_from_slice(&wal.unwrap_or_default());
+        Ok((Stamp(bytes), doubtful))
+    }
+
+    /// The stamp just after a commit of `connection`, whose log is empty if nobody else uses it.
+    ///
+    /// Says nothing of what others may have committed since.
+    pub(super) fn stamp_of_commit(&self, connection: &rusqlite::Connection) -> Result<Stamp> {
+        if !empty_log(connection) {
+            return self.stamp();
         }
-        Ok(Stamp(bytes))
+        // A time between the clock's ticks: whoever writes next leaves another one, however soon that is. Only the file's
+        // owner may set it; without it, the next look at the database may find it changed when it isn't.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = Timespec { tv_sec: now.as_secs() as i64, tv_nsec: now.subsec_nanos().into() };
+        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: keep, last_modification: time };
+        if utimensat(CWD, &self.path, &times, AtFlags::empty()).is_ok() {
+            // What the stamp is without the doubt that a time so recent brings.
+            *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.look()?.0);
+        }
+        self.stamp()
+    }
+
+    fn is_own(&self, stamp: &Stamp) -> bool {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(stamp)
     }
 
     /// The files beside the database that belong to it.
@@ -175,6 +211,21 @@ impl Database {
         let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         [with_suffix(&target, "-wal"), with_suffix(&target, "-journal"), with_suffix(&target, "-shm")]
     }
+}
+
+/// Moves the write-ahead log into the database, as the last connection does on closing, so that closing changes nothing any
+/// more; whether there was one and nobody else was using it.
+fn empty_log(connection: &rusqlite::Connection) -> bool {
+    let checkpoint = || -> Result<bool, rusqlite::Error> {
+        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+        if mode != "wal" {
+            return Ok(false);
+        }
+        connection.busy_timeout(Duration::ZERO)?;
+        let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        Ok(busy == 0)
+    };
+    checkpoint().unwrap_or(false)
 }
 
 /// A stamp that equals no other: what is there now can't be told from what somebody else just wrote.

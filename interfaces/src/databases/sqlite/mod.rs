@@ -122,7 +122,7 @@ impl Sqlite {
             None => BUSY_TIMEOUT_MS,
         };
         options.finish(location, OPTIONS)?;
-        let database = Database { path: location.path.clone(), busy_timeout: Duration::from_millis(busy_timeout) };
+        let database = Database::new(&location.path, Duration::from_millis(busy_timeout));
         Ok(Sqlite {
             store: FileStore::new(&location.path),
             database,

@@ -14,7 +14,7 @@
 //! | text | number, if written as that number is printed | the same | itself | itself | if of the type |
 //! | bytes | itself | itself | itself | itself | BLOB, ANY: itself; TEXT: text |
 //! | decimal | number of the same size, if there is one | the same | text | text | if of the type |
-//! | all else | text | text | text | text | text, if of the type |
+//! | all else | refused | | | | |
 //!
 //! Text is canonical text. Text that looks like a number but is not written as SQLite's number would be printed (`012`,
 //! `1.50`, integers beyond 64 bits) can't come back from a column of numbers, so it is refused there, as is an integer that
@@ -210,8 +210,8 @@ pub(super) fn project(value: Value, field: &Field) -> Result<Value, Refusal> {
         value => match column.affinity {
             Affinity::Integer | Affinity::Numeric => to_number(value, field, whole_as_integer)?,
             Affinity::Real => to_number(value, field, as_float)?,
-            Affinity::Text => as_text(value),
-            Affinity::Blob => as_it_is(value),
+            Affinity::Text => as_text(value)?,
+            Affinity::Blob => as_it_is(value)?,
         },
     };
     let admitted = match column.admits {
@@ -239,18 +239,21 @@ fn only(column: ColumnType) -> &'static str {
     }
 }
 
-fn as_text(value: Value) -> Value {
+fn as_text(value: Value) -> Result<Value, Refusal> {
     match value {
-        Value::Text(text) => Value::Text(text),
-        value => text::to_text(&value).map_or(Value::Null, Value::Text),
+        Value::Text(text) => Ok(Value::Text(text)),
+        value => match text::to_text(&value) {
+            Some(text) => Ok(Value::Text(text)),
+            None => Err(Refusal { reason: format!("SQLite has no way to keep a {}", value.kind().name()) }),
+        },
     }
 }
 
-fn as_it_is(value: Value) -> Value {
+fn as_it_is(value: Value) -> Result<Value, Refusal> {
     match value {
-        Value::Bool(bool) => Value::Integer(bool.into()),
-        Value::Integer(_) | Value::Bytes(_) => value,
-        Value::Float(float) if !float.is_nan() => value,
+        Value::Bool(bool) => Ok(Value::Integer(bool.into())),
+        Value::Integer(_) | Value::Bytes(_) => Ok(value),
+        Value::Float(float) if !float.is_nan() => Ok(value),
         value => as_text(value),
     }
 }
@@ -266,18 +269,19 @@ fn to_number(value: Value, field: &Field, number: fn(Value) -> Option<Value>) ->
         ),
     };
     match value {
-        // A column of floats would make 1.0 of it, which is no truth value.
-        Value::Bool(bool) => Ok(number(Value::Integer(bool.into()))
-            .filter(|stored| stored.kind() == Kind::Integer)
-            .unwrap_or_else(|| as_text(value))),
+        Value::Bool(bool) => match number(Value::Integer(bool.into())) {
+            Some(Value::Integer(integer)) => Ok(Value::Integer(integer)),
+            // A column of floats would make 1.0 of it, which is no truth value.
+            _ => as_text(value),
+        },
         Value::Integer(_) => number(value.clone()).ok_or_else(|| lost(&value)),
-        Value::Float(float) if float.is_nan() => Ok(as_text(value)),
+        Value::Float(float) if float.is_nan() => as_text(value),
         Value::Float(_) => Ok(number(value.clone()).unwrap_or(value)),
         value => {
-            let Some(text) = text::to_text(&value) else { return Ok(Value::Null) };
-            if !looks_numeric(&text) {
-                return Ok(Value::Text(text));
-            }
+            let text = match as_text(value.clone())? {
+                Value::Text(text) if looks_numeric(&text) => text,
+                other => return Ok(other),
+            };
             let found = match text.parse::<i64>() {
                 Ok(integer) => number(Value::Integer(integer)),
                 Err(_) => text.trim().parse().ok().and_then(|float| number(Value::Float(float))),
@@ -320,10 +324,11 @@ fn as_float(value: Value) -> Option<Value> {
     }
 }
 
-/// Whether a column of numbers would take `text` for one: digits, a point, an exponent, space around.
+/// Whether a column of numbers would take `text` for one: digits, a point, an exponent, space around, anything after NUL.
 fn looks_numeric(text: &str) -> bool {
     let is_space = |c: char| matches!(c, ' ' | '\t' | '\n' | '\u{b}' | '\u{c}' | '\r');
-    let text = text.trim_matches(is_space);
+    // SQLite looks no further than a NUL.
+    let text = text.split('\0').next().unwrap_or_default().trim_matches(is_space);
     let text = text.strip_prefix(['+', '-']).unwrap_or(text);
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))),

@@ -1,6 +1,7 @@
 //! Writing tables in one transaction.
 
 use std::path::Path;
+use std::time::Duration;
 
 use deltabus_record::schema::{Collection, KeySpec, Schema};
 use rusqlite::ffi;
@@ -260,8 +261,7 @@ impl Staged for Built<'_> {
         done.map_err(|error| database_error(database.place(), "committing", error))?;
         drop(connection);
         // Somebody else may write it as soon as it has its name, so the stamp is taken before.
-        let here = Database { path: replacement.temporary_path().to_owned(), ..database.clone() };
-        let stamp = here.stamp()?;
+        let stamp = Database::new(replacement.temporary_path(), Duration::ZERO).stamp()?;
         Box::new(replacement.seal()?).commit()?;
         Ok(stamp)
     }
@@ -288,28 +288,12 @@ impl Staged for Transaction<'_> {
             });
         }
         // Committed: from here on nothing may fail the commit, only make its stamp unknown.
-        settle(&connection);
-        let stamp = database.stamp().unwrap_or_else(|_| unknown_stamp());
+        let stamp = database.stamp_of_commit(&connection).unwrap_or_else(|_| unknown_stamp());
         match data_version(&connection, database) {
             Ok(version) if version == commits_elsewhere => Ok(stamp),
             _ => Ok(unknown_stamp()),
         }
     }
-}
-
-/// Empties the write-ahead log if nobody uses it, as the last connection does on closing: before the stamp is taken, so that
-/// closing changes nothing any more.
-fn settle(connection: &Connection) {
-    let checkpoint = || -> Result<(), rusqlite::Error> {
-        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-        if mode == "wal" {
-            connection.busy_timeout(std::time::Duration::ZERO)?;
-            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        }
-        Ok(())
-    };
-    // The log may well be in use; then it stays.
-    let _ = checkpoint();
 }
 
 /// Which row of which table refers to one that isn't there, if that is why the commit failed.
