@@ -94,7 +94,17 @@ impl Database {
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok(connection)
         };
-        open().map_err(|error| self.open_error(error))
+        let connection = open().map_err(|error| self.open_error(error))?;
+        // SQLite falls back to reading where it may not write.
+        match connection.is_readonly("main") {
+            Ok(false) => Ok(connection),
+            Ok(true) => Err(Error::Io {
+                doing: "write",
+                path: self.path.clone(),
+                source: io::ErrorKind::PermissionDenied.into(),
+            }),
+            Err(error) => Err(self.open_error(error)),
+        }
     }
 
     /// Opens the new, empty file at `path`, which nobody else knows yet: no journal, no waiting for the disk. Whoever made
