@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use deltabus_interfaces::{Action, CollectionWrite, Error, Stamp};
 use deltabus_record::schema::Field;
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::{Date, Decimal, Instant, Kind, Time, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -29,6 +29,14 @@ const CASES: &[Case] = &[
         whole_row: Some("csv:{}?types=a:integer,b:integer"),
         key_kind: Kind::Integer,
         kinds: [Some(Kind::Float), Some(Kind::Bool), None],
+        ..CSV
+    },
+    Case {
+        name: "csv, more types",
+        keyed: "csv:{}?key=id&types=id:integer,a:decimal,b:bytes,c:list",
+        whole_row: Some("csv:{}?types=a:decimal,b:date_time"),
+        key_kind: Kind::Integer,
+        kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)],
         ..CSV
     },
     Case { name: "tsv", file: "records.tsv", keyed: "tsv:{}?key=id", whole_row: Some("tsv:{}"), ..CSV },
@@ -404,7 +412,8 @@ fn named(store: &Store, rows: &[Vec<Value>]) -> Vec<Named> {
 /// A row that every store takes.
 fn plain(case: &Case, id: i64) -> Vec<Value> {
     let id = if case.key_kind == Kind::Integer { Value::Integer(id) } else { Value::text(format!("id {id}")) };
-    vec![id, Value::Null, Value::Null, Value::text("text")]
+    let last = if case.kinds[2].is_none() { Value::text("text") } else { Value::Null };
+    vec![id, Value::Null, Value::Null, last]
 }
 
 fn rows(case: Case, count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<Value>>> {
@@ -428,6 +437,9 @@ fn of_kind(kind: Option<Kind>) -> BoxedStrategy<Value> {
         Some(Kind::Integer) => any::<i64>().prop_map(Value::Integer).boxed(),
         Some(Kind::Float) => any::<f64>().prop_map(Value::Float).boxed(),
         Some(Kind::Bool) => any::<bool>().prop_map(Value::Bool).boxed(),
+        Some(Kind::Decimal) => decimal().boxed(),
+        Some(Kind::Bytes) => vec(any::<u8>(), 0..6).prop_map(Value::Bytes).boxed(),
+        Some(Kind::List) => vec(scalar(), 0..4).prop_map(Value::List).boxed(),
         Some(Kind::Text) => text().prop_map(Value::Text).boxed(),
         Some(other) => value().prop_filter("of the kind", move |value| value.kind() == other).boxed(),
     };
@@ -440,14 +452,43 @@ fn few() -> impl Strategy<Value = Vec<Value>> {
 }
 
 fn value() -> impl Strategy<Value = Value> {
+    let nested = || vec(scalar(), 0..4);
     prop_oneof![
         1 => Just(Value::Null),
         1 => Just(Value::Absent),
+        8 => scalar(),
+        1 => nested().prop_map(Value::List),
+        1 => nested().prop_map(|values| {
+            let members = values.into_iter().enumerate();
+            Value::Map(members.map(|(at, value)| (format!("{at}"), value)).collect())
+        }),
+    ]
+}
+
+fn scalar() -> impl Strategy<Value = Value> {
+    let date = || (-1_000_000..1_000_000i32).prop_map(Date);
+    let time = || (0..86_400_000_000_000u64).prop_map(Time);
+    prop_oneof![
         1 => any::<bool>().prop_map(Value::Bool),
         1 => any::<i64>().prop_map(Value::Integer),
+        1 => any::<i128>().prop_map(|integer| Value::integer(integer.into())),
+        1 => decimal(),
         1 => any::<f64>().prop_map(Value::Float),
         4 => text().prop_map(Value::Text),
+        1 => vec(any::<u8>(), 0..6).prop_map(Value::Bytes),
+        1 => date().prop_map(Value::Date),
+        1 => time().prop_map(Value::Time),
+        1 => (date(), time()).prop_map(|(date, time)| Value::DateTime(date, time)),
+        1 => (-1_000_000_000_000i64..1_000_000_000_000, 0..1_000_000_000u32, -50_000..50_000i32).prop_map(
+            |(seconds, nanos, offset_seconds)| Value::Instant(Instant { seconds, nanos, offset_seconds })
+        ),
+        1 => any::<[u8; 16]>().prop_map(Value::Uuid),
     ]
+}
+
+fn decimal() -> impl Strategy<Value = Value> {
+    (any::<i64>(), -3..25i32)
+        .prop_map(|(unscaled, scale)| Value::Decimal(Box::new(Decimal { unscaled: unscaled.into(), scale })))
 }
 
 fn text() -> impl Strategy<Value = String> {

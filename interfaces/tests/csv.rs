@@ -156,11 +156,11 @@ fn columns_have_the_kinds_that_the_types_say() {
 
 #[test]
 fn kinds_are_inferred_where_every_cell_is_canonical() {
-    let content = "id,zip,ok,mixed,none\n1,0123,true,1,\n-2,12345,false,x,\\N\n,,,,\n";
+    let content = "id,zip,ok,mixed,none,price,day\n1,0123,true,1,,1,2026-02-03\n-2,12345,false,x,\\N,1.50,\n,,,,,,\n";
     let (collection, rows) = Sheet::new("types=infer", content).read().unwrap();
     let kinds: Vec<_> = collection.schema.fields.iter().map(|field| field.kind.unwrap()).collect();
-    assert_eq!(kinds, [Kind::Integer, Kind::Text, Kind::Bool, Kind::Text, Kind::Text]);
-    assert_eq!(rows[2], [Value::Null, text(""), Value::Null, text(""), text("")]);
+    assert_eq!(kinds, [Kind::Integer, Kind::Text, Kind::Bool, Kind::Text, Kind::Text, Kind::Decimal, Kind::Date]);
+    assert_eq!(rows[2], [Value::Null, text(""), Value::Null, text(""), text(""), Value::Null, Value::Null]);
 }
 
 #[test]

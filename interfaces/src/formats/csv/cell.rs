@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::text;
 use deltabus_record::row::{FieldRef, RowBuilder};
+use deltabus_record::text;
 use deltabus_record::value::{Kind, Value};
 
 use super::rows::DELIMITERS;
@@ -63,6 +63,15 @@ pub(super) fn unquote(cell: &str) -> Cow<'_, str> {
     }
 }
 
+/// The text of `value` in a column of `kind`, without quotes; `None` for absent and null.
+pub(super) fn text_of(value: &Value, kind: Kind) -> Option<String> {
+    match value {
+        // A whole number needs no `E+0` where the column says that it is a decimal.
+        Value::Decimal(decimal) if kind == Kind::Decimal && decimal.scale == 0 => Some(decimal.unscaled.to_string()),
+        value => text::to_text(value),
+    }
+}
+
 /// Writes cells in one dialect.
 #[derive(Clone, Debug)]
 pub(super) struct CellWriter {
@@ -113,7 +122,7 @@ impl CellWriter {
                     Ok(())
                 }
                 None => {
-                    let text = text::to_text(&field.value());
+                    let text = text_of(&field.value(), kind);
                     let text = text.ok_or_else(|| Refusal { reason: format!("a cell can't hold {}", found.name()) })?;
                     self.write_text(&text, quoted || text.is_empty(), out);
                     Ok(())

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::text;
 use deltabus_record::row::{Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, KeySpec};
+use deltabus_record::text;
 use deltabus_record::value::{Kind, Value};
 
 use super::cell;

@@ -5,7 +5,7 @@
 //! | an empty cell, quoted or not | the empty text; null in a column that `types` gives a kind other than text |
 //! | `\N`, not quoted (option `null`) | null |
 //! | `\A`, not quoted (option `absent`) | absent |
-//! | anything else | text, or the canonical text of the column's kind (`types` knows bool, integer and float) |
+//! | anything else | text, or the canonical text of the column's kind (`deltabus_record::text`) |
 //! | a line without any character | nothing; it stays where it is |
 //!
 //! The delimiter is read off the first row (of comma, semicolon, tab and bar the one that divides most cells) unless the
@@ -25,12 +25,13 @@ mod read;
 mod rows;
 mod settings;
 mod table;
-mod text;
 mod write;
 
 use std::path::PathBuf;
 
+use deltabus_record::convert;
 use deltabus_record::schema::Field;
+use deltabus_record::text;
 
 use deltabus_record::value::{Kind, KindSet, Value};
 
@@ -92,7 +93,10 @@ impl Interface for Csv {
         let value = match value {
             Value::Absent | Value::Null => return Ok(value),
             value if value.kind() == kind => value,
-            value => text::coerce(&value, kind).ok_or_else(|| {
+            value if kind == Kind::Text => {
+                convert::project(value, KindSet::of(&[Kind::Absent, Kind::Null, Kind::Text]))
+            }
+            value => convert::coerce(&value, kind).ok_or_else(|| {
                 let (shown, found) = (text::display(&value), value.kind().name());
                 Refusal { reason: format!("{shown} ({found}) can't stand in a column of {}", kind.name()) }
             })?,

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use deltabus_record::value::Kind;
 
 use super::encoding::Encoding;
-use super::text;
 use crate::{Location, Result};
 
 /// The options that a CSV or TSV location has.
@@ -121,8 +120,8 @@ fn types(location: &Location, given: Option<&str>) -> Result<Types> {
                 let Some((name, kind)) = pair.rsplit_once(':') else {
                     return Err(location.error(format!("`types`: write `{pair}:KIND`, or `types=infer`")));
                 };
-                let Some(kind) = text::KINDS.into_iter().find(|known| known.name() == kind) else {
-                    let known: Vec<_> = text::KINDS.iter().map(|kind| kind.name()).collect();
+                let Some(kind) = CELL_KINDS.into_iter().find(|known| known.name() == kind) else {
+                    let known: Vec<_> = CELL_KINDS.iter().map(|kind| kind.name()).collect();
                     return Err(
                         location.error(format!("`types`: there is no kind `{kind}`; there are {}", known.join(", ")))
                     );
@@ -135,3 +134,20 @@ fn types(location: &Location, given: Option<&str>) -> Result<Types> {
     }
     Ok(Types::Named(kinds))
 }
+
+/// The kinds that a column can have.
+const CELL_KINDS: [Kind; 13] = [
+    Kind::Bool,
+    Kind::Integer,
+    Kind::Decimal,
+    Kind::Float,
+    Kind::Text,
+    Kind::Bytes,
+    Kind::Date,
+    Kind::Time,
+    Kind::DateTime,
+    Kind::Instant,
+    Kind::Uuid,
+    Kind::List,
+    Kind::Map,
+];

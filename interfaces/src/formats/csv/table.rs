@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::io::Seek;
 use std::os::unix::fs::FileExt;
 
-use super::text;
 use deltabus_record::row::RowBuilder;
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::text;
+use deltabus_record::value::Kind;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cell;
@@ -276,11 +276,13 @@ impl Table {
 }
 
 /// The kinds that are looked for, the narrower first.
-const INFERRED: [Kind; 2] = [Kind::Integer, Kind::Bool];
+const INFERRED: [Kind; 8] =
+    [Kind::Integer, Kind::Decimal, Kind::Bool, Kind::Date, Kind::Time, Kind::DateTime, Kind::Instant, Kind::Uuid];
 
-fn is_canonical(cell: &str, kind: Kind) -> bool {
-    let again = text::parse(cell, kind).and_then(|value: Value| text::to_text(&value));
-    again.is_some_and(|again| again == cell)
+/// Whether a cell says a value of `kind` in the one way in which it would be written.
+fn is_canonical(text: &str, kind: Kind) -> bool {
+    let again = text::parse(text, kind).and_then(|value| cell::text_of(&value, kind));
+    again.is_some_and(|again| again == text)
 }
 
 /// A line end of a file as a constant.
