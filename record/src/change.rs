@@ -23,6 +23,28 @@ impl fmt::Display for Revision {
     }
 }
 
+impl Revision {
+    /// As values, for the state store.
+    pub fn to_values(&self) -> [Value; 3] {
+        [
+            Value::Integer(self.number as i64),
+            Value::Integer(self.digest.records as i64),
+            Value::Bytes(self.digest.sum.to_be_bytes().to_vec()),
+        ]
+    }
+
+    /// From [`Revision::to_values`]; `None` for anything else.
+    pub fn from_values(values: &[Value]) -> Option<Revision> {
+        match values {
+            [Value::Integer(number), Value::Integer(records), Value::Bytes(sum)] => {
+                let sum = u128::from_be_bytes(sum.as_slice().try_into().ok()?);
+                Some(Revision { number: *number as u64, digest: Digest { records: *records as u64, sum } })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// One field of an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldChange {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::value::Value;
 use fjall::{Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 
 use crate::Error;
@@ -102,6 +104,11 @@ impl Batch {
         let meta = self.inner.meta.clone();
         self.writes.insert(&meta, name, value);
         Ok(())
+    }
+
+    /// Remembers values under a name.
+    pub fn meta_put_values(&mut self, name: &str, values: &[Value]) -> Result<(), Error> {
+        self.meta_put(name, Row::of(values).as_bytes())
     }
 
     /// Forgets it.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::value::Value;
 use fjall::{Readable, Snapshot};
 
 use crate::Error;
@@ -88,6 +90,12 @@ impl View {
     pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let stored = self.snapshot.get(&self.inner.meta, name).map_err(self.inner.error("read"))?;
         Ok(stored.map(|value| value.to_vec()))
+    }
+
+    /// An entry that the owner made with [`crate::Batch::meta_put_values`]; empty for one that isn't a row of values.
+    pub fn meta_values(&self, name: &str) -> Result<Option<Vec<Value>>, Error> {
+        let values = |bytes: Vec<u8>| Row::from_bytes(&bytes).map(|row| row.values()).unwrap_or_default();
+        Ok(self.meta(name)?.map(values))
     }
 
     /// The owner's entries whose names begin with `prefix`, by name.

@@ -1,19 +1,19 @@
 //! Looking at the source: scan, and find the difference to the previous state.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use deltabus_interfaces::found::Found;
 use deltabus_interfaces::{Error as InterfaceError, Interface, Scan, Stamp};
-use deltabus_record::change::{CollectionChanges, SchemaChange, Transaction};
-use deltabus_record::diff::{self, Index};
-use deltabus_record::digest::Digest;
+use deltabus_record::change::{Change, CollectionChanges, SchemaChange, Transaction};
+use deltabus_record::diff::{self, Identity, Index};
+use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::large::{externalize, has_large};
-use deltabus_record::row::{FieldRef, RowBuilder, RowReader};
+use deltabus_record::row::{FieldRef, Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, KeySpec, Schema};
-use deltabus_record::value::Large;
-use deltabus_state::{ScanIndex, ScanIndexWriter, View};
+use deltabus_record::value::{Large, Value};
+use deltabus_state::{Batch, IndexDamaged, ScanIndex, ScanIndexWriter, Store, View};
 
 use crate::Error;
 
@@ -37,7 +37,9 @@ pub(crate) struct Observation {
 }
 
 /// Records whose stored form was written since the scan index was made; their fingerprints there say nothing any more.
-pub(crate) type Stale = HashSet<(CollectionName, Key)>;
+///
+/// Keys are without occurrence, as in the index.
+pub(crate) type Stale = HashMap<CollectionName, HashSet<Vec<u8>>>;
 
 /// Where the scan indexes are and which of them count.
 pub(crate) struct Indexes<'a> {
@@ -88,7 +90,7 @@ pub(crate) fn observe(
         let mut changes = Vec::new();
         for record in view.records(&gone.name)? {
             let (key, row) = record?;
-            changes.push(deltabus_record::change::Change::Delete { key: Key::from_trusted(key), row: row_of(&row) });
+            changes.push(Change::Delete { key: Key::from_trusted(&*key), row: Row::from_trusted(&*row) });
         }
         losses.push((gone.name.clone(), changes.len() as u64, changes.len() as u64));
         transaction.schemas.push(SchemaChange { before: Some(gone.clone()), after: None });
@@ -132,18 +134,51 @@ fn difference(
     let translate = translator(&found.schema, &after.schema, keep, view, &after.name);
     let mut records = Found::new(scan, translate);
     let mut writer = ScanIndexWriter::create(indexes.folder, &after.name, layout)?;
-    let index = indexes.valid.filter(|_| known).and_then(|valid| ScanIndex::open(indexes.folder, &after.name, layout, valid));
-    let counted = after.schema.key == KeySpec::WholeRow;
-    let outcome = match index {
+    let index = indexes.valid.filter(|_| known);
+    let index = index.and_then(|valid| ScanIndex::open(indexes.folder, &after.name, layout, valid));
+    let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
         Some(index) => {
             let mut index = Masked { index, collection: &after.name, stale: indexes.stale };
-            diff::with_index(&mut records, &mut index, &view.known(&after.name), &mut writer, counted)
+            diff::with_index(&mut records, &mut index, &view.known(&after.name), &mut writer, identity(after))
         }
-        None => diff::without_index(&mut records, &view.known(&after.name), &mut writer, counted),
+        None => diff::without_index(&mut records, &view.known(&after.name), &mut writer, identity(after)),
     };
     let outcome = outcome?;
     writer.finish(indexes.next)?;
     Ok(outcome)
+}
+
+/// Whether equal rows are counted.
+pub(crate) fn identity(collection: &Collection) -> Identity {
+    match collection.schema.key {
+        KeySpec::WholeRow => Identity::WholeRow,
+        KeySpec::Fields(_) => Identity::Key,
+    }
+}
+
+/// An index in which the entries of some records count as unknown.
+struct Masked<'a> {
+    index: ScanIndex,
+    collection: &'a CollectionName,
+    stale: &'a Stale,
+}
+
+impl Index for Masked<'_> {
+    type Error = IndexDamaged;
+
+    fn next(&mut self) -> Result<Option<u64>, IndexDamaged> {
+        let fingerprint = self.index.advance()?;
+        if self.stale.is_empty() {
+            return Ok(fingerprint);
+        }
+        let stale = self.stale.get(self.collection).is_some_and(|keys| keys.contains(self.index.key()));
+        // Another fingerprint than any stored form of this record had.
+        Ok(fingerprint.map(|fingerprint| if stale { !fingerprint } else { fingerprint }))
+    }
+
+    fn key(&self) -> &[u8] {
+        self.index.key()
+    }
 }
 
 /// Brings found rows into the slots of `after`, takes large values out and makes the key.
@@ -185,9 +220,45 @@ pub(crate) fn translator<'a>(
 fn keep_if_new(known: &[u8], bytes: &[u8], text: bool, keep: &KeepLarge<'_>) -> Result<Large, InterfaceError> {
     let hash = *blake3::hash(bytes).as_bytes();
     let large = Large { hash, length: bytes.len() as u64, text };
-    let reference = deltabus_record::row::Row::of(&[deltabus_record::value::Value::Large(Box::new(large.clone()))]);
+    let reference = Row::of(&[Value::Large(Box::new(large.clone()))]);
     if RowReader::new(known).any(|field| field.as_bytes() == reference.as_bytes()) {
         return Ok(large);
     }
     keep(bytes, text)
+}
+
+/// Takes in a source of which nothing is known yet: all records go into the store, unseen until `batch` is committed.
+/// Gives the stamp of what was read, the digest of all records and how many there are by collection.
+pub(crate) fn first_load(
+    interface: &dyn Interface,
+    view: &View,
+    store: &Store,
+    folder: &Path,
+    index: Digest,
+    keep: &KeepLarge<'_>,
+    batch: &mut Batch,
+) -> Result<(Stamp, Digest, Vec<(CollectionName, u64)>), Error> {
+    let mut scan = interface.scan()?;
+    let mut digest = Digest::default();
+    let mut scanned = Vec::new();
+    let collections = scan.collections().to_vec();
+    for (i, collection) in collections.iter().enumerate() {
+        scan.start(i)?;
+        let mut writer = ScanIndexWriter::create(folder, &collection.name, scan.layout(i))?;
+        let translate = translator(&collection.schema, &collection.schema, keep, view, &collection.name);
+        let mut records = Found::new(&mut *scan, translate);
+        let hasher = RecordHasher::new(&collection.name);
+        let mut load = store.load(collection)?;
+        let mut take = |key: &[u8], row: &[u8]| {
+            digest.add(hasher.hash(key, row));
+            load.put(key, row)
+        };
+        let outcome: Result<diff::Outcome, diff::DiffError<Error>> =
+            diff::first(&mut records, &mut writer, identity(collection), &mut take);
+        scanned.push((collection.name.clone(), outcome?.records));
+        writer.finish(index)?;
+        load.finish(batch)?;
+    }
+    scan.finish()?;
+    Ok((scan.stamp().clone(), digest, scanned))
 }

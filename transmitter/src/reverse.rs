@@ -1,20 +1,24 @@
 //! Taking reverse sets: merge each edit with the source as it stands, field by field.
 
-use std::cmp::Ordering;
-
 use deltabus_interfaces::{Action, CollectionWrite, Interface, RecordWrite, Stamp};
-use deltabus_record::change::{Change, ConflictPolicy, Outcome, Reply, ReverseSet, Verdict};
+use deltabus_record::change::{
+    Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
+};
+use deltabus_record::diff;
 use deltabus_record::key::Key;
-use deltabus_record::merge;
+use deltabus_record::large::{internalize, refers_to_large};
+use deltabus_record::merge::{self, Clock};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName};
-use deltabus_record::value::KindSet;
+use deltabus_record::value::{KindSet, Large, Value};
 use deltabus_state::Working;
 
 use crate::Error;
 
 /// When a record last changed at the source, in milliseconds; for the policy `latest`.
-pub(crate) type LastChanged<'a> = dyn Fn(&CollectionName, &Key) -> u64 + 'a;
+///
+/// Also the record as it was when it went, where it did.
+pub(crate) type LastChanged<'a> = dyn Fn(&CollectionName, &Key) -> (u64, Option<Row>) + 'a;
 
 /// Merges `set` into `working` and says what became of each edit.
 ///
@@ -42,9 +46,9 @@ pub(crate) fn merge_set(
                 }
             };
             let now = working.get(&edits.collection, edit.key())?;
-            let clock = set.time_millis.cmp(&last_changed(&edits.collection, edit.key()));
-            let clock = if clock == Ordering::Less { merge::Clock::SourceLater } else { merge::Clock::EditLater };
-            let merged = merge::merge(&edit, now.as_ref(), policy, clock);
+            let (changed, gone) = last_changed(&edits.collection, edit.key());
+            let clock = if set.time_millis < changed { Clock::SourceLater } else { Clock::EditLater };
+            let merged = merge::merge(&edit, now.as_ref(), gone.as_ref(), policy, clock, &[]);
             if let Some(change) = &merged.apply {
                 working.apply_change(&edits.collection, change)?;
             }
@@ -57,20 +61,20 @@ pub(crate) fn merge_set(
     Ok(Reply { reverse: set.id.clone(), verdicts, resolves: Vec::new() })
 }
 
-fn refused(collection: &CollectionName, edit: Change, reason: String) -> Verdict {
+pub(crate) fn refused(collection: &CollectionName, edit: Change, reason: String) -> Verdict {
     Verdict { collection: collection.clone(), edit, outcome: Outcome::Refused { reason } }
 }
 
 /// The edit with its new values as the source will give them back, or why the source can't hold them.
 fn as_kept(edit: &Change, collection: &Collection, interface: &dyn Interface) -> Result<Change, String> {
-    let project = |slot: usize, value| {
+    let project = |slot: usize, value: Value| {
         let field = collection.schema.fields.get(slot).ok_or_else(|| format!("the source has no field {slot}"))?;
         let name = &field.name;
         if field.dropped {
             return Err(format!("the source no longer has the field `{name}`"));
         }
         let verbatim: KindSet = interface.verbatim(field);
-        if verbatim.contains(deltabus_record::value::Value::kind(&value)) {
+        if verbatim.contains(value.kind()) {
             return Ok(value);
         }
         interface.project(value, field).map_err(|refusal| format!("field `{name}`: {refusal}"))
@@ -81,7 +85,7 @@ fn as_kept(edit: &Change, collection: &Collection, interface: &dyn Interface) ->
             for (slot, field) in RowReader::new(row.as_bytes()).enumerate() {
                 let value = field.value();
                 match value {
-                    deltabus_record::value::Value::Absent => builder.push(&value),
+                    Value::Absent => builder.push(&value),
                     value => builder.push(&project(slot, value)?),
                 }
             }
@@ -103,14 +107,7 @@ fn as_kept(edit: &Change, collection: &Collection, interface: &dyn Interface) ->
 pub(crate) fn source_writes(working: &Working<'_>) -> Vec<(Collection, Vec<RecordWrite>)> {
     let mut writes: Vec<(Collection, Vec<RecordWrite>)> = Vec::new();
     for (name, key, touched) in working.touched() {
-        let write = match (&touched.before, &touched.after) {
-            (before, after) if before == after => continue,
-            (before, Some(row)) => {
-                RecordWrite::Put { key: key.clone(), row: row.clone(), changed: changed_slots(before.as_ref(), row) }
-            }
-            (Some(row), None) => RecordWrite::Remove { key: key.clone(), row: row.clone() },
-            (None, None) => continue,
-        };
+        let Some(write) = write_of(key, touched.before.as_ref(), touched.after.as_ref()) else { continue };
         match writes.last_mut().filter(|(collection, _)| collection.name == *name) {
             Some((_, writes)) => writes.push(write),
             None => {
@@ -122,19 +119,59 @@ pub(crate) fn source_writes(working: &Working<'_>) -> Vec<(Collection, Vec<Recor
     writes
 }
 
+/// What differs between two stages of a merge, as writes to the source.
+pub(crate) fn source_writes_from(
+    after: &Working<'_>,
+    before: &Working<'_>,
+) -> Result<Vec<(Collection, Vec<RecordWrite>)>, Error> {
+    let mut writes = Vec::new();
+    for (name, key, touched) in after.touched() {
+        let Some(collection) = after.collection(name) else { continue };
+        if let Some(write) = write_of(key, before.get(name, key)?.as_ref(), touched.after.as_ref()) {
+            writes.push((collection.clone(), vec![write]));
+        }
+    }
+    Ok(writes)
+}
+
+fn write_of(key: &Key, before: Option<&Row>, after: Option<&Row>) -> Option<RecordWrite> {
+    match (before, after) {
+        (before, after) if before == after => None,
+        (before, Some(row)) => {
+            Some(RecordWrite::Put { key: key.clone(), row: row.clone(), changed: changed_slots(before, row) })
+        }
+        (Some(row), None) => Some(RecordWrite::Remove { key: key.clone(), row: row.clone() }),
+        (None, None) => None,
+    }
+}
+
 /// The slots in which two rows differ; all of `after`'s where there was no row.
 pub(crate) fn changed_slots(before: Option<&Row>, after: &Row) -> Vec<u32> {
-    let after = after.values();
-    let before = before.map(Row::values);
-    let slots = after.len().max(before.as_ref().map_or(0, Vec::len));
-    let absent = deltabus_record::value::Value::Absent;
-    (0..slots)
-        .filter(|&slot| match &before {
-            Some(before) => before.get(slot).unwrap_or(&absent) != after.get(slot).unwrap_or(&absent),
-            None => true,
-        })
-        .map(|slot| slot as u32)
-        .collect()
+    match before {
+        Some(before) => diff::fields(before, after).into_iter().map(|field| field.slot).collect(),
+        None => (0..RowReader::new(after.as_bytes()).count() as u32).collect(),
+    }
+}
+
+/// What the merge changed, as a transaction.
+pub(crate) fn transaction_of(working: &Working<'_>) -> Transaction {
+    let mut transaction = Transaction::default();
+    for (name, key, touched) in working.touched() {
+        let Some(change) = diff::change(key.clone(), touched.before.as_ref(), touched.after.as_ref()) else { continue };
+        match transaction.collections.last_mut().filter(|changes| changes.collection == *name) {
+            Some(changes) => changes.changes.push(change),
+            None => {
+                transaction.collections.push(CollectionChanges { collection: name.clone(), changes: vec![change] });
+            }
+        }
+    }
+    transaction
+}
+
+/// A reverse set of one of another's edits.
+pub(crate) fn single(set: &ReverseSet, collection: &CollectionName, edit: &Change) -> ReverseSet {
+    let changes = CollectionChanges { collection: collection.clone(), changes: vec![edit.clone()] };
+    ReverseSet { edits: Transaction { schemas: Vec::new(), collections: vec![changes] }, ..set.clone() }
 }
 
 /// Writes the source. Nothing is journalled: after a crash the next scan finds what was written as a change of the
@@ -143,10 +180,31 @@ pub(crate) fn write_source(
     interface: &dyn Interface,
     writes: &[(Collection, Vec<RecordWrite>)],
     expected: &Stamp,
+    fetch: &dyn Fn(&Large) -> Result<Value, deltabus_interfaces::Error>,
 ) -> Result<Stamp, deltabus_interfaces::Error> {
-    let mut writes: Vec<CollectionWrite<'_>> = writes
+    let mut whole = Vec::with_capacity(writes.len());
+    for (collection, writes) in writes {
+        let writes: Result<Vec<_>, _> = writes.iter().map(|write| with_large(write, fetch)).collect();
+        whole.push((collection, writes?));
+    }
+    let mut writes: Vec<CollectionWrite<'_>> = whole
         .iter()
         .map(|(collection, writes)| CollectionWrite { collection, dropped: &[], action: Action::Write(writes) })
         .collect();
     interface.stage(&mut writes, expected, None)?.commit()
+}
+
+/// The write with large values in their place.
+fn with_large(
+    write: &RecordWrite,
+    fetch: &dyn Fn(&Large) -> Result<Value, deltabus_interfaces::Error>,
+) -> Result<RecordWrite, deltabus_interfaces::Error> {
+    let mut write = write.clone();
+    let (RecordWrite::Put { row, .. } | RecordWrite::Remove { row, .. }) = &mut write;
+    if refers_to_large(row.as_bytes()) {
+        let mut whole = RowBuilder::default();
+        internalize(row.as_bytes(), &mut whole, &mut |large| fetch(large))?;
+        *row = whole.row();
+    }
+    Ok(write)
 }

@@ -1,0 +1,88 @@
+//! What can go wrong while transmitting.
+
+use deltabus_record::diff::DiffError;
+use deltabus_record::schema::{CollectionName, SourceName};
+use deltabus_state::{ApplyError, IndexDamaged};
+
+/// What went wrong, and with what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source.
+    #[error(transparent)]
+    Interface(#[from] deltabus_interfaces::Error),
+    /// The state store.
+    #[error(transparent)]
+    State(#[from] deltabus_state::Error),
+    /// The log.
+    #[error(transparent)]
+    Bus(#[from] deltabus_bus::Error),
+    /// Two records of the source have one key.
+    #[error("{place}: the key {key} occurs twice{}", other.as_ref().map(|other| format!(", also in {other}")).unwrap_or_default())]
+    DuplicateKey {
+        /// The source and the record in it.
+        place: String,
+        /// The key.
+        key: String,
+        /// The other record.
+        other: Option<String>,
+    },
+    /// The scan index can't be used.
+    #[error(transparent)]
+    Index(#[from] IndexDamaged),
+    /// A set of the log doesn't fit the state.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The key of a collection was changed.
+    #[error(
+        "the key of `{collection}` was {}, and is now {}; publish it under another source name",
+        named(before),
+        named(now)
+    )]
+    KeyChanged {
+        /// The collection.
+        collection: CollectionName,
+        /// The key's fields before, empty for the whole row.
+        before: String,
+        /// The key's fields now.
+        now: String,
+    },
+    /// Another transmitter of this source is at work.
+    #[error("`{source_name}` is being transmitted already by {by}; stop that one first")]
+    Active {
+        /// The source.
+        source_name: SourceName,
+        /// Who says so.
+        by: String,
+    },
+    /// Something in the state store has another shape than it must have.
+    #[error("the state's entry `{0}` can't be understood; move the state directory away, it is rebuilt from the log")]
+    Ledger(&'static str),
+    /// Nothing is held.
+    #[error("no delete of `{0}` is held back: there is nothing to confirm")]
+    NothingHeld(SourceName),
+}
+
+fn named(key: &str) -> String {
+    if key.is_empty() { "the whole row".into() } else { format!("`{key}`") }
+}
+
+impl Error {
+    /// Whether the transmitter can go on and try again: when the source changes, the bus comes back, or some time passes.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Error::Interface(_) | Error::DuplicateKey { .. } | Error::Index(_) => true,
+            Error::Bus(error) => error.is_transient(),
+            Error::State(_) | Error::Apply(_) | Error::KeyChanged { .. } => false,
+            Error::Active { .. } | Error::Ledger(_) | Error::NothingHeld(_) => false,
+        }
+    }
+}
+
+impl From<DiffError<Error>> for Error {
+    fn from(error: DiffError<Error>) -> Error {
+        match error {
+            DiffError::Store(error) => error,
+            DiffError::DuplicateKey { key, place, other } => Error::DuplicateKey { place, key, other },
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Becoming the writer of a source's log: a claim, and a state that agrees with what the log accepted.
+
+use deltabus_bus::{Accepted, Event, Log, Position, Reader, SnapshotReader, Writer, decode_set};
+use deltabus_record::change::{ChangeSet, Revision};
+use deltabus_record::row::Row;
+use deltabus_state::{Store, Working};
+
+use crate::Error;
+use crate::ledger::{self, Waiting, Weights};
+
+/// Claims the log and brings the state in line with it.
+pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writer, Error> {
+    let (known, staged) = {
+        let view = store.view();
+        (ledger::position(&view)?, ledger::revision(&view)?)
+    };
+    let (writer, accepted) = Writer::claim(log, id, known).await?;
+    match accepted {
+        Accepted::Nothing => want_foundation(store, staged)?,
+        Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
+        Accepted::Sets { revision, sets } => {
+            let outbox = ledger::outbox(&store.view(), known.revision.number)?;
+            if revision == known.revision || outbox.iter().any(|waiting| waiting.revision == revision) {
+                // The rest of the outbox leads on from there.
+                acknowledge(store, &writer.position())?;
+            } else if undo(store, &outbox, known.revision)? {
+                tracing::warn!(
+                    reached = revision.number,
+                    "the log went on without this transmitter; its state follows the log"
+                );
+                for set in sets {
+                    apply(store, &set.set, &set.position)?;
+                }
+                acknowledge(store, &writer.position())?;
+            } else {
+                rebuild(log, store).await?;
+            }
+        }
+        Accepted::Elsewhere { reason } => {
+            let reached = reachable(log).await?;
+            if reached.is_some_and(|reached| reached.number > staged.number) || staged.number == 0 {
+                tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
+                rebuild(log, store).await?;
+            } else {
+                tracing::warn!(reason, "the log lost what it had; it is founded anew from the state");
+                want_foundation(store, staged)?;
+            }
+        }
+    }
+    Ok(writer)
+}
+
+/// Lets the log begin with the state, once there is one.
+fn want_foundation(store: &Store, staged: Revision) -> Result<(), Error> {
+    let mut batch = store.batch();
+    for waiting in ledger::outbox(&store.view(), 0)? {
+        batch.outbox_remove(waiting.revision.number);
+    }
+    if staged.number > 0 {
+        ledger::want_foundation(&mut batch)?;
+    }
+    Ok(batch.commit()?)
+}
+
+/// Remembers how far the log is.
+fn acknowledge(store: &Store, position: &Position) -> Result<(), Error> {
+    let mut batch = store.batch();
+    ledger::put_position(&mut batch, position)?;
+    // A log that has claims but was never founded has no state yet.
+    if position.revision.number == 0 && ledger::revision(&store.view())?.number > 0 {
+        ledger::want_foundation(&mut batch)?;
+    }
+    Ok(batch.commit()?)
+}
+
+/// Takes back what was staged but is not in the log, newest first; the next scan finds it again. `false` if the sets that
+/// would be needed are no longer there.
+fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Error> {
+    let view = store.view();
+    let staged = ledger::revision(&view)?;
+    let mut working = Working::new(&view, staged.digest);
+    let mut at = staged;
+    for waiting in outbox.iter().rev() {
+        let set = decode_set(&waiting.set.0)?;
+        if waiting.revision != at {
+            return Ok(false);
+        }
+        for transaction in set.transactions.into_iter().rev() {
+            working.apply(&transaction.invert())?;
+        }
+        at = set.base;
+    }
+    if at != back_to || working.digest() != back_to.digest {
+        return Ok(false);
+    }
+    let mut batch = store.batch();
+    working.write(&mut batch)?;
+    for waiting in outbox {
+        batch.outbox_remove(waiting.revision.number);
+    }
+    ledger::put_revision(&mut batch, &back_to)?;
+    ledger::put_index(&mut batch, None)?;
+    ledger::put_stamp(&mut batch, None)?;
+    batch.commit()?;
+    Ok(true)
+}
+
+/// Brings the state to the next revision by a set of the log.
+fn apply(store: &Store, set: &ChangeSet, position: &Position) -> Result<(), Error> {
+    let view = store.view();
+    let mut working = Working::new(&view, set.base.digest);
+    for transaction in &set.transactions {
+        working.apply(transaction)?;
+    }
+    let mut batch = store.batch();
+    working.write(&mut batch)?;
+    for reply in &set.replies {
+        ledger::put_cursor(&mut batch, &reply.reverse.receiver, reply.reverse.number)?;
+    }
+    ledger::put_revision(&mut batch, &set.next)?;
+    ledger::put_position(&mut batch, position)?;
+    ledger::put_index(&mut batch, None)?;
+    ledger::put_stamp(&mut batch, None)?;
+    Ok(batch.commit()?)
+}
+
+/// The revision that snapshot and log lead to; `None` if they lead nowhere.
+async fn reachable(log: &Log) -> Result<Option<Revision>, Error> {
+    let Some(manifest) = deltabus_bus::pointer(log).await? else { return Ok(None) };
+    let mut reader = Reader::at(log, manifest.position);
+    loop {
+        match reader.next_stored().await? {
+            Event::Set(_) => {}
+            Event::CaughtUp(position) => return Ok(Some(position.revision)),
+            Event::Rejoin(_) => return Ok(None),
+        }
+    }
+}
+
+/// Makes the state anew from snapshot and log.
+async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
+    let mut reader = SnapshotReader::open(log).await?;
+    let manifest = reader.manifest().clone();
+    let mut loads = Vec::new();
+    for collection in &manifest.collections {
+        loads.push(store.load(collection)?);
+    }
+    while let Some(mut records) = reader.next().await? {
+        while let Some((collection, key, row)) = records.advance()? {
+            Row::from_bytes(row).map_err(|_| Error::Ledger("snapshot"))?;
+            loads[collection].put(key, row)?;
+        }
+    }
+    let mut batch = store.batch();
+    for collection in store.view().collections() {
+        if !manifest.collections.iter().any(|kept| kept.name == collection.name) {
+            batch.remove_collection(&collection.name)?;
+        }
+    }
+    for load in loads {
+        load.finish(&mut batch)?;
+    }
+    for waiting in ledger::outbox(&store.view(), 0)? {
+        batch.outbox_remove(waiting.revision.number);
+    }
+    for (receiver, number) in &manifest.cursors {
+        ledger::put_cursor(&mut batch, receiver, *number)?;
+    }
+    ledger::put_revision(&mut batch, &manifest.position.revision)?;
+    ledger::put_position(&mut batch, &manifest.position)?;
+    ledger::put_index(&mut batch, None)?;
+    ledger::put_stamp(&mut batch, None)?;
+    ledger::founded(&mut batch)?;
+    ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
+    batch.commit()?;
+    let mut reader = Reader::at(log, manifest.position);
+    loop {
+        match reader.next_stored().await? {
+            Event::Set(set) => apply(store, &set.set, &set.position)?,
+            Event::CaughtUp(position) => return acknowledge(store, &position),
+            Event::Rejoin(reason) => {
+                tracing::warn!(%reason, "the log can't be followed from its snapshot; it is founded anew");
+                let staged = ledger::revision(&store.view())?;
+                return want_foundation(store, staged);
+            }
+        }
+    }
+}

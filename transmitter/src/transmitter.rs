@@ -1,0 +1,901 @@
+//! The transmitter of one source.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use deltabus_bus::{BEAT, EncodedSet, Log, SnapshotWriter, Writer, encode_set};
+use deltabus_bus::broker::{Broker, Follow};
+use deltabus_interfaces::wake::Wake;
+use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp};
+use deltabus_record::change::{Change, ChangeSet, Outcome, Reply, Revision, Transaction};
+use deltabus_record::digest::{Digest, RecordHasher};
+use deltabus_record::key::Key;
+use deltabus_record::row::Row;
+use deltabus_record::schema::{Collection, CollectionName, SourceName};
+use deltabus_record::value::Value;
+use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
+use metrics::{counter, gauge, histogram};
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::guard::Held;
+use crate::ledger::{self, Waiting, Weights};
+use crate::metrics as figures;
+use crate::observe::{self, Indexes, Observation, Stale};
+use crate::{Error, reverse, takeover};
+
+/// Sets stay in the outbox this long after their acknowledgement: longer than a broker's default interval for syncing, so
+/// that what a power cut takes from it can be sent again.
+const OUTBOX_KEPT: Duration = Duration::from_secs(300);
+
+/// A log shorter than this is not worth a new snapshot, however small the last one was.
+const SNAPSHOT_MIN_BYTES: u64 = 1024 * 1024;
+
+/// How often writing the source is tried when other programs keep writing it too.
+const SOURCE_ATTEMPTS: u32 = 8;
+
+/// Pause after a round that failed for a passing reason; doubled up to the most.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What one round did.
+#[derive(Clone, Debug, Default)]
+pub struct Round {
+    /// The last revision staged.
+    pub revision: u64,
+    /// Sets published.
+    pub sets: u64,
+    /// Record changes staged.
+    pub changes: u64,
+    /// Records read from the source.
+    pub records: u64,
+    /// Bytes stored in the log.
+    pub bytes: u64,
+    /// Reverse sets taken.
+    pub reverse_sets: u64,
+    /// Conflicts among them.
+    pub conflicts: u64,
+    /// Edits that the source could not take.
+    pub refused: u64,
+    /// The delete that is held back.
+    pub held: Option<Held>,
+    /// A snapshot was written.
+    pub snapshot: bool,
+}
+
+/// How a transmitter is, for others to read.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The last revision staged.
+    pub revision: u64,
+    /// Records at that revision.
+    pub records: u64,
+    /// Sets not yet acknowledged by the log.
+    pub outbox: u64,
+    /// The delete that is held back.
+    pub held: Option<Held>,
+    /// Why the last round failed.
+    pub error: Option<String>,
+}
+
+/// What others may ask a transmitter over the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Who are you?
+    Who,
+    /// Let the held delete go.
+    Confirm,
+    /// Write a snapshot now.
+    Snapshot,
+}
+
+impl Question {
+    /// As it is asked.
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::from_static(match self {
+            Question::Who => b"who",
+            Question::Confirm => b"confirm",
+            Question::Snapshot => b"snapshot",
+        })
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Question> {
+        [Question::Who, Question::Confirm, Question::Snapshot].into_iter().find(|q| q.to_bytes() == bytes)
+    }
+}
+
+type Asked = (Question, Box<dyn deltabus_bus::broker::Question>);
+
+/// The transmitter of one source.
+pub struct Transmitter {
+    config: Config,
+    interface: Arc<dyn Interface>,
+    log: Log,
+    store: Store,
+    id: String,
+    writer: Option<Writer>,
+    /// The source's stamp when it was last equal to the records.
+    stamp: Option<Stamp>,
+    /// What the valid scan indexes are named by.
+    index: Option<Digest>,
+    stale: Stale,
+    questions: Option<mpsc::Receiver<Asked>>,
+    snapshot_wanted: bool,
+}
+
+impl Transmitter {
+    /// Opens the source and its state. Nothing is read or published yet.
+    pub fn open(config: Config, broker: Arc<dyn Broker>, state: &StateDirectory) -> Result<Transmitter, Error> {
+        let interface: Arc<dyn Interface> = deltabus_interfaces::open(&config.location)?.into();
+        Transmitter::with_interface(config, interface, broker, state)
+    }
+
+    /// The same with an interface that is open already.
+    pub fn with_interface(
+        config: Config,
+        interface: Arc<dyn Interface>,
+        broker: Arc<dyn Broker>,
+        state: &StateDirectory,
+    ) -> Result<Transmitter, Error> {
+        let owner = Owner::Transmitter { source: config.source.clone() };
+        let store = Store::open(&state.source_folder(&config.source), &owner)?;
+        let view = store.view();
+        let id = match ledger::transmitter(&view)? {
+            Some(id) => id,
+            None => {
+                let id = new_id();
+                let mut batch = store.batch();
+                ledger::put_transmitter(&mut batch, &id)?;
+                batch.commit()?;
+                id
+            }
+        };
+        Ok(Transmitter {
+            log: Log::new(broker, config.source.clone()),
+            stamp: ledger::stamp(&view)?,
+            index: ledger::index(&view)?,
+            config,
+            interface,
+            store,
+            id,
+            writer: None,
+            stale: Stale::new(),
+            questions: None,
+            snapshot_wanted: false,
+        })
+    }
+
+    /// The source's name.
+    pub fn source(&self) -> &SourceName {
+        &self.config.source
+    }
+
+    /// One round: looks at the source, stages the difference, takes waiting reverse sets, publishes, and returns when the log
+    /// has everything.
+    ///
+    /// Needs a runtime of several threads: reading the source blocks one of them.
+    pub async fn transmit_once(&mut self) -> Result<Round, Error> {
+        let mut round = Round::default();
+        self.become_writer().await?;
+        self.publish(&mut round).await?;
+        self.observe_and_stage(&mut round)?;
+        // What the source itself changed is on its way before edits are merged with it.
+        self.publish(&mut round).await?;
+        self.take_reverse_sets(&mut round).await?;
+        self.publish(&mut round).await?;
+        self.snapshot_if_due(&mut round).await?;
+        self.report(&round, None)?;
+        Ok(round)
+    }
+
+    /// Goes on until `stop`: a round whenever the source may have changed, a receiver has sent edits, or somebody asks for one.
+    /// `after` is called after each round with what it did, or why it failed.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        mut after: impl FnMut(&SourceName, &Result<Round, Error>),
+    ) -> Result<(), Error> {
+        let mut wake = Wake::new(&self.interface.watch(), self.config.poll);
+        let mut reversed = None;
+        let mut beat = tokio::time::interval(BEAT);
+        let mut pause = RETRY_MIN;
+        wake.settle(&*self.interface).await;
+        loop {
+            let looked_at = self.interface.stamp().ok();
+            let result = self.transmit_once().await;
+            after(&self.config.source, &result);
+            let retry = match &result {
+                Ok(_) => {
+                    pause = RETRY_MIN;
+                    None
+                }
+                Err(error) => {
+                    counter!(figures::ERRORS, "source" => self.label()).increment(1);
+                    self.report(&Round::default(), Some(error))?;
+                    if !error.is_passing() {
+                        return result.map(drop);
+                    }
+                    let wait = pause;
+                    pause = (pause * 2).min(RETRY_MAX);
+                    Some(tokio::time::Instant::now() + wait)
+                }
+            };
+            if reversed.is_none() {
+                reversed = self.log.broker().follow(&self.config.source, Follow::Reverse).await.ok();
+            }
+            // A source that can't be read is looked at again when it changes, not before.
+            let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
+            let retry_bus = matches!(&result, Err(Error::Bus(_)) | Err(Error::Interface(InterfaceError::Locked { .. } | InterfaceError::Changed { .. })));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = wake.changed(&*self.interface, last.as_ref()) => break,
+                    hint = next_hint(&mut reversed) => {
+                        if !hint {
+                            reversed = None;
+                        }
+                        break;
+                    }
+                    asked = next_question(&mut self.questions) => {
+                        self.answer(asked).await?;
+                        break;
+                    }
+                    _ = beat.tick() => {
+                        if let Some(writer) = &self.writer
+                            && let Err(error) = writer.beat().await
+                        {
+                            tracing::debug!(%error, "no heartbeat could be sent");
+                        }
+                    }
+                    () = sleep_until(retry), if retry_bus && retry.is_some() => break,
+                }
+            }
+        }
+    }
+
+    fn label(&self) -> String {
+        self.config.source.to_string()
+    }
+
+    /// Claims the log once; answers questions from then on.
+    async fn become_writer(&mut self) -> Result<(), Error> {
+        if self.writer.is_some() {
+            return Ok(());
+        }
+        let source = &self.config.source;
+        if let Some(answer) = self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)? {
+            let by = String::from_utf8_lossy(&answer).into_owned();
+            return Err(Error::Active { source_name: source.clone(), by });
+        }
+        self.log.prepare().await?;
+        if self.questions.is_none() {
+            self.questions = Some(self.serve().await?);
+        }
+        let writer = takeover::take_over(&self.log, &self.store, &self.id).await?;
+        let view = self.store.view();
+        self.stamp = ledger::stamp(&view)?;
+        self.index = ledger::index(&view)?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    /// Answers who this is at once, also in the middle of a round, and passes other questions on.
+    async fn serve(&self) -> Result<mpsc::Receiver<Asked>, Error> {
+        let mut questions =
+            self.log.broker().questions(&self.config.source).await.map_err(deltabus_bus::Error::from)?;
+        let (sender, receiver) = mpsc::channel(1);
+        let who = Bytes::from(format!("{}, process {}", self.id, std::process::id()));
+        tokio::spawn(async move {
+            loop {
+                let question = tokio::select! {
+                    () = sender.closed() => return,
+                    question = questions.next() => question,
+                };
+                let Some(question) = question else { return };
+                match Question::from_bytes(question.payload()) {
+                    Some(Question::Who) => question.answer(who.clone()).await,
+                    Some(other) => {
+                        if sender.send((other, question)).await.is_err() {
+                            return;
+                        }
+                    }
+                    None => question.answer(Bytes::from_static(b"this transmitter doesn't know that question")).await,
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    async fn answer(&mut self, (question, asked): Asked) -> Result<(), Error> {
+        let answer = match question {
+            Question::Who => return Ok(()),
+            Question::Snapshot => {
+                self.snapshot_wanted = true;
+                "a snapshot is being written".to_owned()
+            }
+            Question::Confirm => match confirm_held(&self.store, &self.config.source) {
+                Ok(held) => format!("confirmed: {held}"),
+                Err(error @ Error::NothingHeld(_)) => format!("error: {error}"),
+                Err(error) => return Err(error),
+            },
+        };
+        // The source has to be looked at again, though it hasn't changed.
+        self.stamp = None;
+        asked.answer(answer.into()).await;
+        Ok(())
+    }
+
+    /// Looks at the source, and stages what changed.
+    fn observe_and_stage(&mut self, round: &mut Round) -> Result<(), Error> {
+        let start = Instant::now();
+        let stamp = self.interface.stamp()?;
+        let view = self.store.view();
+        let base = ledger::revision(&view)?;
+        round.revision = base.number;
+        round.held = ledger::held(&view)?;
+        if self.stamp.as_ref() == Some(&stamp) && base.number > 0 && round.held.is_none() {
+            return Ok(());
+        }
+        if base.number == 0 {
+            return self.first_load(&view, round);
+        }
+        let observation = self.observe(&view)?;
+        histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
+        self.count_scanned(&observation.scanned, round);
+
+        let mut working = Working::new(&view, base.digest);
+        working.apply(&observation.transaction)?;
+        let next = working.digest();
+        let held = Held::check(&observation.losses, self.config.max_delete, next);
+        if let Some(held) = held
+            && ledger::confirmed(&view)?.as_ref() != Some(&held)
+        {
+            gauge!(figures::HELD, "source" => self.label()).set(1.0);
+            let mut batch = self.store.batch();
+            ledger::put_held(&mut batch, None)?;
+            ledger::put_held(&mut batch, Some(&held))?;
+            batch.commit()?;
+            round.held = Some(held);
+            self.stamp = None;
+            return Ok(());
+        }
+        gauge!(figures::HELD, "source" => self.label()).set(0.0);
+        round.held = None;
+        let mut batch = self.store.batch();
+        ledger::put_held(&mut batch, None)?;
+        ledger::put_index(&mut batch, Some(observation.index))?;
+        ledger::put_stamp(&mut batch, Some(&observation.stamp))?;
+        if !observation.transaction.is_empty() {
+            round.changes += observation.transaction.len() as u64;
+            round.revision = self.stage(&view, base, &working, observation.transaction, Vec::new(), batch)?.number;
+        } else {
+            batch.commit()?;
+        }
+        self.stamp = Some(observation.stamp);
+        self.index = Some(observation.index);
+        self.stale.clear();
+        Ok(())
+    }
+
+    /// Reads the source and finds the difference to the previous state.
+    fn observe(&self, view: &View) -> Result<Observation, Error> {
+        let folder = self.store.dir().join("index");
+        let next = Digest { records: now_millis(), sum: u128::from(rand_u64()) << 64 | u128::from(rand_u64()) };
+        let keep = self.keeper();
+        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next };
+        block_in_place(|| match observe::observe(&*self.interface, view, &indexes, &keep) {
+            Err(Error::Index(damaged)) => {
+                tracing::warn!(%damaged, "every record is compared instead");
+                let indexes = Indexes { valid: None, ..indexes };
+                observe::observe(&*self.interface, view, &indexes, &keep)
+            }
+            result => result,
+        })
+    }
+
+    /// Sends large values to the bus as they are met; a set that refers to one is staged only after that.
+    fn keeper(&self) -> impl Fn(&[u8], bool) -> Result<deltabus_record::value::Large, InterfaceError> + Sync + use<> {
+        let log = self.log.clone();
+        let runtime = tokio::runtime::Handle::current();
+        move |bytes, text| {
+            runtime.block_on(log.put_large(bytes, text)).map_err(|error| InterfaceError::Records(Box::new(error)))
+        }
+    }
+
+    fn count_scanned(&self, scanned: &[(CollectionName, u64)], round: &mut Round) {
+        for (collection, records) in scanned {
+            round.records += records;
+            counter!(figures::RECORDS_SCANNED, "source" => self.label(), "collection" => collection.to_string())
+                .increment(*records);
+        }
+    }
+
+    /// Takes the whole source in as revision 1, with which the log is founded.
+    fn first_load(&mut self, view: &View, round: &mut Round) -> Result<(), Error> {
+        let start = Instant::now();
+        let folder = self.store.dir().join("index");
+        let index = Digest { records: now_millis(), sum: u128::from(rand_u64()) << 64 | u128::from(rand_u64()) };
+        let keep = self.keeper();
+        let store = &self.store;
+        let mut batch = store.batch();
+        let (stamp, digest, scanned) =
+            block_in_place(|| observe::first_load(&*self.interface, view, store, &folder, index, &keep, &mut batch))?;
+        histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
+        self.count_scanned(&scanned, round);
+        let revision = Revision { number: 1, digest };
+        ledger::put_revision(&mut batch, &revision)?;
+        ledger::want_foundation(&mut batch)?;
+        ledger::put_index(&mut batch, Some(index))?;
+        ledger::put_stamp(&mut batch, Some(&stamp))?;
+        ledger::put_clock(&mut batch, now_millis())?;
+        block_in_place(|| batch.commit())?;
+        round.revision = 1;
+        round.changes += digest.records;
+        self.stamp = Some(stamp);
+        self.index = Some(index);
+        self.stale.clear();
+        Ok(())
+    }
+
+    /// From here on the set exists: new previous state and outbox entry in one transaction, with what `batch` has already.
+    fn stage(
+        &self,
+        view: &View,
+        base: Revision,
+        working: &Working<'_>,
+        transaction: Transaction,
+        replies: Vec<Reply>,
+        mut batch: Batch,
+    ) -> Result<Revision, Error> {
+        let start = Instant::now();
+        let time_millis = now_millis().max(ledger::clock(view)? + 1);
+        let next = Revision { number: base.number + 1, digest: working.digest() };
+        for changes in &transaction.collections {
+            let label = changes.collection.to_string();
+            counter!(figures::CHANGES_PUBLISHED, "source" => self.label(), "collection" => label)
+                .increment(changes.changes.len() as u64);
+            for change in &changes.changes {
+                remember(&mut batch, &changes.collection, change, time_millis);
+            }
+        }
+        let transactions = if transaction.is_empty() { Vec::new() } else { vec![transaction] };
+        let set = ChangeSet { base, next, time_millis, transactions, replies };
+        working.write(&mut batch)?;
+        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
+        batch.outbox_put(next.number, &waiting.to_bytes());
+        ledger::put_revision(&mut batch, &next)?;
+        ledger::put_clock(&mut batch, time_millis)?;
+        block_in_place(|| batch.commit())?;
+        gauge!(figures::REVISION, "source" => self.label()).set(next.number as f64);
+        histogram!(figures::STAGE_SECONDS, "source" => self.label()).record(start.elapsed());
+        Ok(next)
+    }
+
+    /// Publishes what waits in the outbox, and returns when the log has it.
+    async fn publish(&mut self, round: &mut Round) -> Result<(), Error> {
+        if ledger::foundation(&self.store.view())? {
+            self.write_snapshot(Purpose::Foundation).await?;
+            round.snapshot = true;
+            round.sets += 1;
+        }
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let view = self.store.view();
+        let position = ledger::position(&view)?;
+        let waiting = ledger::outbox(&view, position.revision.number)?;
+        gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(waiting.len() as f64);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let sets: Vec<(Revision, EncodedSet)> =
+            waiting.iter().map(|waiting| (waiting.revision, waiting.set.clone())).collect();
+        let stored = match writer.publish(&sets).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                // What became of it is found out by the next claim.
+                self.writer = None;
+                return Err(error.into());
+            }
+        };
+        let position = writer.position();
+        let weights = ledger::weights(&view)?;
+        let mut batch = self.store.batch();
+        ledger::put_position(&mut batch, &position)?;
+        ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + stored, ..weights })?;
+        // Acknowledged sets go, but late: see OUTBOX_KEPT.
+        let old = now_millis().saturating_sub(OUTBOX_KEPT.as_millis() as u64);
+        for entry in view.outbox(0) {
+            let waiting = Waiting::from_bytes(entry?.1)?;
+            if waiting.time_millis >= old || waiting.revision.number > position.revision.number {
+                break;
+            }
+            batch.outbox_remove(waiting.revision.number);
+        }
+        block_in_place(|| batch.commit())?;
+        round.sets += sets.len() as u64;
+        round.bytes += stored;
+        gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(0.0);
+        counter!(figures::SETS_PUBLISHED, "source" => self.config.source.to_string()).increment(sets.len() as u64);
+        counter!(figures::BYTES_PUBLISHED, "source" => self.config.source.to_string()).increment(stored);
+        histogram!(figures::PUBLISH_SECONDS, "source" => self.config.source.to_string()).record(start.elapsed());
+        Ok(())
+    }
+
+    async fn snapshot_if_due(&mut self, round: &mut Round) -> Result<(), Error> {
+        let weights = ledger::weights(&self.store.view())?;
+        let due = weights.log_bytes > weights.snapshot_bytes.max(SNAPSHOT_MIN_BYTES);
+        if (due || self.snapshot_wanted) && self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0 {
+            self.write_snapshot(Purpose::Rejoin).await?;
+            self.snapshot_wanted = false;
+            round.snapshot = true;
+        }
+        Ok(())
+    }
+
+    /// Writes a snapshot of the state, which the log has up to here.
+    async fn write_snapshot(&mut self, purpose: Purpose) -> Result<(), Error> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let view = self.store.view();
+        let revision = ledger::revision(&view)?;
+        let time_millis = now_millis();
+        let position = deltabus_bus::Position { revision, ..writer.position() };
+        let mut snapshot = SnapshotWriter::begin(&self.log, position, view.collections(), time_millis).await?;
+        for (i, collection) in view.collections().iter().enumerate() {
+            for record in view.records(&collection.name)? {
+                let (key, row) = record?;
+                if snapshot.push(i, &key, &row) {
+                    snapshot.flush().await?;
+                }
+            }
+        }
+        let manifest = snapshot.finish(ledger::cursors(&view)?).await?;
+        if purpose == Purpose::Foundation
+            && let Err(error) = writer.found(&manifest.id, revision, time_millis).await
+        {
+            self.writer = None;
+            return Err(error.into());
+        }
+        let mut batch = self.store.batch();
+        ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
+        ledger::put_position(&mut batch, &writer.position())?;
+        ledger::founded(&mut batch)?;
+        block_in_place(|| batch.commit())?;
+        tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
+        Ok(())
+    }
+
+    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands.
+    async fn take_reverse_sets(&mut self, round: &mut Round) -> Result<(), Error> {
+        if ledger::revision(&self.store.view())?.number == 0 || round.held.is_some() {
+            return Ok(());
+        }
+        loop {
+            let after = ledger::reverse(&self.store.view())?;
+            let batch = self.log.reverse_sets(after).await?;
+            let Some(last) = batch.last().map(|reversed| reversed.sequence) else { return Ok(()) };
+            let mut sets = Vec::new();
+            for reversed in batch {
+                match reversed.set {
+                    Ok(set) => sets.push(set),
+                    Err(error) => tracing::error!(%error, sequence = reversed.sequence, "a reverse set is passed over"),
+                }
+            }
+            let mut attempt = 0;
+            loop {
+                match self.merge_and_stage(&sets, last, round) {
+                    Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < SOURCE_ATTEMPTS => {
+                        attempt += 1;
+                        // Somebody wrote the source meanwhile: that comes first.
+                        self.observe_and_stage(round)?;
+                        if round.held.is_some() {
+                            return Ok(());
+                        }
+                    }
+                    result => break result?,
+                }
+            }
+        }
+    }
+
+    fn merge_and_stage(
+        &mut self,
+        sets: &[deltabus_record::change::ReverseSet],
+        last: u64,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let view = self.store.view();
+        let base = ledger::revision(&view)?;
+        let mut batch = self.store.batch();
+        ledger::put_reverse(&mut batch, last)?;
+        let mut cursors: std::collections::BTreeMap<_, u64> = ledger::cursors(&view)?.into_iter().collect();
+        let fresh: Vec<_> = sets
+            .iter()
+            .filter(|set| {
+                let cursor = cursors.entry(set.id.receiver.clone()).or_default();
+                let new = set.id.number > *cursor;
+                *cursor = (*cursor).max(set.id.number);
+                new
+            })
+            .collect();
+        if fresh.is_empty() {
+            return Ok(block_in_place(|| batch.commit())?);
+        }
+        let merged = block_in_place(|| self.merge(&view, base, &fresh))?;
+        for (receiver, number) in &cursors {
+            ledger::put_cursor(&mut batch, receiver, *number)?;
+        }
+        for (set, reply) in fresh.iter().zip(&merged.replies) {
+            let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
+            let conflicts = count(reply, |outcome| matches!(outcome, Outcome::Conflict(_)));
+            let refused = count(reply, |outcome| matches!(outcome, Outcome::Refused { .. }));
+            counter!(figures::REVERSE_SETS, &labels).increment(1);
+            counter!(figures::CONFLICTS, &labels).increment(conflicts);
+            counter!(figures::DEAD_LETTERS, &labels).increment(refused);
+            round.reverse_sets += 1;
+            round.conflicts += conflicts;
+            round.refused += refused;
+        }
+        ledger::put_index(&mut batch, None)?;
+        ledger::put_stamp(&mut batch, merged.stamp.as_ref())?;
+        round.changes += merged.transaction.len() as u64;
+        let mut working = Working::new(&view, base.digest);
+        working.apply(&merged.transaction)?;
+        let staged = self.stage(&view, base, &working, merged.transaction.clone(), merged.replies, batch)?;
+        round.revision = staged.number;
+        self.stamp = merged.stamp;
+        for changes in &merged.transaction.collections {
+            let stale = self.stale.entry(changes.collection.clone()).or_default();
+            stale.extend(changes.changes.iter().map(|change| content_key(&view, &changes.collection, change)));
+        }
+        Ok(())
+    }
+
+    /// Merges reverse sets and writes the outcome to the source.
+    fn merge(
+        &self,
+        view: &View,
+        base: Revision,
+        sets: &[&deltabus_record::change::ReverseSet],
+    ) -> Result<Merged, Error> {
+        let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
+        let mut working = Working::new(view, base.digest);
+        let mut replies = Vec::new();
+        for set in sets {
+            let policy = self.config.conflicts;
+            replies.push(reverse::merge_set(set, &mut working, &*self.interface, policy, &last_changed)?);
+        }
+        let writes = reverse::source_writes(&working);
+        if writes.is_empty() {
+            return Ok(Merged { transaction: Transaction::default(), replies, stamp: self.stamp.clone() });
+        }
+        let Some(expected) = &self.stamp else {
+            return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
+        };
+        let large = self.fetcher();
+        match reverse::write_source(&*self.interface, &writes, expected, &large) {
+            Ok(stamp) => {
+                let transaction = reverse::transaction_of(&working);
+                Ok(Merged { transaction, replies, stamp: Some(stamp) })
+            }
+            Err(error) if error.is_transient() || !refusable(&error) => Err(error.into()),
+            // One edit spoils it for all: each on its own, so that only that one is refused.
+            Err(error) => self.merge_one_by_one(view, base, sets, &error),
+        }
+    }
+
+    fn merge_one_by_one(
+        &self,
+        view: &View,
+        base: Revision,
+        sets: &[&deltabus_record::change::ReverseSet],
+        error: &InterfaceError,
+    ) -> Result<Merged, Error> {
+        tracing::warn!(%error, "the source refused edits; each is tried on its own");
+        let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
+        let large = self.fetcher();
+        let mut working = Working::new(view, base.digest);
+        let mut replies = Vec::new();
+        let mut stamp = self.stamp.clone();
+        for set in sets {
+            let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
+            for edits in &set.edits.collections {
+                for edit in &edits.changes {
+                    let one = reverse::single(set, &edits.collection, edit);
+                    let mut trial = Working::new(view, base.digest);
+                    trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
+                    let policy = self.config.conflicts;
+                    let part = reverse::merge_set(&one, &mut trial, &*self.interface, policy, &last_changed)?;
+                    let before = working.get(&edits.collection, edit.key())?;
+                    let writes = reverse::source_writes_from(&trial, &working)?;
+                    let written = match (&stamp, writes.is_empty()) {
+                        (_, true) => Ok(None),
+                        (Some(expected), false) => {
+                            reverse::write_source(&*self.interface, &writes, expected, &large).map(Some)
+                        }
+                        (None, false) => Err(InterfaceError::Changed { place: self.config.location.to_string() }),
+                    };
+                    match written {
+                        Ok(now) => {
+                            let after = trial.get(&edits.collection, edit.key())?;
+                            if before != after {
+                                working.set(&edits.collection, edit.key(), after)?;
+                            }
+                            stamp = now.or(stamp);
+                            reply.verdicts.extend(part.verdicts);
+                        }
+                        Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
+                        Err(error) => {
+                            let reason = error.to_string();
+                            reply.verdicts.push(reverse::refused(&edits.collection, edit.clone(), reason));
+                        }
+                    }
+                }
+            }
+            replies.push(reply);
+        }
+        Ok(Merged { transaction: reverse::transaction_of(&working), replies, stamp })
+    }
+
+    fn fetcher(&self) -> impl Fn(&deltabus_record::value::Large) -> Result<Value, InterfaceError> + use<> {
+        let log = self.log.clone();
+        let runtime = tokio::runtime::Handle::current();
+        move |large| runtime.block_on(log.get_large(large)).map_err(|error| InterfaceError::Records(Box::new(error)))
+    }
+
+    /// Writes down how it is, for other processes.
+    fn report(&self, round: &Round, error: Option<&Error>) -> Result<(), Error> {
+        let view = self.store.view();
+        let revision = ledger::revision(&view)?;
+        let waiting = ledger::outbox(&view, ledger::position(&view)?.revision.number)?;
+        let status = Status {
+            revision: revision.number,
+            records: revision.digest.records,
+            outbox: waiting.len() as u64,
+            held: round.held.clone().or(ledger::held(&view)?),
+            error: error.map(ToString::to_string),
+        };
+        Ok(self.store.write_status(status.to_json(&self.config).as_bytes())?)
+    }
+}
+
+impl Status {
+    fn to_json(&self, config: &Config) -> String {
+        let quoted = |text: &str| deltabus_record::json::quoted(text);
+        let optional = |text: Option<String>| text.map_or("null".into(), |text| quoted(&text));
+        format!(
+            "{{\"source\":{},\"location\":{},\"revision\":{},\"records\":{},\"outbox\":{},\"held\":{},\"error\":{},\"pid\":{},\"time_millis\":{}}}\n",
+            quoted(config.source.as_str()),
+            quoted(&config.location.given),
+            self.revision,
+            self.records,
+            self.outbox,
+            optional(self.held.as_ref().map(ToString::to_string)),
+            optional(self.error.clone()),
+            std::process::id(),
+            now_millis(),
+        )
+    }
+}
+
+/// What a merge came to.
+struct Merged {
+    transaction: Transaction,
+    replies: Vec<Reply>,
+    /// The source's stamp after it was written.
+    stamp: Option<Stamp>,
+}
+
+/// What a snapshot is written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Foundation,
+    Rejoin,
+}
+
+/// Lets the held delete of a source go whose transmitter isn't running: the next round publishes it.
+pub fn confirm(state: &StateDirectory, source: &SourceName) -> Result<Held, Error> {
+    let owner = Owner::Transmitter { source: source.clone() };
+    let store = Store::open(&state.source_folder(source), &owner)?;
+    confirm_held(&store, source)
+}
+
+fn confirm_held(store: &Store, source: &SourceName) -> Result<Held, Error> {
+    let held = ledger::held(&store.view())?.ok_or_else(|| Error::NothingHeld(source.clone()))?;
+    let mut batch = store.batch();
+    ledger::put_confirmed(&mut batch, &held)?;
+    batch.commit()?;
+    Ok(held)
+}
+
+/// Whether an error speaks of one record, so that the others may do.
+fn refusable(error: &InterfaceError) -> bool {
+    matches!(
+        error,
+        InterfaceError::Write { .. }
+            | InterfaceError::Refused { .. }
+            | InterfaceError::DuplicateKey { .. }
+            | InterfaceError::Database { .. }
+            | InterfaceError::Unsupported { .. }
+    )
+}
+
+fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {
+    reply.verdicts.iter().filter(|verdict| is(&verdict.outcome)).count() as u64
+}
+
+/// Remembers when a record changed, and what it was when it went: for the policy `latest`, and for edits that bring a deleted
+/// record back.
+fn remember(batch: &mut Batch, collection: &CollectionName, change: &Change, time_millis: u64) {
+    let time = Value::Integer(time_millis as i64);
+    let row = match change {
+        Change::Delete { row, .. } => Row::of(&[time, Value::Bytes(row.as_bytes().to_vec())]),
+        _ => Row::of(&[time]),
+    };
+    batch.overlay_put(collection, change.key().as_bytes(), row.as_bytes());
+}
+
+fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {
+    let stored = view.overlay(collection, key.as_bytes()).ok().flatten();
+    let values = stored.and_then(|bytes| Row::from_bytes(&bytes).ok()).map(|row| row.values()).unwrap_or_default();
+    match values.as_slice() {
+        [Value::Integer(time)] => (*time as u64, None),
+        [Value::Integer(time), Value::Bytes(row)] => (*time as u64, Row::from_bytes(row).ok()),
+        _ => (0, None),
+    }
+}
+
+/// A record's key as it stands in the scan index.
+fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
+    let row = match change {
+        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
+        Change::Update { key, .. } => return key.as_bytes().to_vec(),
+    };
+    let mut key = Vec::new();
+    match view.collection(collection) {
+        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
+        None => key.extend_from_slice(change.key().as_bytes()),
+    }
+    key
+}
+
+async fn next_hint(live: &mut Option<Box<dyn deltabus_bus::broker::Live>>) -> bool {
+    match live {
+        Some(live) => live.next().await.is_some(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_question(questions: &mut Option<mpsc::Receiver<Asked>>) -> Asked {
+    if let Some(questions) = questions
+        && let Some(asked) = questions.recv().await
+    {
+        return asked;
+    }
+    std::future::pending().await
+}
+
+async fn sleep_until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// Numbers that differ from call to call and from process to process.
+fn rand_u64() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_millis())
+}
+
+fn new_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "transmitter" } else { host };
+    format!("{host}-{:08x}", rand_u64() as u32)
+}
