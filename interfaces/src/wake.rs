@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::watch::{Signal, Watch};
-use crate::{Error, Interface, Stamp};
+use crate::{Interface, Stamp};
 
 /// A store that is being written counts as finished after this long without a sign of writing. Programs that save a file
 /// in several steps pause for less; one that closes the file or renames it into place isn't waited for at all.
@@ -35,7 +35,9 @@ impl Wake {
         let watch = (!paths.is_empty()).then(|| {
             let sender = sender.clone();
             // A full channel already says all there is to say.
-            Watch::new(paths, move |signal| drop(sender.try_send(signal)))
+            Watch::new(paths, move |signal| {
+                let _ = sender.try_send(signal);
+            })
         });
         let watch = watch.and_then(|watch| {
             watch.inspect_err(|error| tracing::warn!(%error, "no file notifications; polling only")).ok()

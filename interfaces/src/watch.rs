@@ -93,7 +93,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("people.csv");
         let (sender, receiver) = mpsc::channel();
-        let _watch = Watch::new(std::slice::from_ref(&path), move |signal| drop(sender.send(signal))).unwrap();
+        let _watch = Watch::new(std::slice::from_ref(&path), move |signal| {
+            let _ = sender.send(signal);
+        })
+        .unwrap();
         std::fs::write(&path, "id\n").unwrap();
         while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
         std::fs::write(folder.path().join("new"), "id\n1\n").unwrap();

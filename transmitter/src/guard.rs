@@ -43,17 +43,18 @@ impl Held {
     /// From [`Held::to_bytes`]; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Held> {
         match Row::from_bytes(bytes).ok()?.values().as_slice() {
-            [Value::Text(name), Value::Integer(deletes), Value::Integer(records), Value::Integer(count), Value::Bytes(sum)] => {
-                Some(Held {
-                    collection: CollectionName::new(name.as_str()),
-                    deletes: *deletes as u64,
-                    records: *records as u64,
-                    next: Digest {
-                        records: *count as u64,
-                        sum: u128::from_be_bytes(sum.as_slice().try_into().ok()?),
-                    },
-                })
-            }
+            [
+                Value::Text(name),
+                Value::Integer(deletes),
+                Value::Integer(records),
+                Value::Integer(count),
+                Value::Bytes(sum),
+            ] => Some(Held {
+                collection: CollectionName::new(name.as_str()),
+                deletes: *deletes as u64,
+                records: *records as u64,
+                next: Digest { records: *count as u64, sum: u128::from_be_bytes(sum.as_slice().try_into().ok()?) },
+            }),
             _ => None,
         }
     }

@@ -125,10 +125,6 @@ pub(crate) fn put_reverse(batch: &mut Batch, sequence: u64) -> Result<(), Error>
     Ok(batch.meta_put_values(REVERSE, &[Value::Integer(sequence as i64)])?)
 }
 
-pub(crate) fn cursor(view: &View, receiver: &ReceiverName) -> Result<u64, Error> {
-    Ok(cursors(view)?.into_iter().find(|(name, _)| name == receiver).map_or(0, |(_, number)| number))
-}
-
 pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, u64)>, Error> {
     let mut cursors = Vec::new();
     for (name, bytes) in view.meta_prefix(CURSOR)? {

@@ -26,8 +26,6 @@ pub(crate) struct Observation {
     pub(crate) stamp: Stamp,
     /// What changed since the previous state; empty when nothing did.
     pub(crate) transaction: Transaction,
-    /// The collections as they are now.
-    pub(crate) collections: Vec<Collection>,
     /// By collection: how many records would go, of how many.
     pub(crate) losses: Vec<(CollectionName, u64, u64)>,
     /// Records read, by collection.
@@ -96,11 +94,15 @@ pub(crate) fn observe(
         transaction.schemas.push(SchemaChange { before: Some(gone.clone()), after: None });
         transaction.collections.push(CollectionChanges { collection: gone.name.clone(), changes });
     }
-    Ok(Observation { stamp: scan.stamp().clone(), transaction, collections, losses, scanned, index: indexes.next })
+    Ok(Observation { stamp: scan.stamp().clone(), transaction, losses, scanned, index: indexes.next })
 }
 
 /// The known collection that `name` is: of that name, or the only one there is where a store holds just one.
-fn known_collection<'a>(interface: &dyn Interface, known: &'a [Collection], name: &CollectionName) -> Option<&'a Collection> {
+fn known_collection<'a>(
+    interface: &dyn Interface,
+    known: &'a [Collection],
+    name: &CollectionName,
+) -> Option<&'a Collection> {
     match known {
         [only] if interface.single_collection() => Some(only),
         _ => known.iter().find(|known| known.name == *name),
@@ -190,7 +192,8 @@ pub(crate) fn translator<'a>(
     collection: &'a CollectionName,
 ) -> Box<deltabus_interfaces::found::Translate<'a>> {
     let slots = after.slots_in(found);
-    let in_place = slots.iter().enumerate().all(|(slot, found)| *found == Some(slot)) && slots.len() == found.fields.len();
+    let in_place =
+        slots.iter().enumerate().all(|(slot, found)| *found == Some(slot)) && slots.len() == found.fields.len();
     let mut permuted = RowBuilder::default();
     let mut small = RowBuilder::default();
     Box::new(move |row, key, out| {

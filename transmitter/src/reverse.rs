@@ -53,9 +53,11 @@ pub(crate) fn merge_set(
                 working.apply_change(&edits.collection, change)?;
             }
             let name = &edits.collection;
-            verdicts.extend(
-                merged.verdicts.into_iter().map(|(edit, outcome)| Verdict { collection: name.clone(), edit, outcome }),
-            );
+            verdicts.extend(merged.verdicts.into_iter().map(|(edit, outcome)| Verdict {
+                collection: name.clone(),
+                edit,
+                outcome,
+            }));
         }
     }
     Ok(Reply { reverse: set.id.clone(), verdicts, resolves: Vec::new() })

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use deltabus_bus::{BEAT, EncodedSet, Log, SnapshotWriter, Writer, encode_set};
 use deltabus_bus::broker::{Broker, Follow};
+use deltabus_bus::{BEAT, EncodedSet, Log, SnapshotWriter, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp};
 use deltabus_record::change::{Change, ChangeSet, Outcome, Reply, Revision, Transaction};
-use deltabus_record::digest::{Digest, RecordHasher};
+use deltabus_record::digest::Digest;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, SourceName};
@@ -228,7 +228,11 @@ impl Transmitter {
             }
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
-            let retry_bus = matches!(&result, Err(Error::Bus(_)) | Err(Error::Interface(InterfaceError::Locked { .. } | InterfaceError::Changed { .. })));
+            let retry_bus = matches!(
+                &result,
+                Err(Error::Bus(_))
+                    | Err(Error::Interface(InterfaceError::Locked { .. } | InterfaceError::Changed { .. }))
+            );
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
@@ -266,7 +270,9 @@ impl Transmitter {
             return Ok(());
         }
         let source = &self.config.source;
-        if let Some(answer) = self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)? {
+        if let Some(answer) =
+            self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)?
+        {
             let by = String::from_utf8_lossy(&answer).into_owned();
             return Err(Error::Active { source_name: source.clone(), by });
         }
