@@ -61,7 +61,8 @@ impl Filter {
         let fields: Vec<_> = RowReader::new(row).collect();
         let mut context = Context::with_env(Arc::clone(&self.env));
         for name in &self.fields {
-            let value = schema.slot(name).and_then(|slot| fields.get(slot)).map_or(Value::Absent, |field| field.value());
+            let value =
+                schema.slot(name).and_then(|slot| fields.get(slot)).map_or(Value::Absent, |field| field.value());
             context.add_variable_from_value(name.as_str(), cel_value(&value));
         }
         match self.program.execute(&context) {

@@ -35,10 +35,10 @@ pub(crate) struct Journal {
 }
 
 pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
-    let Some(bytes) = view.meta(POSITION)? else { return Ok(None) };
-    match values(&bytes).as_slice() {
+    let Some(values) = view.meta_values(POSITION)? else { return Ok(None) };
+    match values.as_slice() {
         [Value::Integer(term), Value::Integer(sequence), revision @ ..] => {
-            let revision = revision_from(revision).ok_or(Error::Ledger(POSITION))?;
+            let revision = Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?;
             Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision }))
         }
         _ => Err(Error::Ledger(POSITION)),
@@ -47,19 +47,20 @@ pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
 
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
-    values.extend(revision_values(&position.revision));
-    put(batch, POSITION, &values)
+    values.extend(position.revision.to_values());
+    Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
 pub(crate) fn reverse_number(view: &View) -> Result<u64, Error> {
-    match integer(view, REVERSE)? {
-        Some(number) => Ok(number as u64),
+    match view.meta_values(REVERSE)?.as_deref() {
+        Some([Value::Integer(number)]) => Ok(*number as u64),
+        Some(_) => Err(Error::Ledger(REVERSE)),
         None => Ok(0),
     }
 }
 
 pub(crate) fn put_reverse_number(batch: &mut Batch, number: u64) -> Result<(), Error> {
-    put(batch, REVERSE, &[Value::Integer(number as i64)])
+    Ok(batch.meta_put_values(REVERSE, &[Value::Integer(number as i64)])?)
 }
 
 pub(crate) fn reconcile(view: &View) -> Result<bool, Error> {
@@ -68,7 +69,7 @@ pub(crate) fn reconcile(view: &View) -> Result<bool, Error> {
 
 pub(crate) fn put_reconcile(batch: &mut Batch, wanted: Wanted) -> Result<(), Error> {
     match wanted {
-        Wanted::Yes => put(batch, RECONCILE, &[Value::Bool(true)]),
+        Wanted::Yes => Ok(batch.meta_put(RECONCILE, b"")?),
         Wanted::No => Ok(batch.meta_remove(RECONCILE)?),
     }
 }
@@ -81,8 +82,8 @@ pub(crate) enum Wanted {
 }
 
 pub(crate) fn journal(view: &View) -> Result<Option<Journal>, Error> {
-    let Some(bytes) = view.meta(JOURNAL)? else { return Ok(None) };
-    match values(&bytes).as_slice() {
+    let Some(values) = view.meta_values(JOURNAL)? else { return Ok(None) };
+    match values.as_slice() {
         [Value::Integer(revision), Value::Bytes(content)] => {
             let content = content.as_slice().try_into().map_err(|_| Error::Ledger(JOURNAL))?;
             Ok(Some(Journal { revision: *revision as u64, content: Content(content) }))
@@ -95,23 +96,22 @@ pub(crate) fn put_journal(batch: &mut Batch, journal: Option<&Journal>) -> Resul
     match journal {
         Some(journal) => {
             let content = Value::Bytes(journal.content.0.to_vec());
-            put(batch, JOURNAL, &[Value::Integer(journal.revision as i64), content])
+            Ok(batch.meta_put_values(JOURNAL, &[Value::Integer(journal.revision as i64), content])?)
         }
         None => Ok(batch.meta_remove(JOURNAL)?),
     }
 }
 
 pub(crate) fn index(view: &View) -> Result<Option<Digest>, Error> {
-    let Some(bytes) = view.meta(INDEX)? else { return Ok(None) };
-    match revision_from(&values(&bytes)) {
-        Some(revision) => Ok(Some(revision.digest)),
-        None => Err(Error::Ledger(INDEX)),
+    match view.meta_values(INDEX)? {
+        Some(values) => Ok(Some(Revision::from_values(&values).ok_or(Error::Ledger(INDEX))?.digest)),
+        None => Ok(None),
     }
 }
 
-pub(crate) fn put_index(batch: &mut Batch, index: Option<&Digest>) -> Result<(), Error> {
+pub(crate) fn put_index(batch: &mut Batch, index: Option<Digest>) -> Result<(), Error> {
     match index {
-        Some(digest) => put(batch, INDEX, &revision_values(&Revision { number: 0, digest: *digest })),
+        Some(digest) => Ok(batch.meta_put_values(INDEX, &Revision { number: 0, digest }.to_values())?),
         None => Ok(batch.meta_remove(INDEX)?),
     }
 }
@@ -120,8 +120,11 @@ pub(crate) fn stamp(view: &View) -> Result<Option<Stamp>, Error> {
     Ok(view.meta(STAMP)?.map(Stamp))
 }
 
-pub(crate) fn put_stamp(batch: &mut Batch, stamp: &Stamp) -> Result<(), Error> {
-    Ok(batch.meta_put(STAMP, &stamp.0)?)
+pub(crate) fn put_stamp(batch: &mut Batch, stamp: Option<&Stamp>) -> Result<(), Error> {
+    match stamp {
+        Some(stamp) => Ok(batch.meta_put(STAMP, &stamp.0)?),
+        None => Ok(batch.meta_remove(STAMP)?),
+    }
 }
 
 pub(crate) fn location(view: &View) -> Result<Option<String>, Error> {
@@ -134,44 +137,10 @@ pub(crate) fn put_location(batch: &mut Batch, location: &str) -> Result<(), Erro
 
 /// A revision as the destination's mark.
 pub(crate) fn mark_value(revision: &Revision) -> Vec<u8> {
-    Row::of(&revision_values(revision)).as_bytes().to_vec()
+    Row::of(&revision.to_values()).as_bytes().to_vec()
 }
 
 /// The revision in a destination's mark.
 pub(crate) fn mark_revision(mark: &[u8]) -> Option<Revision> {
-    revision_from(&values(mark))
-}
-
-fn integer(view: &View, name: &'static str) -> Result<Option<i64>, Error> {
-    let Some(bytes) = view.meta(name)? else { return Ok(None) };
-    match values(&bytes).as_slice() {
-        [Value::Integer(integer)] => Ok(Some(*integer)),
-        _ => Err(Error::Ledger(name)),
-    }
-}
-
-fn put(batch: &mut Batch, name: &str, values: &[Value]) -> Result<(), Error> {
-    Ok(batch.meta_put(name, Row::of(values).as_bytes())?)
-}
-
-fn values(bytes: &[u8]) -> Vec<Value> {
-    Row::from_bytes(bytes).map(|row| row.values()).unwrap_or_default()
-}
-
-fn revision_values(revision: &Revision) -> [Value; 3] {
-    [
-        Value::Integer(revision.number as i64),
-        Value::Integer(revision.digest.records as i64),
-        Value::Bytes(revision.digest.sum.to_be_bytes().to_vec()),
-    ]
-}
-
-fn revision_from(values: &[Value]) -> Option<Revision> {
-    match values {
-        [Value::Integer(number), Value::Integer(records), Value::Bytes(sum)] => {
-            let sum = u128::from_be_bytes(sum.as_slice().try_into().ok()?);
-            Some(Revision { number: *number as u64, digest: Digest { records: *records as u64, sum } })
-        }
-        _ => None,
-    }
+    Revision::from_values(&Row::from_bytes(mark).ok()?.values())
 }

@@ -1,1 +1,24 @@
-//! placeholder
+//! The differencing receiver: keeps a destination equal to a source, and sends its edits back.
+//!
+//! [`Receiver::receive_once`] is the whole of it: find edits made at the destination, send them, apply what the log has.
+//! [`Receiver::run`] does so whenever the log or the destination changes. What the bus last told is kept as the base; the
+//! destination holds the base with the pending edits on top. Data and revision reach the destination together: in one
+//! transaction where it has them, by a journalled rename where it is a file.
+//!
+//! This crate knows no source and no transmitter but by name.
+
+mod config;
+mod error;
+mod expected;
+mod filter;
+mod ledger;
+pub mod metrics;
+mod outlet;
+mod pending;
+mod receiver;
+
+pub use config::{Config, MAX_DELETE_DEFAULT, OnError, POLL_DEFAULT};
+pub use error::Error;
+pub use filter::{Filter, FilterError};
+pub use outlet::pair;
+pub use receiver::{Receiver, Round};

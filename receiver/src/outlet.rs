@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use deltabus_interfaces::Interface;
 use deltabus_record::key::Key;
+use deltabus_record::large::{externalize, has_large, internalize, refers_to_large};
 use deltabus_record::mapping::{Lens, Mapping};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, KeySpec};
+use deltabus_record::value::{Large, Value};
 
 use crate::Error;
 use crate::filter::Filter;
@@ -22,6 +24,31 @@ pub(crate) struct Outlet {
     lens: Lens,
     filter: Option<Arc<Filter>>,
     interface: Arc<dyn Interface>,
+    large: Arc<dyn LargeValues>,
+}
+
+/// Where large values are fetched from and sent to.
+pub(crate) trait LargeValues: Send + Sync {
+    /// Fetches one.
+    fn fetch(&self, large: &Large) -> Result<Value, Error>;
+
+    /// Sends one, as far as it isn't there yet.
+    fn keep(&self, bytes: &[u8], text: bool) -> Result<Large, Error>;
+}
+
+/// Pairs the source's collections with those found at a destination: by name, or the only one with the only one where the
+/// store holds just one whatever its name. Gives for each of the source's the place of its partner; `None` if a store of one
+/// collection is to take several.
+pub fn pair(interface: &dyn Interface, source: &[Collection], found: &[Collection]) -> Option<Vec<Option<usize>>> {
+    if interface.single_collection() {
+        return match source {
+            [] => Some(Vec::new()),
+            [_] => Some(vec![(!found.is_empty()).then_some(0)]),
+            _ => None,
+        };
+    }
+    let place = |source: &Collection| found.iter().position(|found| found.name == source.name);
+    Some(source.iter().map(place).collect())
 }
 
 impl Outlet {
@@ -32,6 +59,7 @@ impl Outlet {
         found: Option<&Collection>,
         mapping: &Mapping,
         filter: Option<&Arc<Filter>>,
+        large: &Arc<dyn LargeValues>,
     ) -> Result<Outlet, Error> {
         if let Some(filter) = filter {
             filter.check(&source.schema)?;
@@ -67,6 +95,7 @@ impl Outlet {
             lens,
             filter: filter.cloned(),
             interface: Arc::clone(interface),
+            large: Arc::clone(large),
         })
     }
 
@@ -80,14 +109,31 @@ impl Outlet {
         self.source.schema.key == KeySpec::WholeRow
     }
 
+    /// Whether the destination wants a source row.
+    pub(crate) fn wants(&self, row: &[u8]) -> Result<bool, Error> {
+        match &self.filter {
+            Some(filter) => Ok(filter.wants(&self.source.schema, row)?),
+            None => Ok(true),
+        }
+    }
+
     /// What the destination is to hold for a source row; `false` where it doesn't want the record.
     pub(crate) fn forward(&self, row: &[u8], out: &mut RowBuilder) -> Result<bool, Error> {
-        if let Some(filter) = &self.filter
-            && !filter.wants(&self.source.schema, row)?
-        {
+        if !self.wants(row)? {
             return Ok(false);
         }
         out.clear();
+        if refers_to_large(row) {
+            let mut whole = RowBuilder::default();
+            internalize(row, &mut whole, &mut |large| self.large.fetch(large))?;
+            self.convert(whole.as_bytes(), out)?;
+        } else {
+            self.convert(row, out)?;
+        }
+        Ok(true)
+    }
+
+    fn convert(&self, row: &[u8], out: &mut RowBuilder) -> Result<(), Error> {
         let fields = &self.destination.schema.fields;
         self.lens.forward(row, out, &mut |value, slot| {
             self.interface.project(value, &fields[slot]).map_err(|refusal| Error::Refused {
@@ -95,8 +141,7 @@ impl Outlet {
                 field: fields[slot].name.clone(),
                 refusal,
             })
-        })?;
-        Ok(true)
+        })
     }
 
     /// [`Outlet::forward`] as an owned row.
@@ -124,8 +169,7 @@ impl Outlet {
         let Some(base) = base else {
             let mut lifted = RowBuilder::default();
             self.lens.backward(row, None, &mut lifted);
-            out.extend_from_slice(lifted.as_bytes());
-            return Ok(());
+            return self.settle(lifted.as_bytes(), out);
         };
         let mut expected = RowBuilder::default();
         self.forward(base, &mut expected)?;
@@ -149,7 +193,18 @@ impl Outlet {
             let from = if untouched { &base } else { &lifted };
             settled.push_encoded(from.get(slot).copied().unwrap_or(absent));
         }
-        out.extend_from_slice(settled.as_bytes());
+        self.settle(settled.as_bytes(), out)
+    }
+
+    /// Large values leave the row.
+    fn settle(&self, row: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        if !has_large(row) {
+            out.extend_from_slice(row);
+            return Ok(());
+        }
+        let mut small = RowBuilder::default();
+        externalize(row, &mut small, &mut |bytes, text| self.large.keep(bytes, text))?;
+        out.extend_from_slice(small.as_bytes());
         Ok(())
     }
 }

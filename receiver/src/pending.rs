@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use deltabus_record::apply;
 use deltabus_record::change::{Change, ReverseSet};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::CollectionName;
-use deltabus_record::value::Value;
 
 /// The reverse sets that wait for their answer, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -52,30 +52,14 @@ impl Pending {
     /// A record of the base with the edits on top: what the destination holds.
     pub(crate) fn on_top(&self, collection: &CollectionName, key: &Key, base: Option<Row>) -> Option<Row> {
         let mut row = base;
-        let edits = self.sets.iter().flat_map(|set| &set.edits.collections).filter(|edits| edits.collection == *collection);
+        let edits =
+            self.sets.iter().flat_map(|set| &set.edits.collections).filter(|edits| edits.collection == *collection);
         for edit in edits.flat_map(|edits| &edits.changes).filter(|edit| edit.key() == key) {
-            row = edited(edit, row);
+            // A record that the source has deleted is for the source to bring back.
+            if row.is_some() || matches!(edit, Change::Insert { .. }) {
+                row = apply::force(edit, row.as_ref(), None);
+            }
         }
         row
-    }
-}
-
-/// The record after an edit that is taken as it is, whatever the record was.
-fn edited(edit: &Change, row: Option<Row>) -> Option<Row> {
-    match edit {
-        Change::Insert { row, .. } => Some(row.clone()),
-        Change::Delete { .. } => None,
-        // A record that the source has deleted is for the source to bring back.
-        Change::Update { fields, .. } => row.map(|row| {
-            let mut values = row.values();
-            for field in fields {
-                let slot = field.slot as usize;
-                if values.len() <= slot {
-                    values.resize(slot + 1, Value::Absent);
-                }
-                values[slot] = field.after.clone();
-            }
-            Row::of(&values)
-        }),
     }
 }

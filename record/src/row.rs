@@ -99,6 +99,11 @@ impl Row {
     }
 }
 
+/// Checks bytes that come from outside to be a row, without keeping one.
+pub fn check(bytes: &[u8]) -> Result<(), RowError> {
+    Row::from_bytes(bytes).map(drop)
+}
+
 impl std::fmt::Debug for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.values()).finish()

@@ -1,0 +1,168 @@
+//! What a destination is to hold: the base with the pending edits on top, as far as it is wanted there.
+
+use deltabus_interfaces::Records;
+use deltabus_record::diff::Known;
+use deltabus_record::key::Key;
+use deltabus_record::row::{Row, RowBuilder};
+use deltabus_state::{Stored, View};
+
+use crate::Error;
+use crate::outlet::Outlet;
+use crate::pending::Pending;
+
+/// The expected records of one collection, in the source's terms.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) outlet: &'a Outlet,
+    pub(crate) pending: &'a Pending,
+}
+
+impl Expected<'_> {
+    /// A record, if it is wanted at the destination.
+    pub(crate) fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let mut row = Vec::new();
+        Ok(self.get(key, &mut row)?.then_some(row))
+    }
+
+    fn on_top(&self, key: &[u8], base: Option<Row>) -> Result<Option<Row>, Error> {
+        let row = self.pending.on_top(self.outlet.name(), &Key::from_trusted(key), base);
+        match row {
+            Some(row) if self.outlet.wants(row.as_bytes())? => Ok(Some(row)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keys of records that only pending edits make.
+    fn inserted(&self) -> Result<Vec<Key>, Error> {
+        let mut keys = Vec::new();
+        let mut row = Vec::new();
+        for (collection, key) in self.pending.records() {
+            row.clear();
+            if collection == *self.outlet.name() && !self.view.get(&collection, key.as_bytes(), &mut row)? {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+impl Known for Expected<'_> {
+    type Error = Error;
+
+    fn get(&self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Error> {
+        let start = row.len();
+        let there = self.view.get(self.outlet.name(), key, row)?;
+        if self.pending.is_empty() {
+            if there && !self.outlet.wants(&row[start..])? {
+                row.truncate(start);
+                return Ok(false);
+            }
+            return Ok(there);
+        }
+        let base = there.then(|| Row::from_trusted(&row[start..]));
+        row.truncate(start);
+        match self.on_top(key, base)? {
+            Some(expected) => {
+                row.extend_from_slice(expected.as_bytes());
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        if self.view.collection(self.outlet.name()).is_none() {
+            return Ok(());
+        }
+        for record in self.view.records(self.outlet.name())? {
+            let (key, row) = record?;
+            if self.pending.is_empty() {
+                if self.outlet.wants(&row)? {
+                    take(&key)?;
+                }
+            } else if self.on_top(&key, Some(Row::from_trusted(&*row)))?.is_some() {
+                take(&key)?;
+            }
+        }
+        for key in self.inserted()? {
+            if self.on_top(key.as_bytes(), None)?.is_some() {
+                take(key.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The expected records as the destination takes them, one after another.
+pub(crate) struct ExpectedRecords<'a> {
+    expected: Expected<'a>,
+    base: Box<dyn Iterator<Item = Result<Stored, deltabus_state::Error>> + Send + 'a>,
+    inserted: std::vec::IntoIter<Key>,
+    row: RowBuilder,
+    key: Vec<u8>,
+    count: u64,
+}
+
+impl<'a> ExpectedRecords<'a> {
+    pub(crate) fn new(expected: Expected<'a>) -> Result<ExpectedRecords<'a>, Error> {
+        Ok(ExpectedRecords {
+            base: Box::new(expected.view.records(expected.outlet.name())?),
+            inserted: expected.inserted()?.into_iter(),
+            expected,
+            row: RowBuilder::default(),
+            key: Vec::new(),
+            count: 0,
+        })
+    }
+
+    /// How many have been given out.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn next(&mut self) -> Result<bool, Error> {
+        loop {
+            let wanted = match self.base.next() {
+                Some(record) => {
+                    let (key, row) = record?;
+                    if self.expected.pending.is_empty() {
+                        self.expected.outlet.forward(&row, &mut self.row)?
+                    } else {
+                        match self.expected.on_top(&key, Some(Row::from_trusted(&*row)))? {
+                            Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
+                            None => false,
+                        }
+                    }
+                }
+                None => match self.inserted.next() {
+                    Some(key) => match self.expected.on_top(key.as_bytes(), None)? {
+                        Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
+                        None => false,
+                    },
+                    None => return Ok(false),
+                },
+            };
+            if wanted {
+                self.count += 1;
+                self.key.clear();
+                self.expected.outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
+                return Ok(true);
+            }
+        }
+    }
+}
+
+impl Records for ExpectedRecords<'_> {
+    fn advance(&mut self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        self.next().map_err(Into::into)
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn row(&self) -> &[u8] {
+        self.row.as_bytes()
+    }
+}
