@@ -191,6 +191,16 @@ impl Transmitter {
         Ok(round)
     }
 
+    /// Writes a snapshot now, after publishing what waits; gives the revision it is of.
+    pub async fn snapshot(&mut self) -> Result<u64, Error> {
+        self.become_writer().await?;
+        let mut round = Round::default();
+        self.publish(&mut round).await?;
+        self.snapshot_wanted = true;
+        self.snapshot_if_due(&mut round).await?;
+        Ok(ledger::revision(&self.store.view())?.number)
+    }
+
     /// Goes on until `stop`: a round whenever the source may have changed, a receiver has sent edits, or somebody asks for one.
     /// `after` is called after each round with what it did, or why it failed.
     pub async fn run(

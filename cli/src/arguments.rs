@@ -1,0 +1,287 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use deltabus_record::change::ConflictPolicy;
+use deltabus_record::schema::{ReceiverName, SourceName};
+
+/// Keeps many destinations equal to one source, each in its own format, by sending only what changed.
+#[derive(Debug, Parser)]
+#[command(name = "deltabus", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    after_help = "Try it: deltabus demo\n\nLocations are INTERFACE:PATH[?option=value&…], for example csv:people.csv?key=id, json:people.json?key=id, \
+ndjson:log.ndjson?key=id, sqlite:app.db?tables=orders,items"
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The bus to use, one or several addresses [default: the local bus, started when needed]
+    #[arg(long, global = true, env = "DELTABUS_BUS", value_name = "URL[,URL]", help_heading = "Everywhere")]
+    pub(crate) bus: Option<String>,
+    /// A NATS credentials file for that bus
+    #[arg(long, global = true, env = "DELTABUS_CREDENTIALS", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// Where deltabus remembers things [default: $XDG_STATE_HOME/deltabus]
+    #[arg(long, global = true, env = "DELTABUS_STATE", value_name = "DIR", help_heading = "Everywhere")]
+    pub(crate) state: Option<PathBuf>,
+    /// Serve Prometheus metrics there, for example 127.0.0.1:9464
+    #[arg(long, global = true, env = "DELTABUS_METRICS", value_name = "ADDR", help_heading = "Everywhere")]
+    pub(crate) metrics: Option<std::net::SocketAddr>,
+    /// How log lines look
+    #[arg(long, global = true, env = "DELTABUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Everywhere")]
+    pub(crate) log_format: LogFormat,
+    /// Say more; twice for even more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "DELTABUS_VERBOSE", help_heading = "Everywhere")]
+    pub(crate) verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, env = "DELTABUS_QUIET", help_heading = "Everywhere")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what deltabus does: one source, four receivers, edits on both sides
+    Demo(Demo),
+    /// Publish a source and take its edits back
+    Transmit(Transmit),
+    /// Keep a destination equal to a source
+    Receive(Receive),
+    /// Show what turns one location into another, field by field
+    Diff(Diff),
+    /// Make one location equal to another, once, writing only what differs
+    Copy(Copy),
+    /// Show sources and receivers, how far they are and what is wrong
+    Status(Status),
+    /// List a source's revisions
+    Log(Log),
+    /// Show what one revision changed
+    Show(Show),
+    /// List edits that met a changed source
+    Conflicts(Conflicts),
+    /// Let a delete go that is held back because it is so large
+    Confirm(Named),
+    /// Write a snapshot now, for receivers that join later
+    Snapshot(Named),
+    /// Start, stop or look at the local bus
+    Bus(Bus),
+    /// Check a configuration and everything it names; changes nothing
+    Check(Check),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Keep the files in this folder instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+/// Publish a source and take its edits back.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: deltabus transmit people 'csv:people.csv?key=id'")]
+pub(crate) struct Transmit {
+    /// The source's name on the bus
+    #[arg(required_unless_present = "config")]
+    pub(crate) source: Option<SourceName>,
+    /// Where the source is
+    #[arg(required_unless_present = "config")]
+    pub(crate) location: Option<String>,
+    /// Take waiting edits, look once, publish, and end when the log has everything
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Sources from a file instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
+    pub(crate) config: Option<PathBuf>,
+    /// How often to look beside file notifications
+    #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
+    pub(crate) poll: Option<Duration>,
+    /// Who decides when source and edit disagree
+    #[arg(long, value_enum)]
+    pub(crate) conflicts: Option<Policy>,
+    /// How much of a collection may be deleted without `deltabus confirm`
+    #[arg(long, value_name = "PERCENT", value_parser = crate::config::parse_percent)]
+    pub(crate) max_delete: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Policy {
+    /// The source stands.
+    Source,
+    /// The edit wins.
+    Receiver,
+    /// The later one wins.
+    Latest,
+    /// The source stands until somebody resolves it.
+    Manual,
+}
+
+impl From<Policy> for ConflictPolicy {
+    fn from(policy: Policy) -> ConflictPolicy {
+        match policy {
+            Policy::Source => ConflictPolicy::Source,
+            Policy::Receiver => ConflictPolicy::Receiver,
+            Policy::Latest => ConflictPolicy::Latest,
+            Policy::Manual => ConflictPolicy::Manual,
+        }
+    }
+}
+
+/// Keep a destination equal to a source.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: deltabus receive people sqlite:people.db --reverse")]
+pub(crate) struct Receive {
+    /// The source's name on the bus
+    #[arg(required_unless_present = "config")]
+    pub(crate) source: Option<SourceName>,
+    /// Where the destination is, or is to be
+    #[arg(required_unless_present = "config")]
+    pub(crate) location: Option<String>,
+    /// Catch up with the log as it stands, send edits, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Also send edits made at the destination back to the source
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// The receiver's name [default: made once, kept in the state]
+    #[arg(long)]
+    pub(crate) name: Option<ReceiverName>,
+    /// Destinations from a file instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
+    pub(crate) config: Option<PathBuf>,
+    /// How often to look at the destination beside file notifications
+    #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
+    pub(crate) poll: Option<Duration>,
+}
+
+/// Show what turns one location into another, field by field; formats may differ.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 equal, 1 different, 2 trouble\n\nExample: deltabus diff 'csv:old.csv?key=id' sqlite:new.db\n\n\
+--json prints an object a record: {\"collection\", \"key\", \"change\": \"insert\"|\"update\"|\"delete\", \"fields\": {NAME: {\"before\", \"after\"}}}"
+)]
+pub(crate) struct Diff {
+    /// The one side
+    pub(crate) a: String,
+    /// The other side
+    pub(crate) b: String,
+    /// Only count
+    #[arg(long)]
+    pub(crate) stat: bool,
+    /// One JSON object a record
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make one location equal to another, once, writing only what differs; no bus.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: deltabus copy 'csv:people.csv?key=id' sqlite:people.db")]
+pub(crate) struct Copy {
+    /// Where it comes from
+    pub(crate) a: String,
+    /// Where it goes
+    pub(crate) b: String,
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Again and again, in place
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// The source
+    pub(crate) source: SourceName,
+    /// One JSON object a revision
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The source
+    pub(crate) source: SourceName,
+    /// The revision's number
+    pub(crate) revision: u64,
+    /// One JSON object a record, as `diff --json`
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List edits that met a changed source: what both started from, both values, and who.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 none, 1 some, 2 trouble")]
+pub(crate) struct Conflicts {
+    /// The source
+    pub(crate) source: SourceName,
+    /// One JSON object a conflict
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The source
+    pub(crate) source: SourceName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bus {
+    #[command(subcommand)]
+    pub(crate) command: BusCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BusCommand {
+    /// Start it, if it isn't running
+    Start,
+    /// End it; what it stores stays
+    Stop,
+    /// Show whether it runs, where, and how much it stores
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// A transmitter's or a receiver's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}

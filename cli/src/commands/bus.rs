@@ -1,0 +1,56 @@
+//! `deltabus bus`: the local bus.
+
+use crate::arguments::{Bus, BusCommand, Global};
+use crate::error::{Error, Exit};
+use crate::output::bytes_text;
+use crate::session;
+
+/// Runs the command.
+pub(crate) fn bus(global: &Global, options: Bus) -> Result<Exit, Error> {
+    let state = session::state(global)?;
+    let bus = session::local_bus(&state);
+    let say = |text: String| {
+        if !global.quiet {
+            println!("{text}");
+        }
+    };
+    match options.command {
+        BusCommand::Start => {
+            let running = bus.ensure()?;
+            say(format!("the bus is at {} (process {}, nats-server {})", running.url, running.pid, running.version));
+        }
+        BusCommand::Stop => {
+            let text = if bus.stop()? { "the bus has ended" } else { "the bus was not running" };
+            say(text.into());
+        }
+        BusCommand::Status { json } => {
+            let running = bus.status();
+            let stored = bus.stored_bytes();
+            if json {
+                let (pid, url, version) = match &running {
+                    Some(running) => (Some(running.pid), Some(&running.url), Some(&running.version)),
+                    None => (None, None, None),
+                };
+                let folder = bus.folder().display().to_string();
+                let status = serde_json::json!({
+                    "running": running.is_some(), "pid": pid, "url": url, "version": version,
+                    "stored_bytes": stored, "folder": folder,
+                });
+                println!("{status}");
+            } else {
+                match running {
+                    Some(running) => println!(
+                        "running at {} (process {}, nats-server {}), {} stored in {}",
+                        running.url,
+                        running.pid,
+                        running.version,
+                        bytes_text(stored),
+                        bus.folder().display()
+                    ),
+                    None => println!("not running, {} stored in {}", bytes_text(stored), bus.folder().display()),
+                }
+            }
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,206 @@
+//! Two stores side by side, whatever their formats.
+
+use deltabus_interfaces::found::{Found, Translate};
+use deltabus_interfaces::{Error as InterfaceError, Interface, Location, Scan};
+use deltabus_record::diff::{self, DiffError, Difference, Fingerprints, Identity};
+use deltabus_record::row::{FieldRef, RowBuilder, RowReader};
+use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
+use deltabus_record::value::Value;
+
+use crate::error::Error;
+
+/// How one collection differs.
+pub(crate) struct Compared {
+    /// Its name.
+    pub(crate) collection: CollectionName,
+    /// The fields of both sides, by which the rows are to be read.
+    pub(crate) schema: Schema,
+    /// What leads from the one side to the other.
+    pub(crate) differences: Vec<Difference>,
+}
+
+/// Opens the store at a location.
+pub(crate) fn open(location: &str) -> Result<Box<dyn Interface>, Error> {
+    Ok(deltabus_interfaces::open(&Location::parse(location)?)?)
+}
+
+/// What leads from `a` to `b`, collection by collection.
+///
+/// Values are compared as both stores can hold them: each is brought through what the one makes of it, then the other.
+pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compared>, Error> {
+    let (mut left, mut right) = (a.scan()?, b.scan()?);
+    let (in_a, in_b) = (left.collections().to_vec(), right.collections().to_vec());
+    let pairs = pairs(a, b, &in_a, &in_b);
+    let mut all = Vec::new();
+    for (at, collection) in in_a.iter().enumerate() {
+        left.start(at)?;
+        let Some(to) = pairs.iter().find(|(from, _)| *from == at).map(|(_, to)| *to) else {
+            all.push(alone(&mut *left, collection, Side::A)?);
+            continue;
+        };
+        right.start(to)?;
+        let common = Common::of(collection, &in_b[to]);
+        let same = left.layout(at) == right.layout(to) && collection.schema == in_b[to].schema;
+        let fingerprints = if same { Fingerprints::Comparable } else { Fingerprints::Foreign };
+        let identity = common.identity();
+        let mut from = Found::new(&mut *left, common.translator(a, b, Side::A));
+        let mut to = Found::new(&mut *right, common.translator(a, b, Side::B));
+        let outcome = diff::compare(&mut from, &mut to, fingerprints, identity).map_err(duplicate)?;
+        all.push(Compared {
+            collection: collection.name.clone(),
+            schema: common.schema.clone(),
+            differences: outcome.differences,
+        });
+    }
+    for (at, collection) in in_b.iter().enumerate().filter(|(at, _)| !pairs.iter().any(|(_, to)| to == at)) {
+        right.start(at)?;
+        all.push(alone(&mut *right, collection, Side::B)?);
+    }
+    left.finish()?;
+    right.finish()?;
+    Ok(all)
+}
+
+/// Which collections belong together: those of one name, and the only ones where a store holds just one.
+pub(crate) fn pairs(
+    a: &dyn Interface,
+    b: &dyn Interface,
+    in_a: &[Collection],
+    in_b: &[Collection],
+) -> Vec<(usize, usize)> {
+    if in_a.len() == 1 && in_b.len() == 1 && (a.single_collection() || b.single_collection()) {
+        return vec![(0, 0)];
+    }
+    let place = |collection: &Collection| in_b.iter().position(|other| other.name == collection.name);
+    let found = in_a.iter().enumerate().filter_map(|(at, collection)| Some((at, place(collection)?)));
+    let mut last = None;
+    // Scans go through their collections in order; names are in one order on both sides in all stores of several.
+    found
+        .filter(|(_, to)| {
+            last.is_none_or(|last| last < *to) && {
+                last = Some(*to);
+                true
+            }
+        })
+        .collect()
+}
+
+/// Two keys that are one, as the command's error.
+pub(crate) fn duplicate(error: DiffError<InterfaceError>) -> Error {
+    match error {
+        DiffError::Store(error) => error.into(),
+        DiffError::DuplicateKey { key, place, other } => Error::DuplicateKey { place, key, other },
+    }
+}
+
+/// The one side or the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    A,
+    B,
+}
+
+/// A collection that only one side has.
+fn alone(scan: &mut dyn Scan, collection: &Collection, side: Side) -> Result<Compared, Error> {
+    let mut differences = Vec::new();
+    let mut builder = RowBuilder::default();
+    let mut occurrence = 0;
+    while scan.next()?.is_some() {
+        builder.clear();
+        scan.decode(&mut builder)?;
+        let row = builder.row();
+        let key = collection.schema.key_of(row.as_bytes(), occurrence);
+        occurrence += u32::from(collection.schema.key == KeySpec::WholeRow);
+        let (before, after) = if side == Side::A { (Some(row), None) } else { (None, Some(row)) };
+        differences.push(Difference { key, before, after });
+    }
+    Ok(Compared { collection: collection.name.clone(), schema: collection.schema.clone(), differences })
+}
+
+/// The fields of both sides.
+struct Common {
+    schema: Schema,
+    /// For each common slot: the field and its slot in a, in b.
+    fields: Vec<(Option<(usize, Field)>, Option<(usize, Field)>)>,
+}
+
+impl Common {
+    fn of(a: &Collection, b: &Collection) -> Common {
+        let mut fields = Vec::new();
+        let mut schema = Schema { fields: Vec::new(), key: KeySpec::WholeRow };
+        for (slot, field) in a.schema.ordered() {
+            let there = b.schema.slot(&field.name).map(|slot| (slot, b.schema.fields[slot].clone()));
+            schema.fields.push(Field { ordinal: fields.len() as u32, ..field.clone() });
+            fields.push((Some((slot, field.clone())), there));
+        }
+        for (slot, field) in b.schema.ordered().into_iter().filter(|(_, field)| a.schema.slot(&field.name).is_none()) {
+            schema.fields.push(Field { ordinal: fields.len() as u32, ..field.clone() });
+            fields.push((None, Some((slot, field.clone()))));
+        }
+        // A side without a key of its own takes the other's.
+        for side in [a, b] {
+            let names = side.schema.key_names();
+            if !names.is_empty()
+                && schema.key == KeySpec::WholeRow
+                && let Ok(keyed) = schema.clone().with_key(&names)
+            {
+                schema = keyed;
+            }
+        }
+        Common { schema, fields }
+    }
+
+    fn identity(&self) -> Identity {
+        if self.schema.key == KeySpec::WholeRow { Identity::WholeRow } else { Identity::Key }
+    }
+
+    /// Brings rows of one side into the common slots and the form that both can hold.
+    fn translator<'a>(&'a self, a: &'a dyn Interface, b: &'a dyn Interface, side: Side) -> Box<Translate<'a>> {
+        let both = |slot: usize, value: Value| -> Value {
+            let (in_a, in_b) = &self.fields[slot];
+            let through = |interface: &dyn Interface, field: &Option<(usize, Field)>, value: Value| match field {
+                Some((_, field)) if !interface.verbatim(field).contains(value.kind()) => {
+                    // What a store refuses is compared as it is.
+                    interface.project(value.clone(), field).unwrap_or(value)
+                }
+                _ => value,
+            };
+            through(a, in_a, through(b, in_b, value))
+        };
+        let verbatim: Vec<_> = self
+            .fields
+            .iter()
+            .map(|(in_a, in_b)| {
+                let of = |interface: &dyn Interface, field: &Option<(usize, Field)>| {
+                    field.as_ref().map(|(_, field)| interface.verbatim(field))
+                };
+                (of(a, in_a), of(b, in_b))
+            })
+            .collect();
+        let slots: Vec<Option<usize>> = self
+            .fields
+            .iter()
+            .map(|(in_a, in_b)| if side == Side::A { in_a } else { in_b }.as_ref().map(|(slot, _)| *slot))
+            .collect();
+        let mut common = RowBuilder::default();
+        Box::new(move |row, key, out| {
+            let fields: Vec<FieldRef<'_>> = RowReader::new(row).collect();
+            common.clear();
+            for (slot, from) in slots.iter().enumerate() {
+                let field = from.and_then(|from| fields.get(from).copied()).unwrap_or(FieldRef::ABSENT);
+                let kind = field.kind();
+                let as_it_is = |kinds: &Option<deltabus_record::value::KindSet>| {
+                    kinds.as_ref().is_none_or(|kinds| kinds.contains(kind))
+                };
+                if from.is_none() || (as_it_is(&verbatim[slot].0) && as_it_is(&verbatim[slot].1)) {
+                    common.push_encoded(field);
+                } else {
+                    common.push(&both(slot, field.value()));
+                }
+            }
+            self.schema.key_content_into(common.as_bytes(), key);
+            out.extend_from_slice(common.as_bytes());
+            Ok(())
+        })
+    }
+}

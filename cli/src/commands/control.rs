@@ -1,0 +1,67 @@
+//! `deltabus confirm` and `snapshot`: asking a transmitter, wherever it runs.
+
+use deltabus_transmitter::{Config, Question, Transmitter};
+
+use crate::arguments::{Global, Named};
+use crate::error::{Error, Exit};
+use crate::session;
+
+/// Lets a held delete go.
+pub(crate) async fn confirm(global: &Global, options: Named) -> Result<Exit, Error> {
+    let state = session::state(global)?;
+    let broker = session::broker(global, &state).await?;
+    let question = Question::Confirm.to_bytes();
+    let answer = broker.ask(&options.source, question).await.map_err(deltabus_bus::Error::from)?;
+    let text = match answer {
+        Some(answer) => String::from_utf8_lossy(&answer).into_owned(),
+        // Nobody is running: the next round will find the confirmation in the state.
+        None => {
+            if !state.source_folder(&options.source).is_dir() {
+                return Err(Error::Trouble(format!(
+                    "no transmitter of `{}` answers, and it has no state here; run this where it runs",
+                    options.source
+                )));
+            }
+            let held = deltabus_transmitter::confirm(&state, &options.source)?;
+            format!("confirmed: {held}; the next `deltabus transmit {} …` publishes it", options.source)
+        }
+    };
+    if let Some(error) = text.strip_prefix("error: ") {
+        return Err(Error::Trouble(error.to_owned()));
+    }
+    if !global.quiet {
+        println!("{text}");
+    }
+    Ok(Exit::Done)
+}
+
+/// Has a snapshot written.
+pub(crate) async fn snapshot(global: &Global, options: Named) -> Result<Exit, Error> {
+    let state = session::state(global)?;
+    let broker = session::broker(global, &state).await?;
+    let question = Question::Snapshot.to_bytes();
+    let answer = broker.ask(&options.source, question).await.map_err(deltabus_bus::Error::from)?;
+    let text = match answer {
+        Some(answer) => String::from_utf8_lossy(&answer).into_owned(),
+        None => {
+            let folder = state.source_folder(&options.source);
+            if !folder.is_dir() {
+                return Err(Error::Trouble(format!(
+                    "no transmitter of `{}` answers, and it has no state here; run this where it runs",
+                    options.source
+                )));
+            }
+            let status = deltabus_state::read_status(&folder).unwrap_or_default();
+            let status: serde_json::Value = serde_json::from_slice(&status).unwrap_or_default();
+            let location = status["location"].as_str().unwrap_or_default();
+            let config = Config::new(options.source.clone(), deltabus_interfaces::Location::parse(location)?);
+            let mut transmitter = Transmitter::open(config, broker, &state)?;
+            let revision = transmitter.snapshot().await?;
+            format!("snapshot written at revision {revision}")
+        }
+    };
+    if !global.quiet {
+        println!("{text}");
+    }
+    Ok(Exit::Done)
+}

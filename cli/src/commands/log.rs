@@ -1,0 +1,227 @@
+//! `deltabus log` and `show`: a source's history.
+
+use std::io::{BufWriter, Write};
+use std::sync::{Arc, Mutex};
+
+use deltabus_bus::{Delivered, Entry, Log as BusLog, history};
+use deltabus_record::change::{Change, ChangeSet, Outcome};
+use deltabus_record::schema::{Collection, CollectionName};
+
+use crate::arguments::{Global, Log, Show};
+use crate::error::{Error, Exit};
+use crate::output::{Paint, bytes_text, counted, difference_of, print_difference, print_difference_json, time_text};
+use crate::session;
+
+/// The accepted history, oldest first.
+pub(crate) async fn entries(
+    global: &Global,
+    source: &deltabus_record::schema::SourceName,
+) -> Result<(BusLog, Vec<Entry>), Error> {
+    let state = session::state(global)?;
+    let broker = session::broker(global, &state).await?;
+    let log = BusLog::new(broker, source.clone());
+    if !log.is_founded().await? {
+        return Err(Error::Trouble(format!(
+            "the bus has no source `{source}`; start `deltabus transmit {source} …` first, or name another bus with --bus"
+        )));
+    }
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&found);
+    history(&log, &mut |entry| sink.lock().expect("nobody panics with this lock").push(entry)).await?;
+    let entries = std::mem::take(&mut *found.lock().expect("nobody panics with this lock"));
+    Ok((log, entries))
+}
+
+/// Lists revisions, newest first.
+pub(crate) async fn log(global: &Global, options: Log) -> Result<Exit, Error> {
+    let (_, entries) = entries(global, &options.source).await?;
+    let mut out = BufWriter::new(std::io::stdout());
+    let paint = Paint::for_stdout();
+    for entry in entries.iter().rev() {
+        match entry {
+            Entry::Foundation { revision, time_millis } => {
+                if options.json {
+                    let line = serde_json::json!({
+                        "revision": revision.number, "time_millis": time_millis, "foundation": true,
+                        "records": revision.digest.records, "digest": revision.digest.to_string(),
+                        "bytes": 0, "inserts": 0, "updates": 0, "deletes": 0, "replies": 0, "conflicts": 0,
+                    });
+                    writeln!(out, "{line}")?;
+                } else {
+                    writeln!(
+                        out,
+                        "{:>6}  {}  foundation: {}",
+                        paint.bold(&revision.number.to_string()),
+                        time_text(*time_millis),
+                        counted(revision.digest.records, "record")
+                    )?;
+                }
+            }
+            Entry::Set(delivered) => {
+                let Delivered { set, bytes, .. } = &**delivered;
+                let [inserts, updates, deletes] = counts(set);
+                let conflicts = conflicts_in(set);
+                if options.json {
+                    let line = serde_json::json!({
+                        "revision": set.next.number, "time_millis": set.time_millis, "foundation": false,
+                        "records": set.next.digest.records, "digest": set.next.digest.to_string(), "bytes": bytes,
+                        "inserts": inserts, "updates": updates, "deletes": deletes,
+                        "replies": set.replies.len(), "conflicts": conflicts,
+                    });
+                    writeln!(out, "{line}")?;
+                } else {
+                    let from = set.replies.iter().map(|reply| reply.reverse.receiver.to_string()).collect::<Vec<_>>();
+                    let from =
+                        if from.is_empty() { String::new() } else { format!("  edits from {}", from.join(", ")) };
+                    let conflicts =
+                        if conflicts > 0 { format!("  {}", counted(conflicts, "conflict")) } else { String::new() };
+                    writeln!(
+                        out,
+                        "{:>6}  {}  {} {} {}  {}{from}{conflicts}",
+                        paint.bold(&set.next.number.to_string()),
+                        time_text(set.time_millis),
+                        paint.green(&format!("+{inserts}")),
+                        paint.yellow(&format!("~{updates}")),
+                        paint.red(&format!("-{deletes}")),
+                        paint.dim(&bytes_text(*bytes)),
+                    )?;
+                }
+            }
+        }
+    }
+    out.flush()?;
+    Ok(Exit::Done)
+}
+
+/// Shows what one revision changed.
+pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> {
+    let (log, entries) = entries(global, &options.source).await?;
+    let mut schemas = Schemas::of(&log).await?;
+    // The snapshot's schemas are the newest: going back, each schema change is undone.
+    let mut wanted = None;
+    for entry in entries.into_iter().rev() {
+        match entry {
+            Entry::Set(delivered) if delivered.set.next.number == options.revision => {
+                wanted = Some(delivered);
+                break;
+            }
+            Entry::Foundation { revision, time_millis } if revision.number == options.revision => {
+                let text = format!(
+                    "revision {} of {}, {}: the log begins here with {}",
+                    revision.number,
+                    options.source,
+                    time_text(time_millis),
+                    counted(revision.digest.records, "record")
+                );
+                if options.json {
+                    println!("{}", serde_json::json!({ "foundation": revision.number }))
+                } else {
+                    println!("{text}")
+                }
+                return Ok(Exit::Done);
+            }
+            _ => {}
+        }
+    }
+    let Some(delivered) = wanted else {
+        return Err(Error::Trouble(format!(
+            "the log of `{}` has no revision {}; `deltabus log {0}` lists what it has",
+            options.source, options.revision
+        )));
+    };
+    let set = &delivered.set;
+    schemas.note(set);
+    let mut out = BufWriter::new(std::io::stdout());
+    let paint = Paint::for_stdout();
+    if !options.json {
+        let time = time_text(set.time_millis);
+        writeln!(out, "revision {} of {}, {time}, digest {}", set.next.number, options.source, set.next.digest)?;
+        for transaction in &set.transactions {
+            for schema in &transaction.schemas {
+                let names = |collection: &Option<Collection>| {
+                    collection.as_ref().map_or("nothing".into(), |collection| {
+                        let fields = collection.schema.ordered().into_iter().map(|(_, field)| field.name.clone());
+                        fields.collect::<Vec<_>>().join(", ")
+                    })
+                };
+                writeln!(out, "schema: {} -> {}", names(&schema.before), names(&schema.after))?;
+            }
+        }
+    }
+    for transaction in &set.transactions {
+        for changes in &transaction.collections {
+            let schema = schemas.schema(&changes.collection);
+            for change in &changes.changes {
+                let difference = difference_of(change);
+                if options.json {
+                    print_difference_json(&mut out, &changes.collection, &schema, &difference)?;
+                } else {
+                    print_difference(&mut out, paint, &changes.collection, &schema, &difference)?;
+                }
+            }
+        }
+    }
+    if !options.json {
+        for reply in &set.replies {
+            writeln!(
+                out,
+                "answers reverse set {} of {}: {}",
+                reply.reverse.number,
+                reply.reverse.receiver,
+                counted(reply.verdicts.len() as u64, "edit")
+            )?;
+        }
+    }
+    out.flush()?;
+    Ok(Exit::Done)
+}
+
+/// The schemas by which changes are shown.
+pub(crate) struct Schemas {
+    collections: Vec<Collection>,
+}
+
+impl Schemas {
+    /// Those of the newest snapshot.
+    pub(crate) async fn of(log: &BusLog) -> Result<Schemas, Error> {
+        let manifest = deltabus_bus::pointer(log).await?;
+        Ok(Schemas { collections: manifest.map(|manifest| manifest.collections).unwrap_or_default() })
+    }
+
+    /// Takes in the schemas that a set makes.
+    pub(crate) fn note(&mut self, set: &ChangeSet) {
+        for schema in set.transactions.iter().flat_map(|transaction| &transaction.schemas) {
+            if let Some(after) = &schema.after {
+                self.collections.retain(|collection| collection.name != after.name);
+                self.collections.push(after.clone());
+            }
+        }
+    }
+
+    /// The schema of a collection; an empty one if it isn't known.
+    pub(crate) fn schema(&self, name: &CollectionName) -> deltabus_record::schema::Schema {
+        let known = self.collections.iter().find(|collection| collection.name == *name);
+        known.map_or_else(
+            || deltabus_record::schema::Schema { fields: Vec::new(), key: deltabus_record::schema::KeySpec::WholeRow },
+            |collection| collection.schema.clone(),
+        )
+    }
+}
+
+fn counts(set: &ChangeSet) -> [u64; 3] {
+    let mut counts = [0; 3];
+    let changes = set.transactions.iter().flat_map(|transaction| &transaction.collections);
+    for change in changes.flat_map(|changes| &changes.changes) {
+        counts[match change {
+            Change::Insert { .. } => 0,
+            Change::Update { .. } => 1,
+            Change::Delete { .. } => 2,
+        }] += 1;
+    }
+    counts
+}
+
+fn conflicts_in(set: &ChangeSet) -> u64 {
+    let verdicts = set.replies.iter().flat_map(|reply| &reply.verdicts);
+    verdicts.filter(|verdict| matches!(verdict.outcome, Outcome::Conflict(_))).count() as u64
+}

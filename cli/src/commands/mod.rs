@@ -1,0 +1,54 @@
+//! One file for each command.
+
+pub(crate) mod bus;
+pub(crate) mod check;
+pub(crate) mod compare;
+pub(crate) mod conflicts;
+pub(crate) mod control;
+pub(crate) mod copy;
+pub(crate) mod demo;
+pub(crate) mod diff;
+pub(crate) mod log;
+pub(crate) mod receive;
+pub(crate) mod shell;
+pub(crate) mod status;
+pub(crate) mod transmit;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Exit};
+
+/// Waits until all tasks have ended. The first that fails stops the others.
+pub(crate) async fn finish<E>(mut tasks: JoinSet<Result<(), E>>, stop: &CancellationToken) -> Result<Exit, Error>
+where
+    E: Into<Error> + 'static,
+{
+    let mut failed = None;
+    while let Some(ended) = tasks.join_next().await {
+        let result = match ended {
+            Ok(result) => result.map_err(Into::into),
+            Err(error) => Err(Error::Trouble(format!("a task ended badly: {error}"))),
+        };
+        if let Err(error) = result {
+            stop.cancel();
+            failed.get_or_insert(error);
+        }
+    }
+    failed.map_or(Ok(Exit::Done), Err)
+}
+
+/// An error with its causes, for a log line.
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text.replace('\n', " ")
+}

@@ -1,0 +1,198 @@
+//! `deltabus status`: sources and receivers, how far they are and what is wrong.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use comfy_table::{Table, TableStyle};
+use deltabus_bus::{Event, Log, Position, Reader};
+use deltabus_state::{StateDirectory, is_busy, read_status};
+use serde_json::{Value, json};
+
+use crate::arguments::{Global, Status};
+use crate::error::{Error, Exit};
+use crate::output::counted;
+use crate::session;
+
+/// How often `--watch` looks.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Runs the command.
+pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Error> {
+    let state = session::state(global)?;
+    loop {
+        let found = gather(global, &state).await?;
+        if options.json {
+            println!("{found}");
+        } else {
+            if options.watch {
+                // Home, and clear what follows: redrawn in place.
+                print!("\x1b[H\x1b[J");
+            }
+            print!("{}", render(&found));
+            std::io::stdout().flush()?;
+        }
+        if !options.watch {
+            return Ok(Exit::Done);
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// Everything known here, and how far the bus is.
+async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error> {
+    let running = session::local_bus(state).status();
+    // Looking at the status starts nothing.
+    let broker = match (&global.bus, &running) {
+        (None, None) => None,
+        _ => Some(session::broker(global, state).await?),
+    };
+    let bus = match (&global.bus, &running) {
+        (Some(url), _) => json!({ "url": url, "local": false, "running": true }),
+        (None, Some(running)) => json!({ "url": running.url, "local": true, "running": true, "pid": running.pid }),
+        (None, None) => json!({ "url": null, "local": true, "running": false }),
+    };
+    let mut names: Vec<_> = state.sources()?;
+    if let Some(broker) = &broker {
+        names.extend(broker.sources().await.map_err(deltabus_bus::Error::from)?);
+    }
+    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
+    names.sort();
+    names.dedup();
+    let mut sources = Vec::new();
+    let mut receivers = Vec::new();
+    for name in names {
+        let folder = state.source_folder(&name);
+        let own = read_status(&folder).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let mut source = own.unwrap_or_else(|| json!({ "source": name.as_str() }));
+        let mut revision = source["revision"].as_u64().unwrap_or(0);
+        source["here"] = folder.is_dir().into();
+        source["running"] = is_busy(&folder).into();
+        if let Some(broker) = &broker {
+            let log = Log::new(broker.clone(), name.clone());
+            if let Some(position) = log_end(&log).await {
+                revision = revision.max(position.revision.number);
+                source["published"] = position.revision.number.into();
+            }
+        }
+        for (_, receiver) in state.receivers()?.into_iter().filter(|(of, _)| *of == name) {
+            let folder = state.receiver_folder(&name, &receiver);
+            let own = read_status(&folder).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+            let mut entry = own.unwrap_or_else(|| json!({ "source": name.as_str(), "receiver": receiver.as_str() }));
+            let at = entry["revision"].as_u64().unwrap_or(0);
+            entry["lag"] = revision.saturating_sub(at).into();
+            entry["running"] = is_busy(&folder).into();
+            receivers.push(entry);
+        }
+        sources.push(source);
+    }
+    Ok(json!({ "bus": bus, "sources": sources, "receivers": receivers }))
+}
+
+/// How far a log is.
+async fn log_end(log: &Log) -> Option<Position> {
+    let manifest = deltabus_bus::pointer(log).await.ok()??;
+    let mut reader = Reader::at(log, manifest.position);
+    loop {
+        match reader.next_stored().await.ok()? {
+            Event::Set(_) => {}
+            Event::CaughtUp(position) => return Some(position),
+            Event::Rejoin(_) => return None,
+        }
+    }
+}
+
+fn render(found: &Value) -> String {
+    let mut text = String::new();
+    let bus = &found["bus"];
+    match bus["url"].as_str() {
+        Some(url) => text.push_str(&format!("bus {url}\n")),
+        None => text.push_str("the local bus is not running\n"),
+    }
+    let empty = Vec::new();
+    let sources = found["sources"].as_array().unwrap_or(&empty);
+    let receivers = found["receivers"].as_array().unwrap_or(&empty);
+    if sources.is_empty() {
+        text.push_str("no sources yet; `deltabus transmit NAME LOCATION` makes one\n");
+        return text;
+    }
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_header(["SOURCE", "REVISION", "RECORDS", "WAITING", "STATE", "SEEN"]);
+    for source in sources {
+        let revision = source["revision"].as_u64().or(source["published"].as_u64());
+        table.add_row([
+            string(&source["source"]),
+            number(&json!(revision)),
+            number(&source["records"]),
+            number(&source["outbox"]),
+            state_of(source, source["here"].as_bool() == Some(true)),
+            age(&source["time_millis"]),
+        ]);
+    }
+    text.push_str(&format!("\n{table}\n"));
+    if !receivers.is_empty() {
+        let mut table = Table::new();
+        table.load_style(TableStyle::new()).set_header(["RECEIVER", "SOURCE", "REVISION", "LAG", "STATE", "SEEN"]);
+        for receiver in receivers {
+            table.add_row([
+                string(&receiver["receiver"]),
+                string(&receiver["source"]),
+                number(&receiver["revision"]),
+                number(&receiver["lag"]),
+                state_of(receiver, true),
+                age(&receiver["time_millis"]),
+            ]);
+        }
+        text.push_str(&format!("\n{table}\n"));
+    }
+    for entry in sources.iter().chain(receivers) {
+        let name = entry["receiver"].as_str().or(entry["source"].as_str()).unwrap_or_default();
+        if let Some(held) = entry["held"].as_str() {
+            text.push_str(&format!("\n{name}: held back: {held}; `deltabus confirm {name}` lets it go\n"));
+        }
+        if let Some(error) = entry["error"].as_str() {
+            text.push_str(&format!("\n{name}: {error}\n"));
+        }
+    }
+    text
+}
+
+fn state_of(entry: &Value, here: bool) -> String {
+    let mut parts = Vec::new();
+    if entry["error"].is_string() {
+        parts.push("error".to_owned());
+    }
+    if entry["held"].is_string() {
+        parts.push("held".to_owned());
+    }
+    for (name, one) in [("pending", "reverse set"), ("drift", "drifted record"), ("dead_letters", "dead letter")] {
+        if let Some(count) = entry[name].as_u64().filter(|count| *count > 0) {
+            parts.push(counted(count, one));
+        }
+    }
+    parts.push(match (here, entry["running"].as_bool()) {
+        (false, _) => "elsewhere".into(),
+        (true, Some(true)) => "running".into(),
+        (true, _) => "not running".into(),
+    });
+    parts.join(", ")
+}
+
+fn string(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+fn number(value: &Value) -> String {
+    value.as_u64().map_or("-".into(), |number| number.to_string())
+}
+
+fn age(millis: &Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+    match millis.as_u64().map(|then| now.saturating_sub(then) / 1000) {
+        None => "-".into(),
+        Some(0..=1) => "now".into(),
+        Some(seconds @ 2..=119) => format!("{seconds} s ago"),
+        Some(seconds @ 120..=7199) => format!("{} min ago", seconds / 60),
+        Some(seconds @ 7200..=172_799) => format!("{} h ago", seconds / 3600),
+        Some(seconds) => format!("{} days ago", seconds / 86_400),
+    }
+}

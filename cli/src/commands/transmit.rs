@@ -1,0 +1,114 @@
+//! `deltabus transmit`: publish sources and take their edits back.
+
+use deltabus_interfaces::Location;
+use deltabus_record::schema::SourceName;
+use deltabus_transmitter::{Config, Error as TransmitterError, Round, Transmitter};
+use tokio::task::JoinSet;
+
+use crate::arguments::{Global, Transmit};
+use crate::error::{Error, Exit};
+use crate::output::{bytes_text, counted, spinner};
+use crate::{config, session};
+
+/// Runs the command.
+pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit, Error> {
+    let (global, configs) = configs(global, &options)?;
+    let state = session::state(&global)?;
+    session::serve_metrics(&global)?;
+    let broker = session::broker(&global, &state).await?;
+    let mut transmitters = Vec::new();
+    for config in configs {
+        transmitters.push(Transmitter::open(config, broker.clone(), &state)?);
+    }
+    if options.once {
+        let mut exit = Exit::Done;
+        for transmitter in &mut transmitters {
+            let bar = spinner(&global, &format!("{}: looking at the source", transmitter.source()));
+            let round = transmitter.transmit_once().await;
+            bar.finish_and_clear();
+            let round = round?;
+            if !global.quiet {
+                println!("{}", round_text(transmitter.source(), &round));
+            }
+            if let Some(held) = &round.held {
+                eprintln!(
+                    "deltabus: held back: {held}; `deltabus confirm {}` lets it go, putting the source right forgets it",
+                    transmitter.source()
+                );
+                exit = Exit::Differs;
+            }
+        }
+        return Ok(exit);
+    }
+    let stop = session::stop_signal()?;
+    let mut tasks = JoinSet::new();
+    for transmitter in transmitters {
+        tracing::info!(source = %transmitter.source(), "transmitting");
+        let stop = stop.clone();
+        tasks.spawn(transmitter.run(stop, log_round));
+    }
+    super::finish(tasks, &stop).await
+}
+
+/// The global options and the sources, from the command line or a file.
+fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>), Error> {
+    let (global, mut configs) = match (&options.config, &options.source, &options.location) {
+        (Some(path), ..) => {
+            let file = config::transmitter(path)?;
+            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let configs = file.source.iter().map(|source| source.config(path)).collect::<Result<Vec<_>, _>>()?;
+            (global, configs)
+        }
+        (None, Some(source), Some(location)) => {
+            (global.clone(), vec![Config::new(source.clone(), Location::parse(location)?)])
+        }
+        _ => return Err(Error::Config("name a source and its location, or a file with --config".into())),
+    };
+    for config in &mut configs {
+        config.poll = options.poll.unwrap_or(config.poll);
+        config.max_delete = options.max_delete.unwrap_or(config.max_delete);
+        config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
+    }
+    Ok((global, configs))
+}
+
+fn round_text(source: &SourceName, round: &Round) -> String {
+    let mut text = format!("{source}: revision {}", round.revision);
+    if round.sets > 0 {
+        text.push_str(&format!(", {} published", counted(round.changes, "change")));
+        if round.bytes > 0 {
+            text.push_str(&format!(" in {}", bytes_text(round.bytes)));
+        }
+    } else if round.held.is_none() {
+        text.push_str(", nothing new");
+    }
+    if round.reverse_sets > 0 {
+        text.push_str(&format!(", {} taken", counted(round.reverse_sets, "reverse set")));
+    }
+    if round.conflicts > 0 {
+        text.push_str(&format!(", {}", counted(round.conflicts, "conflict")));
+    }
+    if round.refused > 0 {
+        text.push_str(&format!(", {} refused", counted(round.refused, "edit")));
+    }
+    text
+}
+
+fn log_round(source: &SourceName, result: &Result<Round, TransmitterError>) {
+    match result {
+        Ok(round) => {
+            if let Some(held) = &round.held {
+                tracing::warn!(%source, %held, "a delete is held back; `deltabus confirm` lets it go");
+            }
+            if round.sets > 0 || round.reverse_sets > 0 {
+                let (revision, changes, bytes) = (round.revision, round.changes, round.bytes);
+                let (reverse_sets, conflicts) = (round.reverse_sets, round.conflicts);
+                tracing::info!(%source, revision, changes, bytes, reverse_sets, conflicts, "published");
+            }
+        }
+        Err(error) => {
+            let error = super::one_line(error);
+            tracing::error!(%source, error, "nothing was published");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The commands of deltabus: what people type, and what they see.
+//!
+//! Each command is a file under `commands`; [`run`] picks one. Results go to standard output, everything else to standard
+//! error. What the commands do is in the other crates.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod arguments;
+mod commands;
+mod config;
+mod error;
+mod output;
+mod session;
+
+use arguments::{Arguments, Command};
+use error::{Error, Exit};
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // One TLS implementation for the whole process; a second call finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            // Nobody reads what can't be printed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    output::start_log(&arguments.global);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Io { doing: "start", path: "the runtime".into(), source });
+    let exit = runtime.and_then(|runtime| {
+        let exit = runtime.block_on(dispatch(arguments));
+        // Threads that wait for a file or a lock are not waited for.
+        runtime.shutdown_background();
+        exit
+    });
+    match exit {
+        Ok(exit) => exit.code(),
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("deltabus: {}", error.in_one_line());
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
+    let global = arguments.global;
+    match arguments.command {
+        Command::Demo(options) => commands::demo::demo(&global, options).await,
+        Command::Transmit(options) => commands::transmit::transmit(&global, options).await,
+        Command::Receive(options) => commands::receive::receive(&global, options).await,
+        Command::Diff(options) => commands::diff::diff(options),
+        Command::Copy(options) => commands::copy::copy(&global, options),
+        Command::Status(options) => commands::status::status(&global, options).await,
+        Command::Log(options) => commands::log::log(&global, options).await,
+        Command::Show(options) => commands::log::show(&global, options).await,
+        Command::Conflicts(options) => commands::conflicts::conflicts(&global, options).await,
+        Command::Confirm(options) => commands::control::confirm(&global, options).await,
+        Command::Snapshot(options) => commands::control::snapshot(&global, options).await,
+        Command::Bus(options) => commands::bus::bus(&global, options),
+        Command::Check(options) => commands::check::check(&global, options).await,
+        Command::Completions(options) => commands::shell::completions(options),
+        Command::Man => commands::shell::man(),
+    }
+}
