@@ -425,6 +425,7 @@ impl Receiver {
 
     /// The outlets of all collections, with what was found at the destination.
     fn outlets(&self, source: &[Collection], found: &[Collection]) -> Result<Vec<Outlet>, Error> {
+        self.mapping.check_names(source.iter().map(|collection| &collection.schema))?;
         let pairs = pair(&*self.interface, source, found).ok_or_else(|| Error::OneCollection {
             place: self.place(),
             source_name: self.config.source.clone(),

@@ -66,7 +66,7 @@ fn encode(out: &mut Vec<u8>, value: &Value) {
         Value::Bool(bool) => out.extend_from_slice(&[2, u8::from(*bool)]),
         Value::Integer(integer) => {
             out.push(3);
-            put_integer(out, &BigInt::from(*integer));
+            put_small_integer(out, *integer);
         }
         Value::BigInteger(integer) => {
             out.push(3);
@@ -173,6 +173,27 @@ fn put_integer(out: &mut Vec<u8>, integer: &BigInt) {
             out.push(0);
             out.extend(length.iter().chain(&magnitude).map(|byte| !byte));
         }
+    }
+}
+
+/// As [`put_integer`], for the keys that most records have.
+fn put_small_integer(out: &mut Vec<u8>, integer: i64) {
+    let magnitude = integer.unsigned_abs();
+    if magnitude == 0 {
+        out.push(1);
+        return;
+    }
+    let length = 8 - magnitude.leading_zeros() / 8;
+    let bytes = magnitude.to_be_bytes();
+    let bytes = &bytes[8 - length as usize..];
+    if integer > 0 {
+        out.push(2);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(bytes);
+    } else {
+        out.push(0);
+        out.extend_from_slice(&(!length).to_be_bytes());
+        out.extend(bytes.iter().map(|byte| !byte));
     }
 }
 

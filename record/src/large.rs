@@ -18,9 +18,9 @@ pub fn refers_to_large(row: &[u8]) -> bool {
 }
 
 fn is_large(field: FieldRef<'_>) -> bool {
-    // The encoding adds less than this to the text or the bytes.
-    const OVERHEAD_MIN: usize = 2;
-    field.as_bytes().len() > LARGE_MIN + OVERHEAD_MIN && matches!(field.as_bytes()[0], 8 | 9)
+    // The tag, and a length of 16 KiB to 2 MiB, add this to the text or the bytes; a longer length is large anyway.
+    const OVERHEAD: usize = 4;
+    field.as_bytes().len() > LARGE_MIN + OVERHEAD && matches!(field.as_bytes()[0], 8 | 9)
 }
 
 /// Rewrites a row: each large value goes to `keep` (bytes, whether they are text) and its reference takes the place.

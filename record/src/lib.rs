@@ -1,6 +1,10 @@
 //! The universal format of deltabus.
 
 pub mod apply;
+#[cfg(feature = "arbitrary")]
+pub mod arbitrary;
+mod base64;
+mod calendar;
 pub mod change;
 pub mod convert;
 pub mod diff;

@@ -1,5 +1,6 @@
 //! Names, fields, schemas and collections.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -220,9 +221,17 @@ impl Schema {
                     crate::key::encode_field(out, field);
                 }
                 slots => {
-                    let fields: Vec<_> = RowReader::new(row).collect();
+                    let mut fields = RowReader::new(row);
+                    let mut next = 0;
                     for &slot in slots {
-                        let field = fields.get(slot as usize).copied().unwrap_or(FieldRef::ABSENT);
+                        let slot = slot as usize;
+                        if slot < next {
+                            // Key fields out of the row's order.
+                            fields = RowReader::new(row);
+                            next = 0;
+                        }
+                        let field = fields.nth(slot - next).unwrap_or(FieldRef::ABSENT);
+                        next = slot + 1;
                         crate::key::encode_field(out, field);
                     }
                 }
@@ -239,9 +248,15 @@ impl Schema {
         match &self.key {
             KeySpec::Fields(_) => self.key_into(row, 0, out),
             KeySpec::WholeRow => {
+                let mut end = out.len();
                 for field in RowReader::new(row) {
                     crate::key::encode_field(out, field);
+                    if field.kind() != Kind::Absent {
+                        end = out.len();
+                    }
                 }
+                // A row is the same row with and without absent values at its end.
+                out.truncate(end);
             }
         }
     }
@@ -322,7 +337,8 @@ impl Collection {
         };
         let field = |field: Value| match field {
             Value::List(parts) => match parts.as_slice() {
-                [name, kind, declared, ordinal, Value::Bool(dropped)] => Ok(Field {
+                // What a later version may append is not for this one.
+                [name, kind, declared, ordinal, Value::Bool(dropped), ..] => Ok(Field {
                     name: text(name)?.ok_or(NotACollection)?,
                     kind: match text(kind)? {
                         Some(kind) => Some(Kind::from_name(&kind).ok_or(NotACollection)?),
@@ -337,11 +353,16 @@ impl Collection {
             _ => Err(NotACollection),
         };
         let fields = fields.into_iter().map(field).collect::<Result<Vec<_>, _>>()?;
+        let mut names = HashSet::new();
+        if fields.len() > FIELDS_MAX || !fields.iter().filter(|field| !field.dropped).all(|f| names.insert(&f.name)) {
+            return Err(NotACollection);
+        }
         let key = match key {
             Value::Null => KeySpec::WholeRow,
             Value::List(slots) => {
                 let slots = slots.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-                if slots.iter().any(|slot| *slot as usize >= fields.len()) {
+                // The key is found again by name, among the living.
+                if slots.iter().any(|slot| fields.get(*slot as usize).is_none_or(|field| field.dropped)) {
                     return Err(NotACollection);
                 }
                 KeySpec::Fields(slots)
