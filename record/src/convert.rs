@@ -54,7 +54,9 @@ pub fn lift_from(found: Value, kind: Option<Kind>, before: &Value, native: KindS
         (Value::Null | Value::Absent, _) => return found,
         _ => {}
     }
-    if !native.contains(before.kind()) && project(before.clone(), native) == found {
+    // Lists and maps are kept, yet not all that they hold.
+    let projected = !native.contains(before.kind()) || matches!(before, Value::List(_) | Value::Map(_));
+    if projected && project(before.clone(), native) == found {
         return before.clone();
     }
     let wanted = kind.unwrap_or_else(|| kind_before(before));

@@ -8,8 +8,12 @@ use std::fmt;
 
 use num_bigint::{BigInt, Sign};
 
-use crate::row::FieldRef;
-use crate::value::{Value, canonical_bits};
+use crate::row::{DEPTH_MAX, FieldRef};
+use crate::text;
+use crate::value::{Date, Decimal, Instant, Large, Time, Value, canonical_bits};
+
+/// Goes before the count that tells equal whole-row keys apart; no value begins so.
+const OCCURRENCE: u8 = 0xff;
 
 /// The key of a record, encoded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +59,7 @@ pub(crate) fn encode_field(out: &mut Vec<u8>, field: FieldRef<'_>) {
 
 /// Appends the count that tells equal whole-row keys apart, from 0.
 pub fn encode_occurrence(out: &mut Vec<u8>, occurrence: u32) {
-    out.push(0xff);
+    out.push(OCCURRENCE);
     out.extend_from_slice(&occurrence.to_be_bytes());
 }
 
@@ -219,66 +223,173 @@ fn put_decimal(out: &mut Vec<u8>, unscaled: &BigInt, scale: i32) {
     put_i32(out, scale);
 }
 
-/// A key for messages: its values, separated by commas, as far as they are text or integers.
+/// A key for messages: its values, separated by commas, text in backticks. Bytes that are no key are shown as such.
 pub fn display(key: &[u8]) -> String {
     let mut parts = Vec::new();
-    let mut rest = key;
-    while let Some((&tag, body)) = rest.split_first() {
-        let (part, after) = match tag {
-            0 => ("(absent)".to_owned(), body),
-            1 => ("null".to_owned(), body),
-            2 if !body.is_empty() => ((body[0] == 1).to_string(), &body[1..]),
-            3 => match integer_of(body) {
-                Some((integer, after)) => (integer.to_string(), after),
-                None => break,
-            },
-            6 => match text_of(body) {
-                Some((text, after)) => (format!("`{text}`"), after),
-                None => break,
-            },
-            0xff if body.len() == 4 => return parts.join(", "),
-            _ => break,
-        };
-        parts.push(part);
-        rest = after;
-    }
-    if !rest.is_empty() {
-        parts.push(rest.escape_ascii().to_string());
+    let mut reader = Reader { rest: key };
+    while !reader.rest.is_empty() {
+        let rest = reader.rest;
+        if let [OCCURRENCE, _, _, _, _] = rest {
+            break;
+        }
+        match reader.value(0) {
+            Some(Value::Text(text)) => {
+                let mut shown = String::from('`');
+                text.chars().for_each(|char| text::push_printable(&mut shown, char));
+                shown.push('`');
+                parts.push(shown);
+            }
+            Some(value) => parts.push(text::display(&value)),
+            None => {
+                parts.push(rest.escape_ascii().to_string());
+                break;
+            }
+        }
     }
     parts.join(", ")
 }
 
-fn integer_of(body: &[u8]) -> Option<(BigInt, &[u8])> {
-    let (&sign, body) = body.split_first()?;
-    if sign == 1 {
-        return Some((BigInt::default(), body));
+/// The values of a key, without the count that tells equal whole-row keys apart; `None` for bytes that are no key.
+pub fn values(key: &[u8]) -> Option<Vec<Value>> {
+    let mut values = Vec::new();
+    let mut reader = Reader { rest: key };
+    while !matches!(reader.rest, [] | [OCCURRENCE, _, _, _, _]) {
+        values.push(reader.value(0)?);
     }
-    let flip = if sign == 0 { 0xff } else { 0 };
-    let (length, body) = body.split_first_chunk::<4>()?;
-    let length = u32::from_be_bytes(length.map(|byte| byte ^ flip)) as usize;
-    if length > body.len() {
-        return None;
-    }
-    let (magnitude, after) = body.split_at(length);
-    let magnitude: Vec<u8> = magnitude.iter().map(|byte| byte ^ flip).collect();
-    let sign = if sign == 0 { Sign::Minus } else { Sign::Plus };
-    Some((BigInt::from_bytes_be(sign, &magnitude), after))
+    Some(values)
 }
 
-fn text_of(body: &[u8]) -> Option<(String, &[u8])> {
-    let mut text = Vec::new();
-    let mut at = 0;
-    loop {
-        match (*body.get(at)?, *body.get(at + 1)?) {
-            (0, 0) => return Some((String::from_utf8_lossy(&text).into_owned(), &body[at + 2..])),
-            (0, _) => {
-                text.push(0);
-                at += 2;
+/// Reads what [`encode`] wrote.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn value(&mut self, depth: usize) -> Option<Value> {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        Some(match self.byte()? {
+            0 => Value::Absent,
+            1 => Value::Null,
+            2 => Value::Bool(self.byte()? == 1),
+            3 => Value::integer(self.integer()?),
+            4 => Value::Decimal(Box::new(self.decimal()?)),
+            5 => {
+                let ordered = u64::from_be_bytes(self.array()?);
+                Value::Float(f64::from_bits(if ordered >> 63 == 1 { ordered ^ 1 << 63 } else { !ordered }))
             }
-            (byte, _) => {
-                text.push(byte);
-                at += 1;
+            6 => Value::Text(String::from_utf8(self.escaped()?).ok()?),
+            7 => Value::Bytes(self.escaped()?),
+            8 => Value::Date(Date(self.i32()?)),
+            9 => Value::Time(Time(u64::from_be_bytes(self.array()?))),
+            10 => Value::DateTime(Date(self.i32()?), Time(u64::from_be_bytes(self.array()?))),
+            11 => Value::Instant(Instant {
+                seconds: (u64::from_be_bytes(self.array()?) ^ 1 << 63) as i64,
+                nanos: u32::from_be_bytes(self.array()?),
+                offset_seconds: self.i32()?,
+            }),
+            12 => Value::Uuid(self.array()?),
+            13 => {
+                let mut values = Vec::new();
+                while self.byte()? == 1 {
+                    values.push(self.value(depth + 1)?);
+                }
+                Value::List(values)
+            }
+            14 => {
+                let mut members = Vec::new();
+                while self.byte()? == 1 {
+                    let name = String::from_utf8(self.escaped()?).ok()?;
+                    members.push((name, self.value(depth + 1)?));
+                }
+                Value::Map(members)
+            }
+            15 => {
+                let text = self.byte()? == 1;
+                let hash = self.array()?;
+                Value::Large(Box::new(Large { hash, length: u64::from_be_bytes(self.array()?), text }))
+            }
+            _ => return None,
+        })
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(*array)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.array().map(|bytes| (u32::from_be_bytes(bytes) ^ 1 << 31) as i32)
+    }
+
+    fn escaped(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        loop {
+            match (self.byte()?, self.rest.first()) {
+                (0, Some(mark)) => {
+                    self.rest = &self.rest[1..];
+                    if *mark == 0 {
+                        return Some(bytes);
+                    }
+                    bytes.push(0);
+                }
+                (byte, _) => bytes.push(byte),
             }
         }
+    }
+
+    /// Sign, and the mask that undoes the complement of negative numbers.
+    fn sign(&mut self) -> Option<(Sign, u8)> {
+        match self.byte()? {
+            0 => Some((Sign::Minus, 0xff)),
+            1 => Some((Sign::NoSign, 0)),
+            2 => Some((Sign::Plus, 0)),
+            _ => None,
+        }
+    }
+
+    fn integer(&mut self) -> Option<BigInt> {
+        let (sign, mask) = self.sign()?;
+        if sign == Sign::NoSign {
+            return Some(BigInt::default());
+        }
+        let length = u32::from_be_bytes(self.array::<4>()?.map(|byte| byte ^ mask)) as usize;
+        let (magnitude, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        let magnitude: Vec<u8> = magnitude.iter().map(|byte| byte ^ mask).collect();
+        Some(BigInt::from_bytes_be(sign, &magnitude))
+    }
+
+    fn decimal(&mut self) -> Option<Decimal> {
+        let (sign, mask) = self.sign()?;
+        if sign == Sign::NoSign {
+            return Some(Decimal { unscaled: BigInt::default(), scale: self.i32()? });
+        }
+        let exponent = u64::from_be_bytes(self.array::<8>()?.map(|byte| byte ^ mask)) ^ 1 << 63;
+        let mut digits = Vec::new();
+        loop {
+            match self.byte()? ^ mask {
+                0 => break,
+                digit @ b'0'..=b'9' => digits.push(digit),
+                _ => return None,
+            }
+        }
+        let scale = self.i32()?;
+        // The zeros that were left off at the end.
+        let length = usize::try_from((exponent as i64).checked_add(scale.into())?).ok()?;
+        if length < digits.len() || length > text::DIGITS_MAX {
+            return None;
+        }
+        digits.resize(length, b'0');
+        let unscaled = BigInt::parse_bytes(&digits, 10)?;
+        Some(Decimal { unscaled: if sign == Sign::Minus { -unscaled } else { unscaled }, scale })
     }
 }

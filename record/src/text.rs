@@ -100,14 +100,13 @@ pub fn display(value: &Value) -> String {
         Value::Text(text) => {
             let mut out = String::from('"');
             for (i, char) in text.chars().enumerate() {
-                if i == DISPLAY_CHARS_MAX {
-                    out.push('…');
-                    break;
-                }
                 match char {
+                    _ if i == DISPLAY_CHARS_MAX => {
+                        out.push('…');
+                        break;
+                    }
                     '"' | '\\' => out.extend(['\\', char]),
-                    _ if char.is_control() => out.extend(char.escape_default()),
-                    _ => out.push(char),
+                    _ => push_printable(&mut out, char),
                 }
             }
             out.push('"');
@@ -123,12 +122,19 @@ pub fn display(value: &Value) -> String {
         }
         _ => {
             let text = to_text(value).unwrap_or_default();
-            match text.char_indices().nth(DISPLAY_CHARS_MAX) {
-                Some((end, _)) => format!("{}…", &text[..end]),
-                None => text,
+            let mut out = String::with_capacity(text.len().min(DISPLAY_CHARS_MAX + 4));
+            text.chars().take(DISPLAY_CHARS_MAX).for_each(|char| push_printable(&mut out, char));
+            if text.chars().nth(DISPLAY_CHARS_MAX).is_some() {
+                out.push('…');
             }
+            out
         }
     }
+}
+
+/// Appends a character; one that would garble a terminal is escaped.
+pub(crate) fn push_printable(out: &mut String, char: char) {
+    if char.is_control() { out.extend(char.escape_default()) } else { out.push(char) }
 }
 
 /// As Java's `BigDecimal.toString`, which keeps the scale and gives every decimal a text of its own.
