@@ -80,6 +80,8 @@ pub enum Expect {
     Last(u64),
     /// The subject has no message yet.
     New,
+    /// The subject's last message has this sequence (0: it has none).
+    SubjectLast(u64),
 }
 
 /// Which messages of a stream are there.

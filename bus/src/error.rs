@@ -48,6 +48,14 @@ pub enum Error {
         /// The last sequence it acknowledged.
         wanted: u64,
     },
+    /// A change set that no reader would take.
+    #[error("a change set of {bytes} bytes is more than the limit of {bytes_max}; change the source in smaller steps")]
+    SetTooLarge {
+        /// How large it is, encoded.
+        bytes: u64,
+        /// How large it may be.
+        bytes_max: u64,
+    },
     /// There is no snapshot.
     #[error("there is no snapshot of `{0}` yet")]
     NoSnapshot(SourceName),

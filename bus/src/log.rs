@@ -1,5 +1,6 @@
 //! The log of one source: positions, terms and writing.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,7 +137,8 @@ impl Writer {
                 // The whole log is read for the latest term: ours must be above it.
                 term = term.max(latest_term(log, extent.first).await?);
             }
-            let claim = envelope(term + 1, v1::envelope::Content::Claim(v1::Claim { transmitter: transmitter.into() }));
+            let claim = v1::Claim { transmitter: transmitter.into(), nonce: nonce() };
+            let claim = envelope(term + 1, v1::envelope::Content::Claim(claim));
             let last = if elsewhere.is_some() { extent.last } else { at.sequence };
             let mut writer = Writer { log: log.clone(), term: term + 1, sequence: last, revision: at.revision };
             match writer.append(claim).await {
@@ -181,7 +183,7 @@ impl Writer {
             }
             let (now, later) = rest.split_at(count);
             let sets: Vec<EncodedSet> = now.iter().map(|(_, set)| set.clone()).collect();
-            let bundle = wire::bundle(&sets);
+            let bundle = wire::bundle(&sets)?;
             let piece_max = self.log.broker.payload_max().saturating_sub(ENVELOPE_BYTES).max(1);
             if bundle.encoded_len() <= piece_max {
                 stored += bundle.encoded_len() as u64;
@@ -229,6 +231,7 @@ impl Writer {
         let payload = Bytes::from(message.encode_to_vec());
         let subject = Subject::changes();
         let end = Instant::now() + RESOLVE;
+        let mut pause = Duration::ZERO;
         loop {
             let expect = Expect::Last(self.sequence);
             let failed = match self.log.broker.append(&self.log.source, &subject, payload.clone(), expect).await {
@@ -263,7 +266,9 @@ impl Writer {
             if Instant::now() >= end {
                 return Err(failed.into());
             }
-            sleep(RETRY).await;
+            // At once the first time: the time-out that led here was pause enough.
+            sleep(pause).await;
+            pause = RETRY;
         }
     }
 
@@ -278,6 +283,12 @@ impl Writer {
         });
         Error::Fenced { source_name: self.log.source.clone(), by: claims.last().unwrap_or_else(|| "unknown".into()) }
     }
+}
+
+/// Differs from claim to claim, so that two who claim the same term at the same moment under the same name (a copied
+/// state folder) never take the other's claim for their own.
+fn nonce() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn envelope(term: u64, content: v1::envelope::Content) -> v1::Envelope {

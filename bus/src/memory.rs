@@ -25,10 +25,14 @@ pub enum Fault {
     LoseAck,
     /// The next append is lost on its way.
     LoseAppend,
+    /// The next append is refused.
+    Refuse,
     /// The next live message is lost to all followers.
     LoseLive,
     /// The next live message comes twice.
     RepeatLive,
+    /// The next live message comes only after the one that follows it.
+    DelayLive,
 }
 
 /// A broker in memory. Cloning gives another handle to the same.
@@ -43,13 +47,48 @@ struct State {
     followers: Vec<(SourceName, Follow, mpsc::Sender<Hint>)>,
     questions: HashMap<SourceName, mpsc::Sender<MemoryQuestion>>,
     faults: VecDeque<Fault>,
+    delayed: Vec<(SourceName, Follow, Hint)>,
     unavailable: bool,
 }
 
+/// The messages of one stream.
 #[derive(Default)]
 struct Messages {
     stored: BTreeMap<u64, Stored>,
     last: u64,
+    /// The last sequence of each subject, for streams that keep only that.
+    subjects: HashMap<String, u64>,
+}
+
+impl Messages {
+    /// Sequence of the last message of a subject; 0: none.
+    fn subject_last(&self, subject: &Subject) -> u64 {
+        match subject.stream {
+            Stream::Snapshot => self.subjects.get(&subject.tail).copied().unwrap_or(0),
+            Stream::Changes | Stream::Reverse => {
+                let found = self.stored.values().rev().find(|stored| stored.tail == subject.tail);
+                found.map_or(0, |stored| stored.sequence)
+            }
+        }
+    }
+
+    fn store(&mut self, subject: &Subject, payload: Bytes) -> Stored {
+        self.last += 1;
+        let stored = Stored { sequence: self.last, tail: subject.tail.clone(), payload };
+        if subject.stream == Stream::Snapshot
+            && let Some(before) = self.subjects.insert(subject.tail.clone(), self.last)
+        {
+            self.stored.remove(&before);
+        }
+        self.stored.insert(self.last, stored.clone());
+        stored
+    }
+
+    /// Keeps only what `kept` says.
+    fn retain(&mut self, kept: impl Fn(u64) -> bool) {
+        self.stored.retain(|sequence, _| kept(*sequence));
+        self.subjects.retain(|_, sequence| kept(*sequence));
+    }
 }
 
 impl MemoryBroker {
@@ -63,6 +102,11 @@ impl MemoryBroker {
         self.state().faults.push_back(fault);
     }
 
+    /// Forgets what was scripted and hasn't happened.
+    pub fn heal(&self) {
+        self.state().faults.clear();
+    }
+
     /// Cuts everybody off, or lets them come back.
     pub fn set_available(&self, available: Availability) {
         self.state().unavailable = available == Availability::Down;
@@ -71,14 +115,14 @@ impl MemoryBroker {
     /// Forgets the messages of a stream before `first`, as limits do.
     pub fn trim(&self, source: &SourceName, stream: Stream, first: u64) {
         if let Some(messages) = self.state().streams.get_mut(&(source.clone(), stream)) {
-            messages.stored = messages.stored.split_off(&first);
+            messages.retain(|sequence| sequence >= first);
         }
     }
 
     /// Loses the messages of a stream after `last`, as a power cut does.
     pub fn cut(&self, source: &SourceName, stream: Stream, last: u64) {
         if let Some(messages) = self.state().streams.get_mut(&(source.clone(), stream)) {
-            messages.stored.split_off(&(last + 1));
+            messages.retain(|sequence| sequence <= last);
             messages.last = messages.last.min(last);
         }
     }
@@ -128,7 +172,18 @@ impl State {
         if self.take(Fault::LoseLive) {
             return;
         }
+        if self.take(Fault::DelayLive) {
+            self.delayed.push((source.clone(), follow, hint.clone()));
+            return;
+        }
         let times = if self.take(Fault::RepeatLive) { 2 } else { 1 };
+        self.send(source, follow, hint, times);
+        for (source, follow, hint) in std::mem::take(&mut self.delayed) {
+            self.send(&source, follow, &hint, 1);
+        }
+    }
+
+    fn send(&mut self, source: &SourceName, follow: Follow, hint: &Hint, times: usize) {
         self.followers.retain(|(_, _, sender)| !sender.is_closed());
         for (_, _, sender) in self.followers.iter().filter(|(name, what, _)| name == source && *what == follow) {
             for _ in 0..times {
@@ -180,22 +235,22 @@ impl Broker for MemoryBroker {
         if state.take(Fault::LoseAppend) {
             return Err(AppendError::Unknown);
         }
+        if state.take(Fault::Refuse) {
+            let problem = "scripted".into();
+            return Err(AppendError::Broker(BrokerError::Refused { doing: "store a message", problem }));
+        }
         let lose_ack = state.take(Fault::LoseAck);
         let messages = state.messages(source, subject.stream)?;
         let held = match expect {
             Expect::Any => true,
             Expect::Last(last) => messages.last == last,
-            Expect::New => !messages.stored.values().any(|stored| stored.tail == subject.tail),
+            Expect::New => messages.subject_last(subject) == 0,
+            Expect::SubjectLast(last) => messages.subject_last(subject) == last,
         };
         if !held {
             return Err(AppendError::Conflict);
         }
-        messages.last += 1;
-        let stored = Stored { sequence: messages.last, tail: subject.tail.clone(), payload };
-        if subject.stream == Stream::Snapshot {
-            messages.stored.retain(|_, other| other.tail != stored.tail);
-        }
-        messages.stored.insert(stored.sequence, stored.clone());
+        let stored = messages.store(subject, payload);
         let sequence = stored.sequence;
         match subject.stream {
             Stream::Changes => state.tell(source, Follow::Changes, &Hint::Stored(stored)),
@@ -229,7 +284,7 @@ impl Broker for MemoryBroker {
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
         let mut state = self.up()?;
         let messages = state.messages(source, subject.stream)?;
-        Ok(messages.stored.values().rev().find(|stored| stored.tail == subject.tail).cloned())
+        Ok(messages.stored.get(&messages.subject_last(subject)).cloned())
     }
 
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {

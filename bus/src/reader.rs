@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use deltabus_proto::v1;
 use deltabus_record::change::{ChangeSet, Revision};
 use prost::Message;
@@ -68,7 +68,12 @@ pub enum Reason {
         /// What there is.
         last: u64,
     },
-    /// An accepted set doesn't start from the state reached.
+    /// The log lost its end and went on: what was read before is not what it has.
+    Replaced {
+        /// A message that is of a term whose claim was not met.
+        sequence: u64,
+    },
+    /// A set of the latest term doesn't start from the state reached.
     Diverged {
         /// The state reached.
         reached: Revision,
@@ -85,6 +90,9 @@ impl fmt::Display for Reason {
             }
             Reason::Founded(revision) => write!(f, "the log was founded anew at revision {revision}"),
             Reason::Regressed { wanted, last } => write!(f, "the log ends at message {last}, before {wanted}"),
+            Reason::Replaced { sequence } => {
+                write!(f, "the log lost its end and went on otherwise before message {sequence}")
+            }
             Reason::Diverged { reached, base } => {
                 write!(f, "revision {reached} was reached, but the next set starts from another state at {base}")
             }
@@ -97,9 +105,16 @@ impl fmt::Display for Reason {
 pub struct Reader {
     log: Log,
     position: Position,
+    /// Read but not yet looked into, so that only one message at a time is held decoded.
+    stored: VecDeque<Stored>,
     ready: VecDeque<Event>,
     live: Option<Box<dyn Live>>,
     at_end: bool,
+    /// Whether the message at the position was seen to be the one that was read before. A log that lost its end may hold
+    /// another one there.
+    confirmed: bool,
+    /// Whether the position's revision is known; a history that lost its beginning takes it from the first set.
+    anchored: bool,
     parts: Option<Parts>,
 }
 
@@ -116,57 +131,89 @@ struct Parts {
 impl Reader {
     /// Reads on from `position`.
     pub fn at(log: &Log, position: Position) -> Reader {
-        let log = log.clone();
-        Reader { log, position, ready: VecDeque::new(), live: None, at_end: false, parts: None }
+        Reader {
+            log: log.clone(),
+            position,
+            stored: VecDeque::new(),
+            ready: VecDeque::new(),
+            live: None,
+            at_end: false,
+            confirmed: position.sequence == 0,
+            anchored: true,
+            parts: None,
+        }
     }
 
-    /// The place up to which everything has been given out or passed over.
+    /// The place up to which everything was taken in; sets of it may still be waiting to be given out.
     pub fn position(&self) -> Position {
         self.position
     }
 
     /// The next event; waits for what is yet to be published once the end is reached.
     ///
-    /// After an error or [`Event::Rejoin`] the reader is of no more use. Not cancel safe.
+    /// After an error or [`Event::Rejoin`] the reader is of no more use. Cancel safe.
     pub async fn next(&mut self) -> Result<Event, Error> {
-        if self.live.is_none() {
-            // Before the end is looked at: what is stored after that look comes live.
-            self.live = Some(self.log.broker.follow(&self.log.source, Follow::Changes).await?);
-        }
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
-            if self.at_end {
-                self.wait().await?;
-            } else {
-                self.read().await?;
+            match self.ready.pop_front() {
+                Some(Event::CaughtUp(_)) if self.live.is_none() => {
+                    // Only now, so that nothing piles up live during a long way through the store; and before the end
+                    // is looked at again: what is stored after that look comes live.
+                    self.live = Some(self.log.broker.follow(&self.log.source, Follow::Changes).await?);
+                    self.at_end = false;
+                }
+                Some(event) => return Ok(event),
+                None if self.at_end => self.wait().await?,
+                None => self.advance().await?,
             }
         }
     }
 
-    /// The next event of what is stored now; [`Event::CaughtUp`] ends it.
+    /// The next event of what is stored now; [`Event::CaughtUp`] ends it. Cancel safe.
     pub async fn next_stored(&mut self) -> Result<Event, Error> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
+            match self.ready.pop_front() {
+                Some(event) => return Ok(event),
+                None => self.advance().await?,
             }
-            self.read().await?;
         }
+    }
+
+    /// Takes in the next stored message, or fetches more.
+    async fn advance(&mut self) -> Result<(), Error> {
+        let Some(stored) = self.stored.pop_front() else { return self.read().await };
+        if stored.sequence == self.position.sequence + 1 {
+            return self.take(&stored);
+        }
+        // A hole within what was fetched: fetched again, it shows whether the log itself has it.
+        self.stored.clear();
+        Ok(())
     }
 
     /// Reads on in the store.
     async fn read(&mut self) -> Result<(), Error> {
-        let from = self.position.sequence + 1;
-        let batch = self.log.broker.read(&self.log.source, Stream::Changes, from, READ_BYTES).await?;
-        if let Some(first) = batch.first() {
-            if first.sequence > from {
-                let reason = Reason::Trimmed { wanted: from, first: first.sequence };
-                self.ready.push_back(Event::Rejoin(reason));
+        let wanted = self.position.sequence + 1;
+        let from = if self.confirmed { wanted } else { self.position.sequence };
+        let mut batch =
+            VecDeque::from(self.log.broker.read(&self.log.source, Stream::Changes, from, READ_BYTES).await?);
+        if batch.front().is_some_and(|first| first.sequence == self.position.sequence) {
+            let there = batch.pop_front().and_then(|there| wire::envelope(&there.payload).ok());
+            if there.is_some_and(|there| there.term > self.position.term) {
+                let sequence = self.position.sequence;
+                self.ready.push_back(Event::Rejoin(Reason::Replaced { sequence }));
                 return Ok(());
             }
-            for stored in batch {
-                self.take(&stored)?;
+            self.confirmed = true;
+            if batch.is_empty() {
+                return Ok(());
+            }
+        }
+        if let Some(first) = batch.front() {
+            if first.sequence > wanted {
+                self.ready.push_back(Event::Rejoin(Reason::Trimmed { wanted, first: first.sequence }));
+            } else {
+                // Where the message at the position is gone by age, nothing tells otherwise.
+                self.confirmed = true;
+                self.stored = batch;
             }
             return Ok(());
         }
@@ -176,15 +223,15 @@ impl Reader {
             None => self.log.broker.extent(&self.log.source, Stream::Changes).await?.map_or(0, |extent| extent.last),
         };
         if last < self.position.sequence {
-            let reason = Reason::Regressed { wanted: self.position.sequence, last };
-            self.ready.push_back(Event::Rejoin(reason));
+            self.ready.push_back(Event::Rejoin(Reason::Regressed { wanted: self.position.sequence, last }));
         } else if last > self.position.sequence {
             let extent = self.log.broker.extent(&self.log.source, Stream::Changes).await?.unwrap_or_default();
-            if extent.first > from {
-                self.ready.push_back(Event::Rejoin(Reason::Trimmed { wanted: from, first: extent.first }));
+            if extent.first > wanted {
+                self.ready.push_back(Event::Rejoin(Reason::Trimmed { wanted, first: extent.first }));
             }
             // Otherwise it was stored between the two requests: read again.
         } else {
+            self.confirmed = true;
             self.at_end = true;
             self.ready.push_back(Event::CaughtUp(self.position));
         }
@@ -201,19 +248,22 @@ impl Reader {
             Ok(Some(Hint::Stored(stored))) => {
                 if stored.sequence == self.position.sequence + 1 {
                     self.take(&stored)?;
-                    if self.ready.is_empty() {
-                        return Ok(());
+                    if !self.ready.is_empty() {
+                        self.ready.push_back(Event::CaughtUp(self.position));
                     }
-                    self.ready.push_back(Event::CaughtUp(self.position));
                 } else if stored.sequence > self.position.sequence {
                     self.at_end = false;
+                } else if let Ok(envelope) = wire::envelope(&stored.payload) {
+                    self.suspect(envelope.term);
                 }
             }
             Ok(Some(Hint::Beat(beat))) => {
                 let Ok(beat) = v1::Heartbeat::decode(beat) else { return Ok(()) };
-                if beat.sequence != self.position.sequence {
+                // One who was replaced may not know it yet; its beats tell nothing.
+                if beat.term >= self.position.term && beat.sequence != self.position.sequence {
                     self.at_end = false;
                 }
+                self.suspect(beat.term);
             }
             // The subscription ended: subscribe again, then look at the store.
             Ok(None) => {
@@ -225,6 +275,14 @@ impl Reader {
         Ok(())
     }
 
+    /// A term that was not met where it should have been: the log may have lost its end and gone on.
+    fn suspect(&mut self, term: u64) {
+        if term > self.position.term {
+            self.at_end = false;
+            self.confirmed = self.position.sequence == 0;
+        }
+    }
+
     /// Takes in one message of the log.
     fn take(&mut self, stored: &Stored) -> Result<(), Error> {
         let before = self.position.sequence;
@@ -233,12 +291,18 @@ impl Reader {
         let parts = self.parts.take();
         match envelope.content {
             Some(v1::envelope::Content::Claim(_)) => self.position.term = self.position.term.max(envelope.term),
-            _ if envelope.term != self.position.term => {
+            _ if envelope.term > self.position.term => {
+                self.ready.push_back(Event::Rejoin(Reason::Replaced { sequence: stored.sequence }));
+            }
+            _ if envelope.term < self.position.term => {
                 tracing::debug!(term = envelope.term, sequence = stored.sequence, "message of an old term ignored");
             }
             Some(v1::envelope::Content::Foundation(foundation)) => {
                 let revision = wire::revision_in(foundation.revision.as_ref());
-                if revision != self.position.revision {
+                if !self.anchored {
+                    self.position.revision = revision;
+                    self.anchored = true;
+                } else if revision != self.position.revision {
                     self.ready.push_back(Event::Rejoin(Reason::Founded(revision)));
                 }
             }
@@ -282,9 +346,14 @@ impl Reader {
         let count = sets.len();
         for (i, bytes) in sets.into_iter().enumerate() {
             let set = wire::decode_set(&bytes)?;
+            if !self.anchored {
+                self.position.revision = set.base;
+                self.anchored = true;
+            }
             let reached = self.position.revision;
             if set.base != reached {
-                if set.base.number == reached.number {
+                // Behind: sent again. Level with another digest, or ahead: never by a writer whose chain this is.
+                if set.base.number >= reached.number {
                     self.ready.push_back(Event::Rejoin(Reason::Diverged { reached, base: set.base }));
                     return Ok(());
                 }
@@ -321,7 +390,7 @@ pub enum Entry {
 pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<(), Error> {
     let extent = log.broker.extent(&log.source, Stream::Changes).await?.unwrap_or_default();
     let mut reader = Reader::at(log, Position { sequence: extent.first.saturating_sub(1), ..Position::default() });
-    let mut begun = false;
+    reader.anchored = false;
     loop {
         let from = reader.position.sequence + 1;
         let batch = log.broker.read(&log.source, Stream::Changes, from, READ_BYTES).await?;
@@ -329,22 +398,20 @@ pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<
             return Ok(());
         }
         for stored in batch {
+            if stored.sequence != reader.position.sequence + 1 {
+                // The beginning went while it was read.
+                reader.anchored = false;
+                reader.parts = None;
+            }
             let envelope = wire::envelope(&stored.payload)?;
-            if !begun {
-                // The first message kept is of the term that was the latest then.
-                reader.position.term = envelope.term;
-                begun = true;
-            }
-            if let Some(base) = first_base(&envelope)?
-                && reader.position.revision == Revision::default()
-            {
-                reader.position.revision = base;
-            }
+            // A log that lost its beginning has messages of a term whose claim is gone.
+            reader.position.term = reader.position.term.max(envelope.term);
             if let Some(v1::envelope::Content::Foundation(foundation)) = &envelope.content
                 && envelope.term == reader.position.term
             {
+                // A history goes on with whatever state the log was founded anew.
                 let revision = wire::revision_in(foundation.revision.as_ref());
-                reader.position.revision = revision;
+                reader.anchored = false;
                 take(Entry::Foundation { revision, time_millis: foundation.time_millis });
             }
             reader.take(&stored)?;
@@ -355,11 +422,4 @@ pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<
             }
         }
     }
-}
-
-/// The base of a bundle's first set: where a history that lost its beginning begins.
-fn first_base(envelope: &v1::Envelope) -> Result<Option<Revision>, Error> {
-    let Some(v1::envelope::Content::Bundle(bundle)) = &envelope.content else { return Ok(None) };
-    let sets: Vec<Bytes> = wire::unbundle(bundle)?;
-    sets.first().map(|set| Ok(wire::decode_set(set)?.base)).transpose()
 }

@@ -2,12 +2,12 @@
 //!
 //! The parts of successive snapshots alternate between two slots of subjects, so that a new one overwrites the one before
 //! the last, and the pointer moves only when all parts are there: an interrupted snapshot leaves the old one whole, and
-//! nobody needs the right to delete. Whoever still reads the overwritten one notices by the name in each part.
-
-use std::collections::VecDeque;
+//! nobody needs the right to delete. Whoever still reads the overwritten one notices by the name in each part. A transmitter
+//! that was replaced while it wrote one notices by the log's term, and can't move the pointer.
 
 use bytes::Bytes;
 use deltabus_proto::v1;
+use deltabus_record::change::Revision;
 use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -15,13 +15,23 @@ use futures::stream::FuturesOrdered;
 use prost::Message;
 
 use crate::Error;
-use crate::broker::{AppendError, Expect, Subject};
+use crate::broker::{AppendError, Expect, Stored, Subject};
 use crate::log::{Log, Position};
 use crate::wire;
 
 /// Records are packed into parts of about this many bytes before compression; compressed they are well below the
-/// payload limit, and one record larger than that is a part of its own.
+/// payload limit. A record larger than that goes on in the next parts.
 const PART_BYTES: usize = 512 * 1024;
+
+/// A part's records are never longer than this, whatever the broker takes in one message, so that readers can bound what
+/// they decompress.
+const PIECE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The largest record that a reader puts together again, so that a hostile snapshot can't fill the memory.
+const RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// After so many parts (32 MiB) the writer looks whether it was replaced: its parts would overwrite its successor's.
+const PARTS_PER_LOOK: u32 = 64;
 
 /// zstd's fastest level: a first load waits for it.
 const ZSTD_LEVEL: i32 = 1;
@@ -55,6 +65,8 @@ pub struct Manifest {
 pub struct SnapshotWriter {
     log: Log,
     slot: char,
+    /// Sequence of the pointer that this snapshot replaces; 0: none.
+    before: u64,
     manifest: Manifest,
     part: Vec<u8>,
     uploads: FuturesOrdered<BoxFuture<'static, Result<(), Error>>>,
@@ -68,8 +80,13 @@ impl SnapshotWriter {
         collections: &[Collection],
         time_millis: u64,
     ) -> Result<SnapshotWriter, Error> {
-        let before = pointer(log).await?;
-        let slot = if before.is_some_and(|before| before.id.starts_with('a')) { 'b' } else { 'a' };
+        let before = stored_pointer(log).await?;
+        let slot = match &before {
+            // One that can't be read (of a later version) is replaced all the same, with its parts left alone.
+            Some(before) if manifest_of(before).is_ok_and(|before| before.id.starts_with('b')) => 'a',
+            Some(_) => 'b',
+            None => 'a',
+        };
         // Terms and revisions alone could repeat after a loss; the time doesn't.
         let id = format!("{slot}-{}-{}-{time_millis}", position.term, position.revision.number);
         let manifest = Manifest {
@@ -84,6 +101,7 @@ impl SnapshotWriter {
         Ok(SnapshotWriter {
             log: log.clone(),
             slot,
+            before: before.map_or(0, |before| before.sequence),
             manifest,
             part: Vec::with_capacity(PART_BYTES + 4096),
             uploads: FuturesOrdered::new(),
@@ -102,24 +120,39 @@ impl SnapshotWriter {
         self.part.len() >= PART_BYTES
     }
 
-    /// Sends what was added; waits only where too much is on its way already.
+    /// Sends what was added; waits only where too much is on its way already. [`Error::Fenced`]: another transmitter has
+    /// taken over.
     pub async fn flush(&mut self) -> Result<(), Error> {
         if self.part.is_empty() {
             return Ok(());
         }
         let plain = std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES + 4096));
+        // Room for the envelope, and for what grows when it is compressed.
+        let pieces = plain.chunks((self.log.broker.payload_max() / 4 * 3).clamp(1, PIECE_BYTES_MAX));
+        let count = pieces.len();
+        for (i, piece) in pieces.enumerate() {
+            self.send(piece, i + 1 < count).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, plain: &[u8], continued: bool) -> Result<(), Error> {
         while self.uploads.len() >= IN_FLIGHT {
             if let Some(uploaded) = self.uploads.next().await {
                 uploaded?;
             }
         }
-        let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(|error| wire::wire("a snapshot", error))?;
+        if self.manifest.parts.is_multiple_of(PARTS_PER_LOOK) {
+            check_term(&self.log, self.manifest.position.term).await?;
+        }
+        let packed = zstd::bulk::compress(plain, ZSTD_LEVEL).map_err(|error| wire::wire("a snapshot", error))?;
         let part = v1::SnapshotPart {
             version: wire::VERSION,
             length: plain.len() as u64,
             records: packed.into(),
-            check: xxhash_rust::xxh3::xxh3_64(&plain),
+            check: xxhash_rust::xxh3::xxh3_64(plain),
             snapshot: self.manifest.id.clone(),
+            continued,
         };
         let payload = Bytes::from(part.encode_to_vec());
         self.manifest.bytes += payload.len() as u64;
@@ -130,16 +163,36 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Completes the snapshot: from now on it is the newest.
+    /// Completes the snapshot: from now on it is the newest. [`Error::Fenced`]: another one has become the newest
+    /// meanwhile.
     pub async fn finish(mut self, cursors: Vec<(ReceiverName, u64)>) -> Result<Manifest, Error> {
         self.flush().await?;
         while let Some(uploaded) = self.uploads.next().await {
             uploaded?;
         }
+        check_term(&self.log, self.manifest.position.term).await?;
         self.manifest.cursors = cursors;
         let payload = Bytes::from(manifest_out(&self.manifest).encode_to_vec());
-        upload(self.log.clone(), Subject::snapshot("pointer"), payload).await?;
-        Ok(self.manifest)
+        let log = self.log.clone();
+        let expect = Expect::SubjectLast(self.before);
+        let mut attempt = 0;
+        loop {
+            let failed = match log.broker.append(&log.source, &pointer_subject(), payload.clone(), expect).await {
+                Ok(_) => return Ok(self.manifest),
+                Err(error @ (AppendError::Conflict | AppendError::Unknown)) => error,
+                Err(error) => return Err(error.into()),
+            };
+            // Whether it was stored before its acknowledgement was lost is never guessed at.
+            match stored_pointer(&log).await? {
+                Some(there) if there.payload == payload => return Ok(self.manifest),
+                Some(there) if there.sequence != self.before => {
+                    let by = "unknown".into();
+                    return Err(Error::Fenced { source_name: self.log.source.clone(), by });
+                }
+                _ if attempt < ATTEMPTS => attempt += 1,
+                _ => return Err(failed.into()),
+            }
+        }
     }
 }
 
@@ -148,8 +201,15 @@ pub struct SnapshotReader {
     log: Log,
     manifest: Manifest,
     next: u32,
-    fetches: FuturesOrdered<BoxFuture<'static, Result<Vec<u8>, Error>>>,
-    ready: VecDeque<Records>,
+    fetches: FuturesOrdered<BoxFuture<'static, Result<Fetched, Error>>>,
+    /// The beginning of records that go on in the next part.
+    begun: Vec<u8>,
+}
+
+/// One part, checked and decompressed.
+struct Fetched {
+    plain: Vec<u8>,
+    continued: bool,
 }
 
 /// Some records of a snapshot.
@@ -159,17 +219,14 @@ pub struct Records {
     collections: usize,
 }
 
+/// One record of a snapshot: its collection's place in the manifest, key and row.
+pub type Record<'a> = (usize, &'a [u8], &'a [u8]);
+
 impl SnapshotReader {
     /// Opens the newest snapshot; [`Error::NoSnapshot`] if there is none.
     pub async fn open(log: &Log) -> Result<SnapshotReader, Error> {
         let manifest = pointer(log).await?.ok_or_else(|| Error::NoSnapshot(log.source.clone()))?;
-        Ok(SnapshotReader {
-            log: log.clone(),
-            manifest,
-            next: 0,
-            fetches: FuturesOrdered::new(),
-            ready: VecDeque::new(),
-        })
+        Ok(SnapshotReader { log: log.clone(), manifest, next: 0, fetches: FuturesOrdered::new(), begun: Vec::new() })
     }
 
     /// What it is of.
@@ -178,22 +235,41 @@ impl SnapshotReader {
     }
 
     /// The next records; `None` after the last. The next parts are fetched meanwhile.
+    ///
+    /// [`Error::SnapshotGone`]: a newer snapshot has taken its place; open that one and start over.
     pub async fn next(&mut self) -> Result<Option<Records>, Error> {
-        if let Some(records) = self.ready.pop_front() {
-            return Ok(Some(records));
+        loop {
+            while self.next < self.manifest.parts && self.fetches.len() < IN_FLIGHT {
+                let (id, revision) = (self.manifest.id.clone(), self.manifest.position.revision);
+                self.fetches.push_back(Box::pin(fetch(self.log.clone(), id, revision, self.next)));
+                self.next += 1;
+            }
+            let Some(fetched) = self.fetches.next().await else {
+                return if self.begun.is_empty() { Ok(None) } else { Err(cut_off()) };
+            };
+            let Fetched { plain, continued } = fetched?;
+            let plain = if self.begun.is_empty() {
+                plain
+            } else if self.begun.len() + plain.len() > RECORD_BYTES_MAX {
+                let problem = format!("a record is larger than the limit of {RECORD_BYTES_MAX} bytes");
+                return Err(wire::wire("a snapshot", problem));
+            } else {
+                let mut whole = std::mem::take(&mut self.begun);
+                whole.extend_from_slice(&plain);
+                whole
+            };
+            if continued {
+                self.begun = plain;
+            } else {
+                return Ok(Some(Records { plain, at: 0, collections: self.manifest.collections.len() }));
+            }
         }
-        while self.next < self.manifest.parts && self.fetches.len() < IN_FLIGHT {
-            self.fetches.push_back(Box::pin(fetch(self.log.clone(), self.manifest.clone(), self.next)));
-            self.next += 1;
-        }
-        let Some(plain) = self.fetches.next().await else { return Ok(None) };
-        Ok(Some(Records { plain: plain?, at: 0, collections: self.manifest.collections.len() }))
     }
 }
 
 impl Records {
-    /// The next record: the collection's place in the manifest, key and row; `None` after the last.
-    pub fn advance(&mut self) -> Result<Option<(usize, &[u8], &[u8])>, Error> {
+    /// The next record; `None` after the last.
+    pub fn advance(&mut self) -> Result<Option<Record<'_>>, Error> {
         if self.at == self.plain.len() {
             return Ok(None);
         }
@@ -217,10 +293,36 @@ fn cut_off() -> Error {
 
 /// What the pointer points to.
 pub async fn pointer(log: &Log) -> Result<Option<Manifest>, Error> {
-    let Some(stored) = log.broker.last(&log.source, &Subject::snapshot("pointer")).await? else { return Ok(None) };
-    let manifest = v1::Manifest::decode(stored.payload).map_err(|error| wire::wire("a snapshot's manifest", error))?;
+    stored_pointer(log).await?.as_ref().map(manifest_of).transpose()
+}
+
+fn pointer_subject() -> Subject {
+    Subject::snapshot("pointer")
+}
+
+async fn stored_pointer(log: &Log) -> Result<Option<Stored>, Error> {
+    Ok(log.broker.last(&log.source, &pointer_subject()).await?)
+}
+
+fn manifest_of(stored: &Stored) -> Result<Manifest, Error> {
+    let manifest = v1::Manifest::decode(stored.payload.clone());
+    let manifest = manifest.map_err(|error| wire::wire("a snapshot's manifest", error))?;
     wire::check_version("a snapshot's manifest", manifest.version)?;
-    manifest_in(manifest).map(Some)
+    manifest_in(manifest)
+}
+
+/// Fails once the log has a later term than `term`.
+async fn check_term(log: &Log, term: u64) -> Result<(), Error> {
+    let last = log.broker.last(&log.source, &Subject::changes()).await?;
+    let Some(Ok(last)) = last.map(|last| wire::envelope(&last.payload)) else { return Ok(()) };
+    if last.term <= term {
+        return Ok(());
+    }
+    let by = match last.content {
+        Some(v1::envelope::Content::Claim(claim)) => claim.transmitter,
+        _ => "unknown".into(),
+    };
+    Err(Error::Fenced { source_name: log.source.clone(), by })
 }
 
 async fn upload(log: Log, subject: Subject, payload: Bytes) -> Result<(), Error> {
@@ -235,20 +337,23 @@ async fn upload(log: Log, subject: Subject, payload: Bytes) -> Result<(), Error>
     }
 }
 
-async fn fetch(log: Log, manifest: Manifest, part: u32) -> Result<Vec<u8>, Error> {
-    let gone = || Error::SnapshotGone { revision: manifest.position.revision, part };
-    let slot = manifest.id.chars().next().ok_or_else(gone)?;
+async fn fetch(log: Log, id: String, revision: Revision, part: u32) -> Result<Fetched, Error> {
+    let gone = || Error::SnapshotGone { revision, part };
+    let slot = id.chars().next().ok_or_else(gone)?;
     let stored = log.broker.last(&log.source, &part_subject(slot, part)).await?.ok_or_else(gone)?;
     let message = v1::SnapshotPart::decode(stored.payload).map_err(|error| wire::wire("a snapshot", error))?;
     wire::check_version("a snapshot", message.version)?;
-    if message.snapshot != manifest.id {
+    if message.snapshot != id {
         return Err(gone());
+    }
+    if message.length > PIECE_BYTES_MAX as u64 {
+        return Err(wire::wire("a snapshot", format!("a part is longer than {PIECE_BYTES_MAX} bytes")));
     }
     let plain = wire::decompress("a snapshot", &message.records, message.length)?;
     if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
         return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
     }
-    Ok(plain)
+    Ok(Fetched { plain, continued: message.continued })
 }
 
 fn part_subject(slot: char, part: u32) -> Subject {

@@ -9,7 +9,7 @@ use deltabus_record::change::{
 use deltabus_record::digest::Digest;
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowReader};
-use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema};
+use deltabus_record::schema::{Collection, CollectionName, FIELDS_MAX, Field, KeySpec, ReceiverName, Schema};
 use deltabus_record::value::{Kind, Value};
 use prost::Message;
 
@@ -88,13 +88,17 @@ pub fn decode_reverse(receiver: &ReceiverName, bytes: &[u8]) -> Result<ReverseSe
 }
 
 /// Packs encoded sets into a bundle, compressed where that is smaller.
-pub(crate) fn bundle(sets: &[EncodedSet]) -> v1::Bundle {
-    let plain = v1::ChangeSets { sets: sets.iter().map(|set| set.0.clone()).collect() }.encode_to_vec();
-    let length = plain.len() as u64;
-    match compress(&plain) {
+pub(crate) fn bundle(sets: &[EncodedSet]) -> Result<v1::Bundle> {
+    let sets = v1::ChangeSets { sets: sets.iter().map(|set| set.0.clone()).collect() };
+    let length = sets.encoded_len() as u64;
+    if length > DECOMPRESSED_MAX {
+        return Err(Error::SetTooLarge { bytes: length, bytes_max: DECOMPRESSED_MAX });
+    }
+    let plain = sets.encode_to_vec();
+    Ok(match compress(&plain) {
         Some(packed) => v1::Bundle { compression: v1::Compression::Zstd.into(), length, sets: packed.into() },
         None => v1::Bundle { compression: v1::Compression::None.into(), length, sets: plain.into() },
-    }
+    })
 }
 
 /// The encoded sets of a bundle.
@@ -302,6 +306,10 @@ fn change_in(change: v1::Change) -> Result<Change> {
         Some(v1::change::Kind::Insert(whole)) => Ok(Change::Insert { key: key(&whole.key), row: row_in(&whole.row)? }),
         Some(v1::change::Kind::Delete(whole)) => Ok(Change::Delete { key: key(&whole.key), row: row_in(&whole.row)? }),
         Some(v1::change::Kind::Update(update)) => {
+            // Whoever applies a change makes room for all slots below.
+            if let Some(slot) = update.slots.iter().find(|slot| **slot as usize >= FIELDS_MAX) {
+                return Err(wire("a change", format!("it names the field {slot} of at most {FIELDS_MAX}")));
+            }
             let before = row_in(&update.before)?;
             let after = row_in(&update.after)?;
             let mut before = RowReader::new(before.as_bytes()).map(|field| field.value());
