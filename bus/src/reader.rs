@@ -34,7 +34,7 @@ pub struct Delivered {
     pub set: ChangeSet,
     /// Where a reader that has taken in this set goes on.
     pub position: Position,
-    /// How many bytes it is, encoded.
+    /// How many bytes it takes in the log; of sets stored together each its part.
     pub bytes: u64,
 }
 
@@ -344,6 +344,8 @@ impl Reader {
     fn bundle(&mut self, bundle: &v1::Bundle, before: u64) -> Result<(), Error> {
         let sets = wire::unbundle(bundle)?;
         let count = sets.len();
+        // As stored: sets of one bundle are compressed together.
+        let share = (bundle.sets.len() as u64).div_ceil(count.max(1) as u64);
         for (i, bytes) in sets.into_iter().enumerate() {
             let set = wire::decode_set(&bytes)?;
             if !self.anchored {
@@ -365,7 +367,7 @@ impl Reader {
             // passed over.
             let sequence = if i + 1 == count { self.position.sequence } else { before };
             let position = Position { sequence, ..self.position };
-            let bytes = bytes.len() as u64;
+            let bytes = share;
             self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes })));
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! What can go wrong while receiving.
 
+use deltabus_bus::broker::BrokerError;
 use deltabus_interfaces::Refusal;
 use deltabus_record::diff::DiffError;
 use deltabus_record::mapping::MappingError;
@@ -114,7 +115,11 @@ impl Error {
     /// Whether the receiver can go on and try again: when the destination changes, the bus comes back, or some time passes.
     pub fn is_passing(&self) -> bool {
         match self {
-            Error::Bus(error) => error.is_transient() || matches!(error, deltabus_bus::Error::NoSnapshot(_)),
+            // A source that isn't published yet may be any moment.
+            Error::Bus(
+                deltabus_bus::Error::NoSnapshot(_) | deltabus_bus::Error::Broker(BrokerError::NoSource { .. }),
+            ) => true,
+            Error::Bus(error) => error.is_transient(),
             Error::State(_) | Error::Ledger(_) | Error::Mapping(_) | Error::OneCollection { .. } => false,
             Error::Filter(error) => matches!(error, FilterError::Evaluate(_)),
             _ => true,

@@ -51,7 +51,7 @@ const DESTINATION_ATTEMPTS: u32 = 8;
 
 /// Pause after a failure that may pass; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]

@@ -69,7 +69,7 @@ fn a_missing_source_changes_nothing() {
 fn one_process_at_a_time_for_a_source_and_for_a_receiver() {
     let world = started();
     let transmitter = world.start(&format!("transmit goods {SOURCE}"));
-    world.wait("the transmitter is there", || transmitter.log().contains("goods"));
+    world.wait("the log is claimed", || transmitter.log().contains("the log is claimed"));
     let second = world.run(&format!("transmit goods {SOURCE} --once")).exits(2);
     assert!(second.stderr().contains("goods"), "{}", second.text());
     let elsewhere =

@@ -294,6 +294,7 @@ impl Transmitter {
         let view = self.store.view();
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
+        tracing::info!(source = %self.config.source, term = writer.term(), "the log is claimed");
         self.writer = Some(writer);
         Ok(())
     }
