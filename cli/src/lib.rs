@@ -31,7 +31,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    output::start_log(&arguments.global);
+    let goes_on = match &arguments.command {
+        Command::Transmit(options) => !options.once,
+        Command::Receive(options) => !options.once,
+        _ => false,
+    };
+    output::start_log(&arguments.global, goes_on);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .enable_all()

@@ -15,10 +15,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Global, LogFormat};
 
-/// Starts logging to standard error.
-pub(crate) fn start_log(global: &Global) {
+/// Starts logging to standard error; `goes_on`: the command runs until it is stopped.
+pub(crate) fn start_log(global: &Global, goes_on: bool) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
+        // A command that ends says what it did on standard output.
+        (false, 0) if !goes_on => "warn",
         (false, 0) => "warn,deltabus=info",
         (false, 1) => "info,deltabus=debug,deltabus_transmitter=debug,deltabus_receiver=debug,deltabus_bus=debug",
         (false, _) => "debug",

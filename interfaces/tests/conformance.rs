@@ -40,6 +40,17 @@ const CASES: &[Case] = &[
         ..CSV
     },
     Case { name: "tsv", file: "records.tsv", keyed: "tsv:{}?key=id", whole_row: Some("tsv:{}"), ..CSV },
+    JSON,
+    Case {
+        name: "json, typed, inside a document",
+        keyed: "json:{}?key=id&at=/data/people",
+        whole_row: Some("json:{}?at=/data/people"),
+        key_kind: Kind::Integer,
+        kinds: [Some(Kind::Decimal), Some(Kind::Bool), Some(Kind::List)],
+        ..JSON
+    },
+    Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
+    Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
     SQLITE,
     Case {
         name: "sqlite, typed",
@@ -54,6 +65,15 @@ const CSV: Case = Case {
     file: "records.csv",
     keyed: "csv:{}?key=id",
     whole_row: Some("csv:{}"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+};
+
+const JSON: Case = Case {
+    name: "json",
+    file: "records.json",
+    keyed: "json:{}?key=id",
+    whole_row: Some("json:{}"),
     key_kind: Kind::Text,
     kinds: [None; 3],
 };
@@ -244,6 +264,7 @@ fn fields_come_and_go() {
                 let mut row = store.named(row);
                 row.remove("a");
                 row.insert("new".into(), if at == 0 { Value::text("here") } else { absent.clone() });
+                row.retain(|_, value| *value != Value::Absent);
                 row
             });
             let found = store.rows();

@@ -1,3 +1,4 @@
 //! File formats: each one file of many records.
 
 pub(crate) mod csv;
+pub(crate) mod json;

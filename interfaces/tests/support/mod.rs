@@ -210,9 +210,10 @@ pub(crate) fn sorted(mut rows: Vec<Named>) -> Vec<Named> {
     rows
 }
 
+/// An absent value is as good as no field: stores without a schema of their own don't tell these apart.
 fn named(schema: &Schema, row: &Row) -> Named {
     let name = |(slot, field): (usize, &Field)| (field.name.clone(), row.value(slot));
-    schema.ordered().into_iter().map(name).collect()
+    schema.ordered().into_iter().map(name).filter(|(_, value)| *value != Value::Absent).collect()
 }
 
 /// Rows as a stream of records.
