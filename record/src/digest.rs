@@ -80,3 +80,28 @@ impl fmt::Display for Digest {
         write!(f, "{:032x}/{}", self.sum, self.records)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_go_and_streaming_hash_alike() {
+        let hasher = RecordHasher::new(&CollectionName::new("people"));
+        let bytes: Vec<u8> = (0..=255).cycle().take(2 * ONE_SHOT_MAX).collect();
+        // On both sides of every limit of xxh3's own, and of the buffer.
+        for total in (0..300).chain(ONE_SHOT_MAX - 20..ONE_SHOT_MAX + 20) {
+            for key_length in [0, 1, 9, total / 2, total] {
+                let (key, row) = bytes[..total].split_at(key_length.min(total));
+                let length = (key.len() as u64).to_le_bytes();
+                assert_eq!(hasher.hash(key, row), hasher.hash_stream(&[&length, key, row]), "{total}, {key_length}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_hash_is_the_same_in_every_version() {
+        let hasher = RecordHasher::new(&CollectionName::new("people"));
+        assert_eq!(format!("{:032x}", hasher.hash(b"key", b"row")), "23c5e6172e9226de365c5f7bad1cd1d4");
+    }
+}
