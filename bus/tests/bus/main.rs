@@ -2,5 +2,9 @@
 
 mod brokers;
 mod conformance;
-
+mod log;
+mod loss;
+mod reverse;
 mod sets;
+mod snapshot;
+mod values;

@@ -1,0 +1,298 @@
+//! Writing a log and reading it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use deltabus_bus::broker::{Broker, Expect, Subject};
+use deltabus_bus::{Accepted, Delivered, Entry, Error, Event, Log, Position, Reader, Writer, decode_set, history};
+use deltabus_proto::v1;
+use prost::Message;
+
+use crate::brokers::{on_each_broker, prepared};
+use crate::sets::{chain, encoded, revision, set_of};
+
+on_each_broker!(
+    what_is_published_is_read_in_order,
+    a_follower_gets_each_set_as_it_comes,
+    followers_catch_up_after_what_they_missed,
+    waiting_sets_travel_together,
+    sets_larger_than_a_message_travel_in_parts,
+    an_interrupted_set_in_parts_is_as_if_it_were_not_there,
+    a_reader_goes_on_in_the_middle_of_a_message,
+    a_claim_fences_the_writer_before,
+    a_claim_says_what_the_log_accepted,
+    of_two_who_claim_at_once_one_is_fenced,
+    a_founded_log_begins_with_its_snapshots_state,
+    history_tells_foundations_and_sets,
+    a_message_of_a_newer_version_says_so,
+    a_log_without_streams_names_its_source,
+);
+
+pub(crate) async fn claim(log: &Log, transmitter: &str, known: Position) -> (Writer, Accepted) {
+    Writer::claim(log, transmitter, known).await.expect("a term can be claimed")
+}
+
+/// Everything that a reader at `position` finds stored.
+pub(crate) async fn stored(log: &Log, position: Position) -> Vec<Delivered> {
+    let mut reader = Reader::at(log, position);
+    let mut found = Vec::new();
+    loop {
+        match reader.next_stored().await.expect("it can be read") {
+            Event::Set(set) => found.push(*set),
+            Event::CaughtUp(_) => return found,
+            Event::Rejoin(reason) => panic!("{reason}"),
+        }
+    }
+}
+
+pub(crate) fn numbers(sets: &[Delivered]) -> Vec<u64> {
+    sets.iter().map(|delivered| delivered.set.next.number).collect()
+}
+
+async fn what_is_published_is_read_in_order(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    assert!(!log.is_founded().await.expect("asked"));
+    let (mut writer, accepted) = claim(&log, "t", Position::default()).await;
+    assert!(matches!(accepted, Accepted::Nothing));
+    for number in 1..=20 {
+        writer.publish(&[encoded(1, number, 50)]).await.expect("it is published");
+    }
+    assert!(log.is_founded().await.expect("asked"));
+    let found = stored(&log, Position::default()).await;
+    assert_eq!(numbers(&found), (1..=20).collect::<Vec<_>>());
+    for delivered in &found {
+        assert_eq!(delivered.set, set_of(1, delivered.set.next.number, 50));
+        assert_eq!(delivered.position.revision, delivered.set.next);
+    }
+    assert_eq!(found.last().expect("there are some").position, writer.position());
+    // From each place on, exactly the rest follows.
+    for delivered in &found {
+        let rest = stored(&log, delivered.position).await;
+        assert_eq!(numbers(&rest), (delivered.set.next.number + 1..=20).collect::<Vec<_>>());
+    }
+}
+
+async fn a_follower_gets_each_set_as_it_comes(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    let mut reader = Reader::at(&log, Position::default());
+    assert!(matches!(reader.next().await.expect("it goes on"), Event::CaughtUp(_)));
+    for number in 1..=50 {
+        writer.publish(&[encoded(1, number, 50)]).await.expect("it is published");
+        let Event::Set(set) = reader.next().await.expect("it goes on") else { panic!("the set comes") };
+        assert_eq!(set.set.next, revision(1, number));
+        let Event::CaughtUp(position) = reader.next().await.expect("it goes on") else { panic!("the end is told") };
+        assert_eq!(position, writer.position());
+    }
+}
+
+async fn followers_catch_up_after_what_they_missed(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    let mut reader = Reader::at(&log, Position::default());
+    assert!(matches!(reader.next().await.expect("it goes on"), Event::CaughtUp(_)));
+    // More than waits for a slow follower.
+    for number in 1..=1500 {
+        writer.publish(&[encoded(1, number, 1)]).await.expect("it is published");
+    }
+    let mut reached = 0;
+    while reached < 1500 {
+        match reader.next().await.expect("it goes on") {
+            Event::Set(set) => {
+                reached += 1;
+                assert_eq!(set.set.next.number, reached);
+            }
+            // As the transmitter does every few seconds.
+            Event::CaughtUp(_) => writer.beat().await.expect("it is sent"),
+            Event::Rejoin(reason) => panic!("{reason}"),
+        }
+    }
+}
+
+async fn waiting_sets_travel_together(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.publish(&chain(1, 0, 1000)).await.expect("they are published");
+    assert_eq!(writer.position().sequence, 2, "a claim and one message");
+    assert_eq!(numbers(&stored(&log, Position::default()).await), (1..=1000).collect::<Vec<_>>());
+    // Full messages are not made larger.
+    let large: Vec<_> = (1001..=1008).map(|number| encoded(1, number, 200_000)).collect();
+    writer.publish(&large).await.expect("they are published");
+    assert_eq!(writer.position().sequence, 2 + 4, "two sets of 200,000 bytes fit in each");
+    writer.publish(&[]).await.expect("nothing is published");
+    assert_eq!(writer.position().sequence, 6);
+}
+
+async fn sets_larger_than_a_message_travel_in_parts(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    let mut reader = Reader::at(&log, Position::default());
+    assert!(matches!(reader.next().await.expect("it goes on"), Event::CaughtUp(_)));
+    let large = 3 * broker.payload_max();
+    writer.publish(&[encoded(1, 1, 10), encoded(1, 2, large), encoded(1, 3, 10)]).await.expect("they are published");
+    for number in 1..=3 {
+        let Event::Set(set) = reader.next().await.expect("it goes on") else {
+            let Event::Set(set) = reader.next().await.expect("it goes on") else { panic!("the set comes") };
+            assert_eq!(set.set.next.number, number);
+            continue;
+        };
+        assert_eq!(set.set.next.number, number);
+    }
+    let found = stored(&log, Position::default()).await;
+    assert_eq!(found[1].set, set_of(1, 2, large));
+    for delivered in &found {
+        let rest = stored(&log, delivered.position).await;
+        assert_eq!(numbers(&rest), (delivered.set.next.number + 1..=3).collect::<Vec<_>>());
+    }
+}
+
+async fn an_interrupted_set_in_parts_is_as_if_it_were_not_there(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.publish(&chain(1, 0, 2)).await.expect("they are published");
+    // A writer that died after two of its parts.
+    for index in 0..2 {
+        let part = v1::Part { index, count: 3, data: Bytes::from_static(b"the beginning of something") };
+        append(&log, writer.term(), v1::envelope::Content::Part(part)).await;
+    }
+    let known = Position { term: writer.term(), sequence: 2, revision: revision(1, 2) };
+    let (mut second, accepted) = claim(&log, "u", known).await;
+    assert!(matches!(accepted, Accepted::Sets { revision: reached, .. } if reached == revision(1, 2)));
+    let large = 2 * broker.payload_max();
+    second.publish(&[encoded(1, 3, large)]).await.expect("it is published");
+    second.publish(&chain(1, 3, 5)).await.expect("they are published");
+    assert_eq!(numbers(&stored(&log, Position::default()).await), [1, 2, 3, 4, 5]);
+}
+
+/// Stores a message past the writer, as nobody should.
+pub(crate) async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
+    let envelope = v1::Envelope { version: 1, term, content: Some(content) };
+    let payload = Bytes::from(envelope.encode_to_vec());
+    log.broker().append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("it is stored");
+}
+
+async fn a_reader_goes_on_in_the_middle_of_a_message(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.publish(&chain(1, 0, 3)).await.expect("they are published");
+    writer.publish(&chain(1, 3, 6)).await.expect("they are published");
+    for delivered in stored(&log, Position::default()).await {
+        let rest = stored(&log, delivered.position).await;
+        assert_eq!(numbers(&rest), (delivered.set.next.number + 1..=6).collect::<Vec<_>>());
+    }
+}
+
+async fn a_claim_fences_the_writer_before(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut first, _) = claim(&log, "first", Position::default()).await;
+    first.publish(&chain(1, 0, 2)).await.expect("they are published");
+    let (mut second, _) = claim(&log, "second", first.position()).await;
+    assert!(second.term() > first.term());
+    for _ in 0..3 {
+        match first.publish(&chain(1, 2, 3)).await {
+            Err(Error::Fenced { by, .. }) => assert_eq!(by, "second"),
+            other => panic!("{other:?}"),
+        }
+    }
+    second.publish(&chain(1, 2, 4)).await.expect("they are published");
+    assert!(matches!(first.publish(&chain(1, 2, 3)).await, Err(Error::Fenced { .. })));
+    assert_eq!(numbers(&stored(&log, Position::default()).await), [1, 2, 3, 4]);
+}
+
+async fn a_claim_says_what_the_log_accepted(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut first, _) = claim(&log, "first", Position::default()).await;
+    let begun = first.position();
+    first.publish(&chain(1, 0, 2)).await.expect("they are published");
+    first.publish(&chain(1, 2, 4)).await.expect("they are published");
+    let (_, accepted) = claim(&log, "second", begun).await;
+    let Accepted::Sets { revision: reached, sets } = accepted else { panic!("{accepted:?}") };
+    assert_eq!(reached, revision(1, 4));
+    assert_eq!(numbers(&sets), [1, 2, 3, 4]);
+    // From another history it doesn't lead on.
+    let elsewhere = Position { revision: revision(9, 2), ..begun };
+    let (third, accepted) = claim(&log, "third", elsewhere).await;
+    assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+    assert_eq!(third.term(), first.term() + 2);
+}
+
+async fn of_two_who_claim_at_once_one_is_fenced(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    for round in 0..5 {
+        // A copied state folder: the same name, the same state.
+        let claims = [claim(&log, "twin", Position::default()), claim(&log, "twin", Position::default())];
+        let writers = futures::future::join_all(claims).await;
+        assert_ne!(writers[0].0.term(), writers[1].0.term(), "round {round}");
+        let mut fenced = 0;
+        for (mut writer, accepted) in writers {
+            let at = match accepted {
+                Accepted::Nothing => 0,
+                Accepted::Sets { revision, .. } => revision.number,
+                Accepted::Elsewhere { reason } => panic!("{reason}"),
+            };
+            match writer.publish(&chain(1, at, at + 1)).await {
+                Ok(_) => {}
+                Err(Error::Fenced { .. }) => fenced += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(fenced, 1, "round {round}");
+    }
+    assert_eq!(numbers(&stored(&log, Position::default()).await), [1, 2, 3, 4, 5]);
+}
+
+async fn a_founded_log_begins_with_its_snapshots_state(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    let joined = Position { revision: revision(1, 7), ..writer.position() };
+    writer.found("a-1-7-0", revision(1, 7), 1).await.expect("it is founded");
+    assert_eq!(writer.position().revision, revision(1, 7));
+    writer.publish(&chain(1, 7, 9)).await.expect("they are published");
+    assert_eq!(numbers(&stored(&log, joined).await), [8, 9]);
+    // Whoever was elsewhere joins by the snapshot.
+    let mut reader = Reader::at(&log, Position::default());
+    let Event::Rejoin(reason) = reader.next().await.expect("it goes on") else { panic!("it doesn't lead on") };
+    assert_eq!(reason, deltabus_bus::Reason::Founded(revision(1, 7)));
+}
+
+async fn history_tells_foundations_and_sets(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.found("a-1-3-0", revision(1, 3), 77).await.expect("it is founded");
+    writer.publish(&chain(1, 3, 5)).await.expect("they are published");
+    let (mut writer, _) = claim(&log, "u", Position::default()).await;
+    writer.found("b-2-5-0", revision(2, 5), 78).await.expect("it is founded");
+    writer.publish(&chain(2, 5, 6)).await.expect("they are published");
+    writer.publish(&[encoded(2, 7, 2 * broker.payload_max())]).await.expect("it is published");
+    let mut told = Vec::new();
+    let mut take = |entry| match entry {
+        Entry::Foundation { revision, time_millis } => told.push(format!("founded {revision} {time_millis}")),
+        Entry::Set(set) => told.push(format!("set {}", set.set.next)),
+    };
+    history(&log, &mut take).await.expect("it can be read");
+    assert_eq!(told, ["founded 3 77", "set 4", "set 5", "founded 5 78", "set 6", "set 7"]);
+}
+
+async fn a_message_of_a_newer_version_says_so(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let envelope = v1::Envelope { version: 2, term: 1, content: None };
+    let payload = Bytes::from(envelope.encode_to_vec());
+    broker.append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("it is stored");
+    let failed = Reader::at(&log, Position::default()).next().await;
+    assert!(matches!(failed, Err(Error::Newer { version: 2, .. })), "{failed:?}");
+}
+
+async fn a_log_without_streams_names_its_source(broker: Arc<dyn Broker>) {
+    let log = Log::new(broker, crate::brokers::source("nobody"));
+    assert!(!log.is_founded().await.expect("asked"));
+    let failed = Reader::at(&log, Position::default()).next_stored().await;
+    assert!(failed.is_err_and(|error| error.to_string().contains("`nobody`")));
+    let failed = Writer::claim(&log, "t", Position::default()).await;
+    assert!(failed.is_err_and(|error| error.to_string().contains("`nobody`")));
+}
+
+#[test]
+fn a_set_decodes_as_it_was() {
+    let set = set_of(1, 5, 1000);
+    assert_eq!(decode_set(&encoded(1, 5, 1000).1.0).expect("it decodes"), set);
+}

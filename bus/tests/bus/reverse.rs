@@ -1,0 +1,107 @@
+//! Reverse sets.
+
+use std::sync::Arc;
+
+use deltabus_bus::broker::{AppendError, Broker, Expect, Follow, Subject};
+use deltabus_bus::{Error, Log};
+use deltabus_record::change::{Change, CollectionChanges, FieldChange, ReverseId, ReverseSet, Transaction};
+use deltabus_record::key::Key;
+use deltabus_record::schema::{CollectionName, ReceiverName};
+use deltabus_record::value::Value;
+
+use crate::brokers::{on_each_broker, prepared};
+use crate::sets::{noise, revision};
+
+on_each_broker!(
+    edits_arrive_in_order,
+    edits_are_read_on_from_a_place,
+    the_transmitter_is_woken,
+    what_cannot_be_understood_stands_between_the_others,
+    edits_that_are_too_large_say_so,
+);
+
+fn receiver(name: &str) -> ReceiverName {
+    ReceiverName::new(name).expect("a good name")
+}
+
+fn edits(name: &str, number: u64, bytes: usize) -> ReverseSet {
+    let field = FieldChange { slot: 2, before: Value::Null, after: Value::Bytes(noise(number, bytes)) };
+    let change = Change::Update { key: Key::of(&[Value::Integer(7)]), fields: vec![field] };
+    let collection = CollectionName::new("people");
+    ReverseSet {
+        id: ReverseId { receiver: receiver(name), number },
+        base: revision(1, 5),
+        time_millis: 1_700_000_000_000,
+        edits: Transaction {
+            schemas: Vec::new(),
+            collections: vec![CollectionChanges { collection, changes: vec![change] }],
+        },
+    }
+}
+
+async fn waiting(log: &Log, after: u64) -> Vec<(u64, Option<ReverseSet>)> {
+    let found = log.reverse_sets(after).await.expect("they can be read");
+    found.into_iter().map(|reversed| (reversed.sequence, reversed.set.ok())).collect()
+}
+
+async fn edits_arrive_in_order(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    assert_eq!(waiting(&log, 0).await, []);
+    assert_eq!(log.last_reverse(&receiver("oslo")).await.expect("asked"), 0);
+    let sent = [edits("oslo", 1, 10), edits("rome", 1, 10_000), edits("oslo", 2, 0), edits("oslo", 2, 0)];
+    for set in &sent {
+        log.send_reverse(set).await.expect("it is sent");
+    }
+    let wanted: Vec<_> = (1..).zip(sent.iter().cloned().map(Some)).collect();
+    assert_eq!(waiting(&log, 0).await, wanted);
+    assert_eq!(log.last_reverse(&receiver("oslo")).await.expect("asked"), 2);
+    assert_eq!(log.last_reverse(&receiver("rome")).await.expect("asked"), 1);
+}
+
+async fn edits_are_read_on_from_a_place(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    for number in 1..=300 {
+        log.send_reverse(&edits("oslo", number, 40_000)).await.expect("it is sent");
+    }
+    let mut after = 0;
+    loop {
+        let found = waiting(&log, after).await;
+        let Some((last, _)) = found.last() else { break };
+        for (i, (sequence, set)) in found.iter().enumerate() {
+            assert_eq!(*sequence, after + i as u64 + 1);
+            assert_eq!(*set, Some(edits("oslo", *sequence, 40_000)));
+        }
+        after = *last;
+    }
+    assert_eq!(after, 300);
+}
+
+async fn the_transmitter_is_woken(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let mut live = broker.follow(log.source(), Follow::Reverse).await.expect("it can be followed");
+    log.send_reverse(&edits("oslo", 1, 10)).await.expect("it is sent");
+    assert!(live.next().await.is_some());
+    assert_eq!(waiting(&log, 0).await.len(), 1);
+}
+
+async fn what_cannot_be_understood_stands_between_the_others(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    log.send_reverse(&edits("oslo", 1, 10)).await.expect("it is sent");
+    for junk in [&b""[..], b"junk", &[1, 255, 255, 255, 255, 255, 255, 255, 255, 1], &[0, 8, 9]] {
+        let payload = bytes::Bytes::from_static(junk);
+        broker.append(log.source(), &Subject::reverse(&receiver("rome")), payload, Expect::Any).await.expect("stored");
+    }
+    assert_eq!(log.last_reverse(&receiver("rome")).await.expect("asked"), 0);
+    log.send_reverse(&edits("oslo", 2, 10)).await.expect("it is sent");
+    let found = log.reverse_sets(0).await.expect("they can be read");
+    let outcomes: Vec<_> = found.iter().map(|reversed| reversed.set.is_ok()).collect();
+    assert_eq!(outcomes, [true, false, false, false, false, true]);
+    let newer = found[4].set.as_ref().expect_err("of a later version");
+    assert!(matches!(newer, Error::Newer { version: 9, .. }), "{newer}");
+}
+
+async fn edits_that_are_too_large_say_so(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let refused = log.send_reverse(&edits("oslo", 1, broker.payload_max() + 1000)).await;
+    assert!(matches!(refused, Err(Error::Append(AppendError::TooLarge { .. }))), "{refused:?}");
+}
