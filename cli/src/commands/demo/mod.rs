@@ -64,6 +64,8 @@ pub(crate) async fn demo(global: &Global, options: Demo) -> Result<Exit, Error> 
     let mut stage = Stage::new(folder, state, Arc::new(broker));
     let played = stage.play().await;
     stage.end().await;
+    // The connection ends before the bus does.
+    drop(stage);
     if global.bus.is_none() {
         block_in_place(|| bus.stop())?;
     }
