@@ -22,6 +22,8 @@ pub(crate) struct Outlet {
     /// Destination fields that go because the source dropped them.
     pub(crate) dropped: Vec<String>,
     lens: Lens,
+    /// For each of `destination`'s slots, the slot in rows as they are found there; `None`: all are in place.
+    found: Option<Vec<Option<usize>>>,
     filter: Option<Arc<Filter>>,
     interface: Arc<dyn Interface>,
     large: Arc<dyn LargeValues>,
@@ -88,7 +90,13 @@ impl Outlet {
         let dropped = dropped.map(|field| mapping.destination_name(&field.name)).filter(|name| !living(name));
         let dropped =
             dropped.filter(|name| found.is_some_and(|found| found.schema.slot(name).is_some())).collect::<Vec<_>>();
+        let slots = found.map(|found| (schema.slots_in(&found.schema), found.schema.fields.len()));
+        let in_place = |slots: &[Option<usize>], count: usize| {
+            slots.len() == count && slots.iter().enumerate().all(|(slot, from)| *from == Some(slot))
+        };
+        let found_slots = slots.filter(|(slots, count)| !in_place(slots, *count)).map(|(slots, _)| slots);
         Ok(Outlet {
+            found: found_slots,
             source: source.clone(),
             destination: Collection { name, schema },
             dropped,
@@ -107,6 +115,19 @@ impl Outlet {
     /// Whether equal rows are counted.
     pub(crate) fn counted(&self) -> bool {
         self.source.schema.key == KeySpec::WholeRow
+    }
+
+    /// A row as it is found at the destination, brought into [`Outlet::destination`]'s slots; what the source knows nothing of
+    /// is left out.
+    pub(crate) fn placed<'b>(&self, row: &'b [u8], out: &'b mut RowBuilder) -> &'b [u8] {
+        let Some(slots) = &self.found else { return row };
+        let fields: Vec<_> = RowReader::new(row).collect();
+        out.clear();
+        for slot in slots {
+            let field = slot.and_then(|slot| fields.get(slot).copied());
+            out.push_encoded(field.unwrap_or(deltabus_record::row::FieldRef::ABSENT));
+        }
+        out.as_bytes()
     }
 
     /// Whether the destination wants a source row.

@@ -17,7 +17,7 @@ use deltabus_record::diff::{self, Difference, Identity, Index, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::mapping::Mapping;
-use deltabus_record::row::Row;
+use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
 use deltabus_record::value::{Large, Value};
 use deltabus_state::{IndexDamaged, Owner, ScanIndex, ScanIndexWriter, StateDirectory, Store, View, Working};
@@ -1173,7 +1173,9 @@ fn is_refusal(error: &Error) -> bool {
 
 /// Brings destination rows into the source's terms.
 fn translator<'a>(expected: Expected<'a>) -> Box<deltabus_interfaces::found::Translate<'a>> {
+    let mut placed = RowBuilder::default();
     Box::new(move |row, key, out| {
+        let row = expected.outlet.placed(row, &mut placed);
         let start = key.len();
         expected.outlet.source_key(row, key);
         let base = match expected.outlet.counted() {
