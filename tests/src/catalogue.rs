@@ -26,12 +26,12 @@ pub fn csv(version: u32) -> String {
 }
 
 fn gone(id: u64, version: u32) -> bool {
-    (2..=version).any(|v| mix(id, v) % 199 == 0)
+    (2..=version).any(|v| mix(id, v).is_multiple_of(199))
 }
 
 fn row(id: u64, version: u32, wide: bool) -> String {
     // The last version that touched this row.
-    let edited = (2..=version).rev().find(|v| mix(id, v + 100) % 97 == 0).unwrap_or(1);
+    let edited = (2..=version).rev().find(|v| mix(id, v + 100).is_multiple_of(97)).unwrap_or(1);
     let number = mix(id, edited + 200);
     let note = match number % 7 {
         0 => String::new(),
@@ -44,7 +44,7 @@ fn row(id: u64, version: u32, wide: bool) -> String {
     let kind = ["tool", "part", "book", "toy"][(number % 4) as usize];
     let mut row = format!("{id},Item {id},{kind},{note},{}.{:02}", number % 500, number % 100);
     if wide {
-        row.push_str(if id % 3 == 0 { ",red" } else { "," });
+        row.push_str(if id.is_multiple_of(3) { ",red" } else { "," });
     }
     row.push('\n');
     row
