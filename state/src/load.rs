@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use deltabus_record::schema::Collection;
-use fjall::{Keyspace, OwnedWriteBatch as WriteBatch};
+use fjall::Keyspace;
 
 use crate::Error;
 use crate::batch::Batch;
 use crate::store::Inner;
 
-/// Records written together while loading.
-const GROUP: usize = 1_000;
+/// Records are gathered up to this many bytes, sorted, and written out as a run of their own, past the journal. More
+/// memory makes fewer runs to be merged later, and little difference to the time.
+const RUN_BYTES: usize = 24 * 1024 * 1024;
 
 /// Records on their way into a collection. Dropped unfinished, they are gone.
 pub struct Load {
@@ -18,8 +19,28 @@ pub struct Load {
     id: u32,
     collection: Collection,
     records: Option<Keyspace>,
-    group: WriteBatch,
-    waiting: usize,
+    run: Run,
+}
+
+/// Records in memory, waiting to be sorted.
+#[derive(Default)]
+struct Run {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+/// Where a record lies in its run: the key, then the row.
+#[derive(Clone, Copy)]
+struct Entry {
+    start: u32,
+    row: u32,
+    end: u32,
+}
+
+impl Run {
+    fn key(&self, entry: &Entry) -> &[u8] {
+        &self.bytes[entry.start as usize..entry.row as usize]
+    }
 }
 
 /// Records that are complete and durable, for [`Load::finish`].
@@ -32,24 +53,25 @@ pub(crate) struct Loaded {
 impl Load {
     pub(crate) fn begin(inner: Arc<Inner>, collection: &Collection) -> Result<Load, Error> {
         let (id, records) = inner.new_records()?;
-        let group = inner.database.batch();
-        Ok(Load { inner, id, collection: collection.clone(), records: Some(records), group, waiting: 0 })
+        Ok(Load { inner, id, collection: collection.clone(), records: Some(records), run: Run::default() })
     }
 
     /// Adds a record, in any order; of two with one key the later stays.
     pub fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), Error> {
-        let Some(records) = &self.records else { return Ok(()) };
-        self.group.insert(records, key, row);
-        self.waiting += 1;
-        if self.waiting == GROUP {
-            self.flush()?;
+        if !self.run.entries.is_empty() && self.run.bytes.len() + key.len() + row.len() > RUN_BYTES {
+            self.write_run()?;
         }
+        let start = self.run.bytes.len();
+        self.run.bytes.extend_from_slice(key);
+        self.run.bytes.extend_from_slice(row);
+        let [start, row, end] = [start, start + key.len(), self.run.bytes.len()].map(|at| at as u32);
+        self.run.entries.push(Entry { start, row, end });
         Ok(())
     }
 
     /// Lets the commit of `batch` replace the collection, or make it, with these records.
     pub fn finish(mut self, batch: &mut Batch) -> Result<(), Error> {
-        self.flush()?;
+        self.write_run()?;
         // Durable before the commit that names them.
         self.inner.persist()?;
         if let Some(records) = self.records.take() {
@@ -58,10 +80,29 @@ impl Load {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
-        let group = std::mem::replace(&mut self.group, self.inner.database.batch());
-        self.waiting = 0;
-        group.commit().map_err(self.inner.error("load"))
+    fn write_run(&mut self) -> Result<(), Error> {
+        let Some(records) = &self.records else { return Ok(()) };
+        let mut entries = std::mem::take(&mut self.run.entries);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let run = &self.run;
+        // Stable: of equal keys the last one put is the last.
+        entries.sort_by(|a, b| run.key(a).cmp(run.key(b)));
+        let mut out = records.start_ingestion().map_err(self.inner.error("load"))?;
+        let mut next = entries.iter().peekable();
+        while let Some(entry) = next.next() {
+            if next.peek().is_some_and(|later| run.key(later) == run.key(entry)) {
+                continue;
+            }
+            let row = &run.bytes[entry.row as usize..entry.end as usize];
+            out.write(run.key(entry), row).map_err(self.inner.error("load"))?;
+        }
+        out.finish().map_err(self.inner.error("load"))?;
+        entries.clear();
+        self.run.entries = entries;
+        self.run.bytes.clear();
+        Ok(())
     }
 }
 
