@@ -1,73 +1,122 @@
-//! Laws of differencing, applying and merging.
+//! Laws of differencing: what is found is what was known with the differences applied, however the records moved.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use deltabus_record::apply;
-use deltabus_record::change::{Change, ConflictPolicy, Outcome};
-use deltabus_record::diff::{self, DiffError, Fingerprints, Found, Identity, Index, IndexSink, Known};
-use deltabus_record::key::Key;
-use deltabus_record::merge::{Clock, merge};
+use deltabus_record::apply::{Mismatch, apply};
+use deltabus_record::change::{Change, FieldChange};
+use deltabus_record::diff::{
+    self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, Outcome,
+};
+use deltabus_record::key::{Key, encode_occurrence};
 use deltabus_record::row::Row;
-use deltabus_record::value::Value;
+use deltabus_record::schema::{Field, KeySpec, Schema};
+use deltabus_record::value::{Kind, Value};
+use deltabus_record::{arbitrary, digest};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::Index as Place;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A record of the tests: a key and a value.
-type Record = (u8, u8);
-
-fn row(record: Record) -> Row {
-    Row::of(&[Value::Integer(record.0.into()), Value::Integer(record.1.into())])
+/// One line of a file: a record, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    id: i64,
+    word: u8,
+    /// The same record written otherwise has another fingerprint.
+    style: u8,
 }
 
-fn content(record: Record, identity: Identity) -> Vec<u8> {
-    let key = Value::Integer(record.0.into());
-    let rest = Value::Integer(record.1.into());
-    let values = if identity == Identity::Key { vec![key] } else { vec![key, rest] };
-    Key::of(&values).as_bytes().to_vec()
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+impl Line {
+    fn row(&self) -> Row {
+        Row::of(&[Value::Integer(self.id), Value::text("w".repeat(self.word.into()))])
+    }
+
+    fn fingerprint(&self) -> u64 {
+        xxh3_64(self.row().as_bytes()) ^ u64::from(self.style)
+    }
+
+    /// The key, of a whole row without its occurrence.
+    fn key(&self, identity: Identity) -> Vec<u8> {
+        let mut key = Vec::new();
+        schema(identity).key_content_into(self.row().as_bytes(), &mut key);
+        key
+    }
 }
 
-fn fingerprint(record: Record) -> u64 {
-    xxh3_64(&[record.0, record.1])
+fn schema(identity: Identity) -> Schema {
+    let fields = vec![Field::new("id", Some(Kind::Integer), 0), Field::new("word", Some(Kind::Text), 1)];
+    let schema = Schema { fields, key: KeySpec::WholeRow };
+    match identity {
+        Identity::Key => schema.with_key(&["id"]).unwrap(),
+        Identity::WholeRow => schema,
+    }
 }
 
-/// A file of records.
-struct File<'a> {
-    records: &'a [Record],
+/// What a file holds; `None` if a key is there twice.
+fn map_of(lines: &[Line], identity: Identity) -> Option<Map> {
+    let mut map = Map::new();
+    let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+    for line in lines {
+        let mut key = line.key(identity);
+        if identity == Identity::WholeRow {
+            let count = counts.entry(key.clone()).or_default();
+            encode_occurrence(&mut key, *count);
+            *count += 1;
+        }
+        if map.insert(key, line.row().as_bytes().to_vec()).is_some() {
+            return None;
+        }
+    }
+    Some(map)
+}
+
+/// Reads lines.
+struct Reader<'a> {
+    lines: &'a [Line],
     at: usize,
     identity: Identity,
-    decoded: &'a Cell<usize>,
 }
 
-impl Found for File<'_> {
+impl Reader<'_> {
+    fn of(lines: &[Line], identity: Identity) -> Reader<'_> {
+        Reader { lines, at: 0, identity }
+    }
+}
+
+impl Found for Reader<'_> {
     type Error = Infallible;
 
     fn next(&mut self) -> Result<Option<u64>, Infallible> {
-        let record = self.records.get(self.at);
         self.at += 1;
-        Ok(record.map(|record| fingerprint(*record)))
+        Ok(self.lines.get(self.at - 1).map(Line::fingerprint))
     }
 
-    fn decode(&mut self, key: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Infallible> {
-        self.decoded.set(self.decoded.get() + 1);
-        let record = self.records[self.at - 1];
-        key.extend(content(record, self.identity));
-        out.extend_from_slice(row(record).as_bytes());
+    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<(), Infallible> {
+        let line = &self.lines[self.at - 1];
+        key.extend(line.key(self.identity));
+        row.extend_from_slice(line.row().as_bytes());
         Ok(())
     }
 
     fn place(&self) -> String {
-        format!("record {}", self.at)
+        format!("line {}", self.at)
     }
 }
 
-/// The index of a scan.
-#[derive(Default)]
+/// The index that a scan makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entries {
     entries: Vec<(u64, Vec<u8>)>,
     at: usize,
+}
+
+impl Entries {
+    fn of(lines: &[Line], identity: Identity) -> Entries {
+        Entries { entries: lines.iter().map(|line| (line.fingerprint(), line.key(identity))).collect(), at: 0 }
+    }
 }
 
 impl Index for Entries {
@@ -75,7 +124,7 @@ impl Index for Entries {
 
     fn next(&mut self) -> Result<Option<u64>, Infallible> {
         self.at += 1;
-        Ok(self.entries.get(self.at - 1).map(|entry| entry.0))
+        Ok(self.entries.get(self.at - 1).map(|(fingerprint, _)| *fingerprint))
     }
 
     fn key(&self) -> &[u8] {
@@ -92,15 +141,15 @@ impl IndexSink for Entries {
     }
 }
 
-/// The records known, by key.
-#[derive(Clone, Default, Debug, PartialEq)]
-struct State(BTreeMap<Vec<u8>, Row>);
+struct State<'a>(&'a Map);
 
-impl Known for State {
+impl Known for State<'_> {
     type Error = Infallible;
 
-    fn get(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, Infallible> {
-        Ok(self.0.get(key).map(|row| out.extend_from_slice(row.as_bytes())).is_some())
+    fn get(&self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Infallible> {
+        let found = self.0.get(key);
+        row.extend(found.into_iter().flatten());
+        Ok(found.is_some())
     }
 
     fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Infallible>) -> Result<(), Infallible> {
@@ -108,267 +157,373 @@ impl Known for State {
     }
 }
 
-impl State {
-    fn of(records: &[Record], identity: Identity) -> State {
-        let mut state = State::default();
-        let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
-        for record in records {
-            let content = content(*record, identity);
-            let key = match identity {
-                Identity::Key => content,
-                Identity::WholeRow => {
-                    let count = counts.entry(content.clone()).or_default();
-                    *count += 1;
-                    diff::counted(&content, *count - 1).as_bytes().to_vec()
-                }
-            };
-            state.0.insert(key, row(*record));
-        }
-        state
-    }
+type Compared = Result<(Outcome, Entries), DiffError<Infallible>>;
 
-    fn apply(mut self, differences: &[diff::Difference]) -> State {
-        for difference in differences {
-            let key = difference.key.as_bytes().to_vec();
-            let change = difference.clone().into_change().expect("a difference changes something");
-            let after = apply::apply(&change, self.0.get(&key)).expect("the difference starts from this state");
-            match after {
-                Some(row) => drop(self.0.insert(key, row)),
-                None => drop(self.0.remove(&key)),
-            }
-        }
-        self
-    }
-}
-
-fn index(records: &[Record], identity: Identity) -> Entries {
-    let entries = records.iter().map(|record| (fingerprint(*record), content(*record, identity))).collect();
-    Entries { entries, at: 0 }
-}
-
-type Result2 = Result<diff::Outcome, DiffError<Infallible>>;
-
-fn by_index(before: &[Record], after: &[Record], identity: Identity) -> (Result2, Entries, usize) {
-    let decoded = Cell::new(0);
-    let mut file = File { records: after, at: 0, identity, decoded: &decoded };
+fn with_index(known: &Map, mut index: Entries, lines: &[Line], identity: Identity) -> Compared {
     let mut sink = Entries::default();
-    let known = State::of(before, identity);
-    let outcome = diff::with_index(&mut file, &mut index(before, identity), &known, &mut sink, identity);
-    (outcome, sink, decoded.get())
+    let mut found = Reader::of(lines, identity);
+    let outcome = diff::with_index(&mut found, &mut index, &State(known), &mut sink, identity)?;
+    Ok((outcome, sink))
 }
 
-fn by_lookup(before: &[Record], after: &[Record], identity: Identity) -> Result2 {
-    let decoded = Cell::new(0);
-    let mut file = File { records: after, at: 0, identity, decoded: &decoded };
-    let known = State::of(before, identity);
-    diff::without_index(&mut file, &known, &mut Entries::default(), identity)
+fn without_index(known: &Map, lines: &[Line], identity: Identity) -> Compared {
+    let mut sink = Entries::default();
+    let outcome = diff::without_index(&mut Reader::of(lines, identity), &State(known), &mut sink, identity)?;
+    Ok((outcome, sink))
 }
 
-fn by_comparing(before: &[Record], after: &[Record], identity: Identity, fingerprints: Fingerprints) -> Result2 {
-    let decoded = Cell::new(0);
-    let mut a = File { records: before, at: 0, identity, decoded: &decoded };
-    let mut b = File { records: after, at: 0, identity, decoded: &decoded };
-    diff::compare(&mut a, &mut b, fingerprints, identity)
+fn compare(
+    a: &[Line],
+    b: &[Line],
+    fingerprints: Fingerprints,
+    identity: Identity,
+) -> Result<Outcome, DiffError<Infallible>> {
+    diff::compare(&mut Reader::of(a, identity), &mut Reader::of(b, identity), fingerprints, identity)
 }
 
-/// Records with distinct keys in any order.
-fn keyed() -> impl Strategy<Value = Vec<Record>> {
-    prop::collection::btree_map(any::<u8>(), 0..4u8, 0..150)
-        .prop_map(|records| records.into_iter().collect::<Vec<_>>())
-        .prop_shuffle()
+/// The state after these differences, each of which must start from what is there.
+fn applied(mut map: Map, differences: &[Difference]) -> Map {
+    for difference in differences {
+        let Difference { key, before, after } = difference.clone();
+        let now = map.get(key.as_bytes()).map(|row| Row::from_bytes(row).unwrap());
+        assert_eq!(now, before, "{difference:?}");
+        let change = diff::change(key.clone(), before.as_ref(), after.as_ref()).expect("something differs");
+        match apply(&change, now.as_ref()).unwrap() {
+            Some(row) => map.insert(key.as_bytes().to_vec(), row.as_bytes().to_vec()),
+            None => map.remove(key.as_bytes()),
+        };
+    }
+    map
 }
 
-/// A file and what edits made of it: rows changed, moved in blocks, put in and taken out.
-fn edited() -> impl Strategy<Value = (Vec<Record>, Vec<Record>)> {
-    let edit = (0..5u8, any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>());
-    (keyed(), vec(edit, 0..8)).prop_map(|(before, edits)| {
-        let mut after = before.clone();
-        for (kind, at, to, value) in edits {
-            if after.is_empty() {
-                break;
-            }
-            let (at, to) = (at.index(after.len()), to.index(after.len()));
-            match kind {
-                0 => after[at].1 = value,
-                1 => drop(after.remove(at)),
-                2 if !after.iter().any(|record| record.0 == value) => after.insert(at, (value, 9)),
-                3 => {
-                    let block: Vec<_> = after.drain(at.min(to)..at.max(to)).collect();
-                    let place = to.min(after.len());
-                    after.splice(place..place, block);
-                }
-                _ => after.swap(at, to),
-            }
+/// What somebody does to a file.
+#[derive(Clone, Debug)]
+enum Edit {
+    Insert(Place, i64),
+    Delete(Place, usize),
+    Change(Place, u8),
+    Restyle(Place, u8),
+    Move(Place, usize, Place),
+    Copy(Place, Place),
+    Swap(Place, Place),
+    Reverse,
+}
+
+impl Edit {
+    fn make(&self, lines: &mut Vec<Line>) {
+        let count = lines.len();
+        if count == 0 && !matches!(self, Edit::Insert(..)) {
+            return;
         }
-        (before, after)
+        match self {
+            Edit::Insert(at, id) => lines.insert(at.index(count + 1), Line { id: *id, word: 1, style: 0 }),
+            Edit::Delete(at, length) => {
+                let at = at.index(count);
+                lines.drain(at..count.min(at + length));
+            }
+            Edit::Change(at, word) => lines[at.index(count)].word = *word,
+            Edit::Restyle(at, style) => lines[at.index(count)].style = *style,
+            Edit::Move(from, length, to) => {
+                let from = from.index(count);
+                let block: Vec<Line> = lines.drain(from..count.min(from + length)).collect();
+                let to = to.index(lines.len() + 1);
+                lines.splice(to..to, block);
+            }
+            Edit::Copy(from, to) => {
+                let line = lines[from.index(count)].clone();
+                lines.insert(to.index(count + 1), line);
+            }
+            Edit::Swap(a, b) => lines.swap(a.index(count), b.index(count)),
+            Edit::Reverse => lines.reverse(),
+        }
+    }
+}
+
+/// Edits that keep keys distinct.
+fn edit() -> impl Strategy<Value = Edit> {
+    let place = any::<Place>;
+    // As long as the window and longer, now and then.
+    let length = || prop_oneof![4 => Just(1usize), 2 => 2..8usize, 1 => 60..150usize];
+    prop_oneof![
+        3 => (place(), 1_000..1_000_000i64).prop_map(|(at, id)| Edit::Insert(at, id)),
+        3 => (place(), length()).prop_map(|(at, length)| Edit::Delete(at, length)),
+        4 => (place(), 0..4u8).prop_map(|(at, word)| Edit::Change(at, word)),
+        2 => (place(), 0..3u8).prop_map(|(at, style)| Edit::Restyle(at, style)),
+        3 => (place(), length(), place()).prop_map(|(from, length, to)| Edit::Move(from, length, to)),
+        2 => (place(), place()).prop_map(|(a, b)| Edit::Swap(a, b)),
+        1 => Just(Edit::Reverse),
+    ]
+}
+
+/// Edits of files whose lines are counted: copies among them.
+fn any_edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![4 => edit(), 1 => (any::<Place>(), any::<Place>()).prop_map(|(from, to)| Edit::Copy(from, to))]
+}
+
+fn edited(lines: &[Line], edits: &[Edit]) -> Vec<Line> {
+    let mut lines = lines.to_vec();
+    for edit in edits {
+        edit.make(&mut lines);
+    }
+    lines
+}
+
+/// A file of distinct keys, now and then longer than the window.
+fn keyed() -> impl Strategy<Value = Vec<Line>> {
+    let count = prop_oneof![3 => 0..12usize, 1 => 60..300usize];
+    count.prop_flat_map(|count| {
+        vec((0..4u8, 0..3u8), count).prop_map(|lines| {
+            let line = |(id, (word, style))| Line { id: id as i64, word, style };
+            lines.into_iter().enumerate().map(line).collect()
+        })
     })
 }
 
+/// A file in which equal lines are common.
+fn counted() -> impl Strategy<Value = Vec<Line>> {
+    let line = (0..6i64, 0..2u8, 0..2u8).prop_map(|(id, word, style)| Line { id, word, style });
+    prop_oneof![3 => vec(line.clone(), 0..12), 1 => vec(line, 60..200)]
+}
+
+fn file(identity: Identity) -> BoxedStrategy<(Vec<Line>, Vec<Edit>)> {
+    match identity {
+        Identity::Key => (keyed(), vec(edit(), 0..8)).boxed(),
+        Identity::WholeRow => (counted(), vec(any_edit(), 0..8)).boxed(),
+    }
+}
+
+fn identity_and_file() -> impl Strategy<Value = (Identity, Vec<Line>, Vec<Edit>)> {
+    let identity = prop_oneof![Just(Identity::Key), Just(Identity::WholeRow)];
+    identity.prop_flat_map(|identity| file(identity).prop_map(move |(lines, edits)| (identity, lines, edits)))
+}
+
+/// Whether an outcome is right for `lines`; `known` is the state before.
+fn check(known: &Map, lines: &[Line], identity: Identity, (outcome, sink): &(Outcome, Entries)) {
+    let expected = map_of(lines, identity).expect("the keys are distinct");
+    assert_eq!(applied(known.clone(), &outcome.differences), expected);
+    assert_eq!(outcome.records, lines.len() as u64);
+    assert!(outcome.decoded <= outcome.records);
+    assert!(outcome.differences.is_sorted_by(|a, b| a.key < b.key), "each key once, in order");
+    assert_eq!(*sink, Entries::of(lines, identity));
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
     #[test]
-    fn what_differs_leads_from_the_one_to_the_other((before, after) in edited()) {
-        let (outcome, sink, _) = by_index(&before, &after, Identity::Key);
-        let outcome = outcome.unwrap();
-        let applied = State::of(&before, Identity::Key).apply(&outcome.differences);
-        prop_assert_eq!(applied, State::of(&after, Identity::Key));
-        prop_assert_eq!(sink.entries, index(&after, Identity::Key).entries);
-        prop_assert_eq!(outcome.records, after.len() as u64);
+    fn what_was_known_and_the_differences_are_what_is_found((identity, before, edits) in identity_and_file()) {
+        let after = edited(&before, &edits);
+        let known = map_of(&before, identity).unwrap();
+        // An insert may hit on a key that is there.
+        prop_assume!(map_of(&after, identity).is_some());
+        let by_index = with_index(&known, Entries::of(&before, identity), &after, identity).unwrap();
+        check(&known, &after, identity, &by_index);
+        let one_by_one = without_index(&known, &after, identity).unwrap();
+        check(&known, &after, identity, &one_by_one);
+        prop_assert_eq!(by_index.0.differences, one_by_one.0.differences);
     }
 
     #[test]
-    fn all_ways_find_the_same((before, after) in edited()) {
-        let found = by_index(&before, &after, Identity::Key).0.unwrap().differences;
-        prop_assert_eq!(&by_lookup(&before, &after, Identity::Key).unwrap().differences, &found);
+    fn each_index_serves_the_next_scan((identity, first, edits) in identity_and_file(), more in vec(edit(), 1..4)) {
+        let mut lines = first;
+        let mut known = map_of(&lines, identity).unwrap();
+        let (_, mut index) = without_index(&Map::new(), &lines, identity).unwrap();
+        for edits in [edits, more] {
+            lines = edited(&lines, &edits);
+            prop_assume!(map_of(&lines, identity).is_some());
+            let compared = with_index(&known, index, &lines, identity).unwrap();
+            check(&known, &lines, identity, &compared);
+            known = applied(known, &compared.0.differences);
+            index = compared.1;
+        }
+    }
+
+    #[test]
+    fn a_file_in_its_old_state_has_no_differences_and_is_not_decoded((identity, lines, _) in identity_and_file()) {
+        let known = map_of(&lines, identity).unwrap();
+        let (outcome, _) = with_index(&known, Entries::of(&lines, identity), &lines, identity).unwrap();
+        prop_assert_eq!(outcome, Outcome { differences: Vec::new(), records: lines.len() as u64, decoded: 0 });
+        let same = compare(&lines, &lines, Fingerprints::Comparable, identity).unwrap();
+        prop_assert_eq!((same.differences.len(), same.decoded), (0, 0));
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_an_error(before in keyed(), edits in vec(edit(), 0..4), from in any::<Place>(), to in any::<Place>(), word in 0..4u8, style in 0..3u8) {
+        let mut after = edited(&before, &edits);
+        prop_assume!(!after.is_empty());
+        let twin = Line { word, style, ..after[from.index(after.len())].clone() };
+        after.insert(to.index(after.len() + 1), twin);
+        let known = map_of(&before, Identity::Key).unwrap();
+        let by_index = with_index(&known, Entries::of(&before, Identity::Key), &after, Identity::Key);
+        prop_assert!(matches!(by_index, Err(DiffError::DuplicateKey { .. })), "{:?}", by_index);
+        let one_by_one = without_index(&known, &after, Identity::Key);
+        prop_assert!(matches!(one_by_one, Err(DiffError::DuplicateKey { .. })), "{:?}", one_by_one);
+        let loaded = diff::first::<Infallible, _, _, Infallible>(
+            &mut Reader::of(&after, Identity::Key), &mut Entries::default(), Identity::Key, &mut |_, _| Ok(()),
+        );
+        prop_assert!(matches!(loaded, Err(DiffError::DuplicateKey { .. })), "{:?}", loaded);
+    }
+
+    #[test]
+    fn stores_are_compared_without_a_state((identity, before, edits) in identity_and_file()) {
+        let after = edited(&before, &edits);
+        let known = map_of(&before, identity).unwrap();
+        prop_assume!(map_of(&after, identity).is_some());
+        let expected = without_index(&known, &after, identity).unwrap().0.differences;
+        // How often each row comes in and goes: of equal rows it doesn't matter which.
+        let rows = |differences: &[Difference]| {
+            let mut balance: BTreeMap<(Option<Row>, Option<Row>), u32> = BTreeMap::new();
+            for difference in differences {
+                *balance.entry((difference.before.clone(), difference.after.clone())).or_default() += 1;
+            }
+            balance
+        };
         for fingerprints in [Fingerprints::Comparable, Fingerprints::Foreign] {
-            let compared = by_comparing(&before, &after, Identity::Key, fingerprints).unwrap().differences;
-            prop_assert_eq!(&compared, &found);
-        }
-    }
-
-    #[test]
-    fn whole_rows_are_counted(
-        before in vec((0..3u8, 0..3u8), 0..40),
-        after in vec((0..3u8, 0..3u8), 0..40),
-    ) {
-        let wanted = State::of(&after, Identity::WholeRow);
-        let known = State::of(&before, Identity::WholeRow);
-        let (by_index, ..) = by_index(&before, &after, Identity::WholeRow);
-        prop_assert_eq!(known.clone().apply(&by_index.unwrap().differences), wanted.clone());
-        let looked_up = by_lookup(&before, &after, Identity::WholeRow).unwrap();
-        prop_assert_eq!(known.apply(&looked_up.differences), wanted);
-        let compared = by_comparing(&before, &after, Identity::WholeRow, Fingerprints::Comparable).unwrap();
-        let added = compared.differences.iter().filter(|difference| difference.before.is_none()).count();
-        prop_assert_eq!(before.len() + 2 * added, after.len() + compared.differences.len());
-    }
-
-    #[test]
-    fn a_copied_line_is_an_error(
-        records in keyed().prop_filter("some", |records| !records.is_empty()),
-        from in any::<prop::sample::Index>(),
-        to in any::<prop::sample::Index>(),
-        value in 0..4u8,
-    ) {
-        let mut after = records.clone();
-        let (key, _) = records[from.index(records.len())];
-        after.insert(to.index(records.len() + 1), (key, value));
-        let (by_index, ..) = by_index(&records, &after, Identity::Key);
-        let by_index_failed = matches!(by_index, Err(DiffError::DuplicateKey { .. }));
-        prop_assert!(by_index_failed);
-        let looked_up_failed = matches!(by_lookup(&records, &after, Identity::Key), Err(DiffError::DuplicateKey { .. }));
-        prop_assert!(looked_up_failed);
-    }
-
-    #[test]
-    fn what_stays_in_place_is_not_decoded(records in keyed(), at in any::<prop::sample::Index>()) {
-        let (_, _, decoded) = by_index(&records, &records, Identity::Key);
-        prop_assert_eq!(decoded, 0);
-        if !records.is_empty() {
-            let mut after = records.clone();
-            after[at.index(records.len())].1 = 77;
-            // The record itself, and what the window took in on the way to the next common one.
-            prop_assert!(by_index(&records, &after, Identity::Key).2 <= 2);
-        }
-    }
-
-    #[test]
-    fn a_change_undone_is_as_before(before in any::<Option<u8>>(), after in any::<Option<u8>>()) {
-        let (before, after) = (before.map(|value| row((1, value))), after.map(|value| row((1, value))));
-        let key = Key::of(&[Value::Integer(1)]);
-        if let Some(change) = diff::change(key, before.as_ref(), after.as_ref()) {
-            prop_assert_eq!(apply::apply(&change, before.as_ref()).unwrap(), after.clone());
-            prop_assert_eq!(apply::apply(&change.invert(), after.as_ref()).unwrap(), before);
-        }
-    }
-
-    #[test]
-    fn merging_loses_no_edit_and_repeats_nothing(
-        base in any::<Option<[u8; 3]>>(),
-        source in any::<Option<[u8; 3]>>(),
-        edited in any::<Option<[u8; 3]>>(),
-        policy in prop_oneof![
-            Just(ConflictPolicy::Source), Just(ConflictPolicy::Receiver),
-            Just(ConflictPolicy::Latest), Just(ConflictPolicy::Manual),
-        ],
-        later in any::<bool>(),
-    ) {
-        let row = |fields: [u8; 3]| Row::of(&fields.map(|field| Value::Integer((field % 3).into())));
-        let (base, source, edited) = (base.map(row), source.map(row), edited.map(row));
-        let key = Key::of(&[Value::Integer(1)]);
-        let Some(edit) = diff::change(key, base.as_ref(), edited.as_ref()) else { return Ok(()) };
-        let clock = if later { Clock::EditLater } else { Clock::SourceLater };
-        let merged = merge(&edit, source.as_ref(), base.as_ref(), policy, clock, &[]);
-        // Each field of the edit is in exactly one verdict.
-        let whole = |change: &Change| matches!(change, Change::Insert { .. } | Change::Delete { .. });
-        let mut slots: Vec<u32> = Vec::new();
-        for (part, _) in &merged.verdicts {
-            match part {
-                Change::Update { fields, .. } => slots.extend(fields.iter().map(|field| field.slot)),
-                part => prop_assert!(whole(part)),
+            let outcome = compare(&before, &after, fingerprints, identity).unwrap();
+            match identity {
+                Identity::Key => prop_assert_eq!(&outcome.differences, &expected),
+                Identity::WholeRow => prop_assert_eq!(rows(&outcome.differences), rows(&expected)),
             }
         }
-        if let Change::Update { fields, .. } = &edit {
-            slots.sort_unstable();
-            prop_assert_eq!(slots, fields.iter().map(|field| field.slot).collect::<Vec<_>>());
-        }
-        prop_assert!(!merged.verdicts.is_empty());
-        // On an unchanged source the edit is simply applied.
-        if source == base {
-            let after = merged.apply.as_ref().map(|change| apply::apply(change, source.as_ref()).unwrap());
-            prop_assert_eq!(after.unwrap_or(source.clone()), edited);
-            prop_assert!(merged.verdicts.iter().all(|(_, outcome)| *outcome == Outcome::Accepted));
-        }
-        // Where the edit won, merging it again finds nothing left to do.
-        let after = match &merged.apply {
-            Some(change) => apply::apply(change, source.as_ref()).unwrap(),
-            None => source.clone(),
+    }
+
+    #[test]
+    fn the_first_scan_loads_all((identity, lines, _) in identity_and_file()) {
+        let mut loaded = Map::new();
+        let mut sink = Entries::default();
+        let mut load = |key: &[u8], row: &[u8]| -> Result<(), Infallible> {
+            loaded.insert(key.to_vec(), row.to_vec());
+            Ok(())
         };
-        if matches!(policy, ConflictPolicy::Receiver) {
-            let again = merge(&edit, after.as_ref(), base.as_ref(), policy, clock, &[]);
-            prop_assert_eq!(again.apply, None);
+        let outcome = diff::first::<Infallible, _, _, _>(&mut Reader::of(&lines, identity), &mut sink, identity, &mut load);
+        prop_assert_eq!(outcome.unwrap().records, lines.len() as u64);
+        prop_assert_eq!(loaded, map_of(&lines, identity).unwrap());
+        prop_assert_eq!(sink, Entries::of(&lines, identity));
+    }
+
+    #[test]
+    fn changes_lead_there_and_back(before in prop::option::of(arbitrary::row(4)), after in prop::option::of(arbitrary::row(4))) {
+        let key = Key::of(&[Value::Integer(7)]);
+        let Some(change) = diff::change(key, before.as_ref(), after.as_ref()) else {
+            prop_assert_eq!(before, after);
+            return Ok(());
+        };
+        prop_assert_ne!(&before, &after);
+        prop_assert_eq!(apply(&change, before.as_ref()).unwrap(), after.clone());
+        prop_assert_eq!(apply(&change.clone().invert(), after.as_ref()).unwrap(), before.clone());
+        prop_assert_eq!(change.clone().invert().invert(), change.clone());
+        if let Change::Update { fields, .. } = &change {
+            prop_assert!(fields.iter().all(|field| field.before != field.after));
+            prop_assert!(fields.is_sorted_by(|a, b| a.slot < b.slot));
         }
+    }
+
+    #[test]
+    fn a_change_of_another_state_is_refused(before in arbitrary::row(3), after in arbitrary::row(3), other in prop::option::of(arbitrary::row(3))) {
+        let key = Key::of(&[Value::Integer(7)]);
+        let Some(change) = diff::change(key, Some(&before), Some(&after)) else { return Ok(()) };
+        let Change::Update { fields, .. } = &change else { unreachable!("both are there") };
+        match (apply(&change, other.as_ref()), &other) {
+            (Err(Mismatch::Missing { .. }), None) => {}
+            (Err(Mismatch::Value { slot, .. }), Some(other)) => {
+                prop_assert_ne!(other.value(slot as usize), before.value(slot as usize));
+            }
+            (Ok(Some(made)), Some(other)) => {
+                for field in fields {
+                    prop_assert_eq!(&other.value(field.slot as usize), &field.before);
+                }
+                // Only the fields it names differ now.
+                prop_assert_eq!(&diff::fields(other, &made), fields);
+            }
+            (result, _) => prop_assert!(false, "{:?}", result),
+        }
+    }
+
+    #[test]
+    fn the_digest_follows_the_differences((identity, before, edits) in identity_and_file()) {
+        let after = edited(&before, &edits);
+        let known = map_of(&before, identity).unwrap();
+        let Some(next) = map_of(&after, identity) else { return Ok(()) };
+        let hasher = digest::RecordHasher::new(&deltabus_record::schema::CollectionName::new("people"));
+        let afresh = |map: &Map| {
+            let mut digest = digest::Digest::default();
+            map.iter().for_each(|(key, row)| digest.add(hasher.hash(key, row)));
+            digest
+        };
+        let mut digest = afresh(&known);
+        for difference in without_index(&known, &after, identity).unwrap().0.differences {
+            let key = difference.key.as_bytes();
+            difference.before.iter().for_each(|row| digest.remove(hasher.hash(key, row.as_bytes())));
+            difference.after.iter().for_each(|row| digest.add(hasher.hash(key, row.as_bytes())));
+        }
+        prop_assert_eq!(digest, afresh(&next));
     }
 }
 
-fn conflict_of(policy: ConflictPolicy, clock: Clock) -> (Option<u8>, bool) {
-    let key = Key::of(&[Value::Integer(1)]);
-    let edit = diff::change(key, Some(&row((1, 1))), Some(&row((1, 3)))).unwrap();
-    let merged = merge(&edit, Some(&row((1, 2))), None, policy, clock, &[]);
-    let open = matches!(&merged.verdicts[0].1, Outcome::Conflict(conflict) if conflict.open);
-    assert!(matches!(&merged.verdicts[0].1, Outcome::Conflict(_)));
-    (merged.apply.map(|_| 3), open)
+fn numbered(count: i64) -> Vec<Line> {
+    (0..count).map(|id| Line { id, word: 1, style: 0 }).collect()
+}
+
+/// How many records of `after` are decoded where `before` was scanned last.
+fn decoded(before: &[Line], after: &[Line]) -> u64 {
+    let known = map_of(before, Identity::Key).unwrap();
+    let compared = with_index(&known, Entries::of(before, Identity::Key), after, Identity::Key).unwrap();
+    check(&known, after, Identity::Key, &compared);
+    compared.0.decoded
 }
 
 #[test]
-fn the_policy_decides_a_conflict() {
-    assert_eq!(conflict_of(ConflictPolicy::Source, Clock::EditLater), (None, false));
-    assert_eq!(conflict_of(ConflictPolicy::Receiver, Clock::SourceLater), (Some(3), false));
-    assert_eq!(conflict_of(ConflictPolicy::Latest, Clock::EditLater), (Some(3), false));
-    assert_eq!(conflict_of(ConflictPolicy::Latest, Clock::SourceLater), (None, false));
-    assert_eq!(conflict_of(ConflictPolicy::Manual, Clock::EditLater), (None, true));
+fn what_is_not_touched_is_not_decoded() {
+    let before = numbered(10_000);
+    let mut after = before.clone();
+    after[5_000].word = 3;
+    assert!(decoded(&before, &after) <= 2, "a changed line costs itself and the next");
+    after = before.clone();
+    after.drain(3_000..3_020);
+    assert!(decoded(&before, &after) <= 21, "lines that went cost the window");
+    after = before.clone();
+    after.splice(3_000..3_000, (20_000..20_020).map(|id| Line { id, word: 1, style: 0 }));
+    assert!(decoded(&before, &after) <= 41, "lines that came cost themselves and the window");
 }
 
 #[test]
-fn an_edit_outranks_a_delete_and_a_delete_of_a_changed_record_is_refused() {
-    let key = Key::of(&[Value::Integer(1)]);
-    let edit = diff::change(key.clone(), Some(&row((1, 1))), Some(&row((1, 3)))).unwrap();
-    let back = merge(&edit, None, Some(&row((1, 1))), ConflictPolicy::Source, Clock::EditLater, &[]);
-    assert_eq!(back.apply, Some(Change::Insert { key: key.clone(), row: row((1, 3)) }));
-    assert!(matches!(&back.verdicts[0].1, Outcome::Conflict(conflict) if conflict.source_deleted));
-
-    let delete = Change::Delete { key, row: row((1, 1)) };
-    let refused = merge(&delete, Some(&row((1, 2))), None, ConflictPolicy::Receiver, Clock::EditLater, &[]);
-    assert_eq!(refused.apply, None);
-    assert!(matches!(&refused.verdicts[0].1, Outcome::Conflict(conflict) if conflict.edit_deletes));
-    let already = merge(&delete, None, None, ConflictPolicy::Source, Clock::EditLater, &[]);
-    assert_eq!(already.verdicts[0].1, Outcome::Already);
+fn a_record_written_otherwise_is_no_difference() {
+    let before = numbered(100);
+    let after: Vec<Line> = before.iter().map(|line| Line { style: 1, ..line.clone() }).collect();
+    let known = map_of(&before, Identity::Key).unwrap();
+    let (outcome, _) = with_index(&known, Entries::of(&before, Identity::Key), &after, Identity::Key).unwrap();
+    assert_eq!(outcome.differences, []);
 }
 
 #[test]
-fn fields_of_a_group_conflict_together() {
-    let key = Key::of(&[Value::Integer(1)]);
-    let of = |price, currency| Row::of(&[Value::Integer(1), Value::Integer(price), Value::Integer(currency)]);
-    let edit = diff::change(key, Some(&of(10, 1)), Some(&of(12, 2))).unwrap();
-    let merged = merge(&edit, Some(&of(11, 1)), None, ConflictPolicy::Source, Clock::EditLater, &[vec![1, 2]]);
-    assert_eq!(merged.apply, None);
-    assert!(merged.verdicts.iter().all(|(_, outcome)| matches!(outcome, Outcome::Conflict(_))));
+fn of_many_equal_rows_the_last_ones_go() {
+    let line = Line { id: 1, word: 1, style: 0 };
+    let (before, after) = (vec![line.clone(); 1_000], vec![line; 990]);
+    let known = map_of(&before, Identity::WholeRow).unwrap();
+    let compared = with_index(&known, Entries::of(&before, Identity::WholeRow), &after, Identity::WholeRow).unwrap();
+    check(&known, &after, Identity::WholeRow, &compared);
+    assert_eq!(compared.0.differences.len(), 10);
+}
+
+#[test]
+fn a_duplicate_key_names_both_places() {
+    let mut lines = numbered(5);
+    lines[4] = Line { id: 1, word: 3, style: 0 };
+    let known = map_of(&numbered(5), Identity::Key).unwrap();
+    let error = without_index(&known, &lines, Identity::Key).unwrap_err().to_string();
+    assert_eq!(error, "record 5: another record has the same key (1): record 2");
+    let known = map_of(&numbered(1), Identity::Key).unwrap();
+    let error = with_index(&known, Entries::of(&numbered(1), Identity::Key), &lines, Identity::Key).unwrap_err();
+    assert_eq!(error.to_string(), "record 5: another record has the same key (1): record 2");
+    let error = compare(&numbered(1), &lines, Fingerprints::Comparable, Identity::Key).unwrap_err();
+    assert_eq!(error.to_string(), "record 5: another record has the same key (1): record 2");
+}
+
+#[test]
+fn an_update_can_not_fill_the_memory() {
+    let field = FieldChange { slot: u32::MAX, before: Value::Absent, after: Value::Null };
+    let change = Change::Update { key: Key::of(&[]), fields: vec![field] };
+    let row = Row::of(&[Value::Null]);
+    assert!(matches!(apply(&change, Some(&row)), Err(Mismatch::Value { slot: u32::MAX, .. })));
+    assert_eq!(deltabus_record::apply::force(&change, Some(&row), None), Some(row));
 }
