@@ -26,7 +26,8 @@ pub struct Merged {
 /// Merges `edit` with the record as the source has it.
 ///
 /// `base` is the record that the edit was made on, as far as known: what an edit of a deleted record brings back. Slots that
-/// stand together in one of `groups` conflict together.
+/// stand together in one of `groups` conflict together, also with one that the edit leaves alone and the source changed
+/// since `base`.
 pub fn merge(
     edit: &Change,
     source: Option<&Row>,
@@ -36,12 +37,14 @@ pub fn merge(
     groups: &[Vec<u32>],
 ) -> Merged {
     match (edit, source) {
-        (Change::Update { fields, .. }, Some(source)) => merge_fields(edit, fields, source, policy, clock, groups),
+        (Change::Update { fields, .. }, Some(source)) => {
+            merge_fields(edit, fields, source, base, policy, clock, groups)
+        }
         (Change::Update { .. }, None) => bring_back(edit, base),
         (Change::Insert { row, .. }, Some(source)) => {
             let fields = diff::fields(&Row::default(), row);
             // Each field as an edit of an absent one; fields that the insert leaves out stay as the source has them.
-            merge_fields(edit, &fields, source, policy, clock, groups)
+            merge_fields(edit, &fields, source, base, policy, clock, groups)
         }
         (Change::Insert { .. }, None) => {
             Merged { apply: Some(edit.clone()), verdicts: vec![(edit.clone(), Outcome::Accepted)] }
@@ -79,6 +82,7 @@ fn merge_fields(
     edit: &Change,
     fields: &[FieldChange],
     source: &Row,
+    base: Option<&Row>,
     policy: ConflictPolicy,
     clock: Clock,
     groups: &[Vec<u32>],
@@ -93,12 +97,21 @@ fn merge_fields(
             _ => Stand::Conflict,
         })
         .collect();
-    for group in groups {
-        let members = || fields.iter().enumerate().filter(|(_, field)| group.contains(&field.slot)).map(|(i, _)| i);
-        if members().any(|i| stands[i] == Stand::Conflict) {
-            for i in members().collect::<Vec<_>>() {
+    let edited = |slot: u32| fields.iter().any(|field| field.slot == slot);
+    let moved = |slot: u32| base.is_some_and(|base| !edited(slot) && base.value(slot as usize) != now(slot));
+    // A field may stand in several groups, so that the conflict of one becomes another's.
+    let mut spreads = !groups.is_empty();
+    while spreads {
+        spreads = false;
+        for group in groups {
+            let is_member = |(i, field): (usize, &FieldChange)| group.contains(&field.slot).then_some(i);
+            let members: Vec<usize> = fields.iter().enumerate().filter_map(is_member).collect();
+            let conflicts =
+                members.iter().any(|i| stands[*i] == Stand::Conflict) || group.iter().any(|slot| moved(*slot));
+            for i in members.into_iter().filter(|_| conflicts) {
                 if stands[i] == Stand::Free {
                     stands[i] = Stand::Conflict;
+                    spreads = true;
                 }
             }
         }
