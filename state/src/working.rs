@@ -1,6 +1,7 @@
 //! A state with changes on top that are not yet committed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use deltabus_record::apply::{self, Mismatch};
 use deltabus_record::change::{Change, Transaction};
@@ -87,31 +88,52 @@ impl<'a> Working<'a> {
 
     /// Sets a record.
     pub fn set(&mut self, collection: &CollectionName, key: &Key, after: Option<Row>) -> Result<(), Error> {
-        let name = (collection.clone(), key.clone());
-        let before = match self.records.get(&name) {
-            Some(touched) => touched.after.clone(),
-            None => self.stored(collection, key)?,
-        };
         let hasher = RecordHasher::new(collection);
-        if let Some(row) = &before {
-            self.digest.remove(hasher.hash(key.as_bytes(), row.as_bytes()));
-        }
-        if let Some(row) = &after {
-            self.digest.add(hasher.hash(key.as_bytes(), row.as_bytes()));
-        }
-        match self.records.get_mut(&name) {
-            Some(touched) => touched.after = after,
-            None => drop(self.records.insert(name, Touched { before, after })),
-        }
-        Ok(())
+        self.change(collection, &hasher, key, |_| Ok::<_, Error>(after))
     }
 
     /// Applies one change; its before-values must be those held.
     pub fn apply_change(&mut self, collection: &CollectionName, change: &Change) -> Result<(), ApplyError> {
-        let now = self.get(collection, change.key())?;
-        let after = apply::apply(change, now.as_ref())
-            .map_err(|source| ApplyError::Mismatch { collection: collection.clone(), source })?;
-        self.set(collection, change.key(), after)?;
+        self.apply_hashed(collection, &RecordHasher::new(collection), change)
+    }
+
+    fn apply_hashed(
+        &mut self,
+        collection: &CollectionName,
+        hasher: &RecordHasher,
+        change: &Change,
+    ) -> Result<(), ApplyError> {
+        self.change(collection, hasher, change.key(), |now| {
+            apply::apply(change, now).map_err(|source| ApplyError::Mismatch { collection: collection.clone(), source })
+        })
+    }
+
+    /// Replaces a record by what `after` makes of it; looked up once.
+    fn change<E: From<Error>>(
+        &mut self,
+        collection: &CollectionName,
+        hasher: &RecordHasher,
+        key: &Key,
+        after: impl FnOnce(Option<&Row>) -> Result<Option<Row>, E>,
+    ) -> Result<(), E> {
+        let name = (collection.clone(), key.clone());
+        let touched = match self.records.entry(name) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let mut row = Vec::new();
+                let there = self.view.get(collection, key.as_bytes(), &mut row)?;
+                let stored = there.then(|| Row::from_trusted(row));
+                entry.insert(Touched { after: stored.clone(), before: stored })
+            }
+        };
+        let next = after(touched.after.as_ref())?;
+        if let Some(row) = &touched.after {
+            self.digest.remove(hasher.hash(key.as_bytes(), row.as_bytes()));
+        }
+        if let Some(row) = &next {
+            self.digest.add(hasher.hash(key.as_bytes(), row.as_bytes()));
+        }
+        touched.after = next;
         Ok(())
     }
 
@@ -124,8 +146,9 @@ impl<'a> Working<'a> {
             if self.collection(&changes.collection).is_none() {
                 return Err(ApplyError::NoCollection(changes.collection.clone()));
             }
+            let hasher = RecordHasher::new(&changes.collection);
             for change in &changes.changes {
-                self.apply_change(&changes.collection, change)?;
+                self.apply_hashed(&changes.collection, &hasher, change)?;
             }
         }
         // A collection goes after its records.

@@ -8,7 +8,7 @@ use deltabus_bus::broker::{Broker, Follow};
 use deltabus_bus::{BEAT, EncodedSet, Log, SnapshotWriter, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp};
-use deltabus_record::change::{Change, ChangeSet, Outcome, Reply, Revision, Transaction};
+use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Outcome, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -475,7 +475,10 @@ impl Transmitter {
             counter!(figures::CHANGES_PUBLISHED, "source" => self.label(), "collection" => label)
                 .increment(changes.changes.len() as u64);
             for change in &changes.changes {
-                remember(&mut batch, &changes.collection, change, time_millis);
+                // Times matter to one policy only; what was deleted may have to come back under any.
+                if self.config.conflicts == ConflictPolicy::Latest || matches!(change, Change::Delete { .. }) {
+                    remember(&mut batch, &changes.collection, change, time_millis);
+                }
             }
         }
         let transactions = if transaction.is_empty() { Vec::new() } else { vec![transaction] };
