@@ -165,10 +165,14 @@ async fn an_interrupted_set_in_parts_is_as_if_it_were_not_there(broker: Arc<dyn 
 }
 
 /// Stores a message past the writer, as nobody should.
-pub(crate) async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
-    let envelope = v1::Envelope { version: 1, term, content: Some(content) };
-    let payload = Bytes::from(envelope.encode_to_vec());
+async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
+    let payload = envelope(term, content);
     log.broker().append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("it is stored");
+}
+
+/// A message of the log.
+pub(crate) fn envelope(term: u64, content: v1::envelope::Content) -> Bytes {
+    v1::Envelope { version: 1, term, content: Some(content) }.encode_to_vec().into()
 }
 
 async fn a_reader_goes_on_in_the_middle_of_a_message(broker: Arc<dyn Broker>) {

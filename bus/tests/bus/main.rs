@@ -1,5 +1,6 @@
 //! The bus against its promises, on the memory bus and on a real nats-server.
 
+mod acceptance;
 mod brokers;
 mod conformance;
 mod log;
