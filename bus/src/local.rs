@@ -116,7 +116,6 @@ impl LocalBus {
         let end = Instant::now() + START;
         loop {
             if let Some(running) = self.answering() {
-                self.record(&running)?;
                 return Ok(running);
             }
             match flock(&server_lock, FlockOperation::NonBlockingLockExclusive) {
@@ -246,7 +245,7 @@ impl LocalBus {
 
     /// Whether the process is a nats-server of this folder: process ids are used again.
     fn is_ours(&self, pid: i32) -> bool {
-        let Some(id) = Pid::from_raw(pid).filter(|_| pid > 0) else { return false };
+        let Some(id) = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else { return false };
         if test_kill_process(id).is_err() {
             return false;
         }

@@ -29,6 +29,10 @@ impl Server {
     pub(crate) fn kill(&self) {
         let pid = Pid::from_raw(self.bus.status().expect("it runs").pid).expect("a process has an id");
         kill_process(pid, Signal::KILL).expect("it can be killed");
+        // It takes the system a moment, in which it still takes connections.
+        while self.bus.status().is_some() {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) async fn connect(&self) -> Arc<dyn Broker> {

@@ -3,9 +3,12 @@
 mod acceptance;
 mod brokers;
 mod conformance;
+mod crash;
+mod local;
 mod log;
 mod loss;
 mod reverse;
 mod sets;
 mod snapshot;
 mod values;
+mod wire;

@@ -1,0 +1,283 @@
+//! Bytes: what is encoded decodes as it was, and nothing that comes from outside does harm.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use deltabus_bus::broker::{Broker, Expect, Subject};
+use deltabus_bus::memory::MemoryBroker;
+use deltabus_bus::{
+    Entry, Error, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set, encode_reverse, encode_set,
+    history,
+};
+use deltabus_proto::v1;
+use deltabus_record::change::{
+    Change, ChangeSet, CollectionChanges, Conflict, ConflictId, FieldChange, Outcome, Reply, ReverseId, ReverseSet,
+    Revision, SchemaChange, Transaction, Verdict, Winner,
+};
+use deltabus_record::digest::Digest;
+use deltabus_record::key::Key;
+use deltabus_record::row::Row;
+use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema};
+use deltabus_record::value::{Date, Decimal, Instant, Kind, Large, Time, Value};
+use num_bigint::BigInt;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use prost::Message;
+
+use crate::brokers::prepared;
+use crate::log::envelope;
+use crate::sets::{encoded, noise};
+
+fn value() -> impl Strategy<Value = Value> {
+    let big = vec(any::<u8>(), 0..20).prop_map(|bytes| BigInt::from_signed_bytes_be(&bytes));
+    let leaf = prop_oneof![
+        Just(Value::Absent),
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Integer),
+        big.clone().prop_map(Value::integer),
+        (big, any::<i32>()).prop_map(|(unscaled, scale)| Value::Decimal(Box::new(Decimal { unscaled, scale }))),
+        any::<f64>().prop_map(Value::Float),
+        ".{0,200}".prop_map(Value::Text),
+        vec(any::<u8>(), 0..200).prop_map(Value::Bytes),
+        any::<i32>().prop_map(|days| Value::Date(Date(days))),
+        (0u64..=86_400_000_000_000).prop_map(|nanos| Value::Time(Time(nanos))),
+        (any::<i32>(), 0u64..86_400_000_000_000).prop_map(|(days, nanos)| Value::DateTime(Date(days), Time(nanos))),
+        (any::<i64>(), 0u32..1_000_000_000, -86_399i32..86_400).prop_map(|(seconds, nanos, offset_seconds)| {
+            Value::Instant(Instant { seconds, nanos, offset_seconds })
+        }),
+        any::<[u8; 16]>().prop_map(Value::Uuid),
+        (any::<[u8; 32]>(), any::<u64>(), any::<bool>())
+            .prop_map(|(hash, length, text)| Value::Large(Box::new(Large { hash, length, text }))),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::List),
+            prop::collection::btree_map("[a-z]{0,3}", inner, 0..4)
+                .prop_map(|members| Value::Map(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    vec(value(), 0..5).prop_map(|values| Row::of(&values))
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    vec(value(), 0..3).prop_map(|values| Key::of(&values))
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let field = (0u32..1000, value(), value()).prop_map(|(slot, before, after)| FieldChange { slot, before, after });
+    prop_oneof![
+        (key(), row()).prop_map(|(key, row)| Change::Insert { key, row }),
+        (key(), row()).prop_map(|(key, row)| Change::Delete { key, row }),
+        (key(), vec(field, 0..4)).prop_map(|(key, fields)| Change::Update { key, fields }),
+    ]
+}
+
+fn changes() -> impl Strategy<Value = CollectionChanges> {
+    (".{0,8}", vec(change(), 0..4))
+        .prop_map(|(name, changes)| CollectionChanges { collection: CollectionName::new(name), changes })
+}
+
+fn collection() -> impl Strategy<Value = Collection> {
+    let kind = prop_oneof![Just(None), (0usize..Kind::ALL.len()).prop_map(|kind| Some(Kind::ALL[kind]))];
+    let field = (".{0,8}", kind, prop::option::of("[a-z ]{1,9}"), any::<u32>(), any::<bool>()).prop_map(
+        |(name, kind, declared, ordinal, dropped)| {
+            let mut field = Field::new(name, kind, ordinal);
+            field.declared = declared;
+            field.dropped = dropped;
+            field
+        },
+    );
+    (".{0,8}", vec(field, 1..5), any::<bool>()).prop_map(|(name, fields, keyed)| {
+        let last = fields.len() as u32 - 1;
+        let key = if keyed { KeySpec::Fields(vec![last, 0]) } else { KeySpec::WholeRow };
+        Collection { name: CollectionName::new(name), schema: Schema { fields, key } }
+    })
+}
+
+fn revision() -> impl Strategy<Value = Revision> {
+    (0..u64::MAX, any::<u64>(), any::<u128>())
+        .prop_map(|(number, records, sum)| Revision { number, digest: Digest { records, sum } })
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    let conflict = (prop::option::of(0u32..100), value(), value(), value(), any::<[bool; 4]>()).prop_map(
+        |(slot, base, source, edit, [source_deleted, edit_deletes, edit_wins, open])| {
+            let winner = if edit_wins { Winner::Edit } else { Winner::Source };
+            Conflict { slot, base, source, edit, source_deleted, edit_deletes, winner, open }
+        },
+    );
+    let outcome = prop_oneof![
+        Just(Outcome::Accepted),
+        Just(Outcome::Already),
+        conflict.prop_map(|conflict| Outcome::Conflict(Box::new(conflict))),
+        ".{0,30}".prop_map(|reason| Outcome::Refused { reason }),
+    ];
+    (".{0,8}", change(), outcome).prop_map(|(name, edit, outcome)| Verdict {
+        collection: CollectionName::new(name),
+        edit,
+        outcome,
+    })
+}
+
+fn receiver() -> impl Strategy<Value = ReceiverName> {
+    "[a-z0-9][a-z0-9_-]{0,8}".prop_map(|name| ReceiverName::new(&name).expect("a good name"))
+}
+
+fn set() -> impl Strategy<Value = ChangeSet> {
+    let schema = (prop::option::of(collection()), prop::option::of(collection()))
+        .prop_map(|(before, after)| SchemaChange { before, after });
+    let transaction = (vec(schema, 0..2), vec(changes(), 0..3))
+        .prop_map(|(schemas, collections)| Transaction { schemas, collections });
+    let resolves = (any::<u64>(), any::<u32>()).prop_map(|(revision, index)| ConflictId { revision, index });
+    let reply = (receiver(), any::<u64>(), vec(verdict(), 0..3), vec(resolves, 0..2)).prop_map(
+        |(receiver, number, verdicts, resolves)| Reply { reverse: ReverseId { receiver, number }, verdicts, resolves },
+    );
+    (revision(), revision(), any::<u64>(), vec(transaction, 0..3), vec(reply, 0..2)).prop_map(
+        |(base, next, time_millis, transactions, replies)| {
+            let next = Revision { number: base.number + 1, ..next };
+            ChangeSet { base, next, time_millis, transactions, replies }
+        },
+    )
+}
+
+fn reverse_set() -> impl Strategy<Value = ReverseSet> {
+    (receiver(), any::<u64>(), revision(), any::<u64>(), vec(changes(), 0..3)).prop_map(
+        |(receiver, number, base, time_millis, collections)| ReverseSet {
+            id: ReverseId { receiver, number },
+            base,
+            time_millis,
+            edits: Transaction { schemas: Vec::new(), collections },
+        },
+    )
+}
+
+/// Bytes with one thing wrong: a bit, the end, or something put in.
+fn damaged(mut bytes: Vec<u8>, at: prop::sample::Index, with: u8) -> Vec<u8> {
+    if bytes.is_empty() {
+        return vec![with];
+    }
+    let at = at.index(bytes.len());
+    match with % 3 {
+        0 => bytes[at] ^= 1 << (with % 8),
+        1 => bytes.truncate(at),
+        _ => bytes.insert(at, with),
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sets_decode_as_they_were(set in set()) {
+        let encoded = encode_set(&set);
+        prop_assert_eq!(decode_set(&encoded.0).expect("it decodes"), set.clone());
+        prop_assert_eq!(encode_set(&set), encoded, "one set, one encoding");
+    }
+
+    #[test]
+    fn reverse_sets_decode_as_they_were(set in reverse_set()) {
+        let encoded = encode_reverse(&set);
+        prop_assert_eq!(decode_reverse(&set.id.receiver, &encoded).expect("it decodes"), set);
+    }
+
+    #[test]
+    fn damaged_sets_do_no_harm(set in set(), at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        if let Ok(decoded) = decode_set(&damaged(encode_set(&set).0.to_vec(), at, with)) {
+            prop_assert_eq!(decode_set(&encode_set(&decoded).0).expect("it decodes"), decoded);
+        }
+    }
+
+    #[test]
+    fn damaged_reverse_sets_do_no_harm(set in reverse_set(), at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        let receiver = set.id.receiver.clone();
+        if let Ok(decoded) = decode_reverse(&receiver, &damaged(encode_reverse(&set).to_vec(), at, with)) {
+            prop_assert_eq!(decode_reverse(&receiver, &encode_reverse(&decoded)).expect("it decodes"), decoded);
+        }
+    }
+
+    #[test]
+    fn anything_at_all_on_the_log_does_no_harm(junk in vec(any::<u8>(), 0..300), tail in 0usize..4) {
+        let tail = ["pointer", "a.0", "value.x", "b.1"][tail];
+        on_memory(async |log| {
+            for subject in [Subject::changes(), Subject::snapshot(tail)] {
+                let payload = Bytes::from(junk.clone());
+                log.broker().append(log.source(), &subject, payload, Expect::Any).await.expect("it is stored");
+            }
+            read_everything(log).await;
+        });
+    }
+
+    #[test]
+    fn a_damaged_log_does_no_harm(at in any::<prop::sample::Index>(), with in any::<u8>(), which in 0usize..3) {
+        on_memory(async |log| {
+            let (mut writer, _) = Writer::claim(log, "t", Position::default()).await.expect("claimed");
+            writer.publish(&[encoded(1, 1, 300), encoded(1, 2, 300)]).await.expect("published");
+            let sets = Bytes::from(noise(1, 20));
+            let messages = [
+                envelope(1, v1::envelope::Content::Part(v1::Part { index: 0, count: 2, data: sets.clone() })),
+                envelope(1, v1::envelope::Content::Bundle(v1::Bundle { compression: 1, length: 99, sets })),
+                log.broker().last(log.source(), &Subject::changes()).await.expect("asked").expect("there").payload,
+            ];
+            for payload in [Bytes::from(damaged(messages[which].to_vec(), at, with)), messages[which].clone()] {
+                log.broker().append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("stored");
+            }
+            read_everything(log).await;
+        });
+    }
+}
+
+/// Runs `claim` with a log on a memory bus.
+fn on_memory(claim: impl AsyncFnOnce(&deltabus_bus::Log)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+        claim(&prepared(&broker).await).await;
+    });
+}
+
+/// Reads everything there is in every way; errors are as good as success, all else isn't.
+async fn read_everything(log: &deltabus_bus::Log) {
+    let mut reader = Reader::at(log, Position::default());
+    while let Ok(deltabus_bus::Event::Set(_)) = reader.next_stored().await {}
+    let _ = history(log, &mut |_: Entry| {}).await;
+    let _ = Writer::claim(log, "t", Position::default()).await;
+    if let Ok(mut reader) = SnapshotReader::open(log).await {
+        while let Ok(Some(mut records)) = reader.next().await {
+            while let Ok(Some(_)) = records.advance() {}
+        }
+    }
+}
+
+#[test]
+fn what_swells_beyond_what_it_says_is_refused() {
+    let bomb = zstd::bulk::compress(&vec![0; 50_000_000], 3).expect("it can be compressed");
+    assert!(bomb.len() < 10_000);
+    for length in [0, 1000, 49_999_999, 50_000_001, u64::MAX] {
+        on_memory(async |log| {
+            let bundle = v1::Bundle { compression: v1::Compression::Zstd.into(), length, sets: bomb.clone().into() };
+            let claim = v1::Claim { transmitter: "t".into(), nonce: 1 };
+            for content in [v1::envelope::Content::Claim(claim), v1::envelope::Content::Bundle(bundle)] {
+                let subject = Subject::changes();
+                let payload = envelope(1, content);
+                log.broker().append(log.source(), &subject, payload, Expect::Any).await.expect("it is stored");
+            }
+            let refused = Reader::at(log, Position::default()).next_stored().await;
+            assert!(matches!(refused, Err(Error::Wire { .. })), "{length}: {refused:?}");
+        });
+    }
+}
+
+#[test]
+fn fields_beyond_the_limit_are_refused() {
+    let update = v1::Update { key: Bytes::new(), slots: vec![u32::MAX], before: Bytes::new(), after: Bytes::new() };
+    let change = v1::Change { kind: Some(v1::change::Kind::Update(update)) };
+    let collections = vec![v1::CollectionChanges { collection: "people".into(), changes: vec![change] }];
+    let transactions = vec![v1::Transaction { schemas: Vec::new(), collections }];
+    let set = v1::ChangeSet { transactions, ..v1::ChangeSet::default() };
+    assert!(matches!(decode_set(&set.encode_to_vec()), Err(Error::Wire { .. })));
+}
