@@ -13,6 +13,7 @@ use bytes::Bytes;
 use deltabus_record::schema::SourceName;
 use futures::StreamExt;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::broker::{
@@ -60,6 +61,8 @@ pub struct JetStream {
     client: Client,
     context: jetstream::Context,
     url: String,
+    /// How often the connection broke.
+    cuts: watch::Sender<u64>,
 }
 
 impl JetStream {
@@ -69,13 +72,20 @@ impl JetStream {
     /// while they last, and the connection comes back by itself.
     pub async fn connect(urls: &str, credentials: Option<&std::path::Path>) -> Result<JetStream, BrokerError> {
         let unavailable = |problem: String| BrokerError::Unavailable { url: urls.to_owned(), problem };
+        let cuts = watch::Sender::new(0);
+        let counted = cuts.clone();
         let mut options = ConnectOptions::new()
             .name("deltabus")
             .connection_timeout(CONNECT)
             .request_timeout(Some(ANSWER))
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
             .reconnect_delay_callback(reconnect_delay)
-            .event_callback(|event| async move { log_event(&event) });
+            .event_callback(move |event| {
+                if matches!(event, Event::Disconnected) {
+                    counted.send_modify(|cuts| *cuts += 1);
+                }
+                async move { log_event(&event) }
+            });
         if let Some(path) = credentials {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
@@ -91,12 +101,27 @@ impl JetStream {
         }
         let context =
             jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
-        Ok(JetStream { client, context, url: urls.to_owned() })
+        Ok(JetStream { client, context, url: urls.to_owned(), cuts })
     }
 
     /// Whether the connection stands at this moment.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Waits for what is asked of the broker, at most [`ANSWER`] and only while the connection stands: what is under way
+    /// when it breaks is never answered.
+    async fn answer<T>(&self, asked: impl Future<Output = T>) -> Option<T> {
+        let mut cuts = self.cuts.subscribe();
+        tokio::select! {
+            biased;
+            answer = timeout(ANSWER, asked) => answer.ok(),
+            _ = cuts.changed() => None,
+        }
+    }
+
+    fn unanswered(&self) -> BrokerError {
+        BrokerError::Unavailable { url: self.url.clone(), problem: "no answer".into() }
     }
 
     /// What a failed publish means for the message.
@@ -132,21 +157,21 @@ impl JetStream {
         stream: Stream,
         request: serde_json::Value,
     ) -> Result<Vec<Stored>, BrokerError> {
-        let name = stream.name(source);
-        let subject = format!("$JS.API.DIRECT.GET.{name}");
+        let subject = format!("$JS.API.DIRECT.GET.{}", stream.name(source));
+        let mut cuts = self.cuts.subscribe();
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| self.unavailable(&error))?;
         let payload = Bytes::from(request.to_string());
         self.client.publish_with_reply(subject, inbox, payload).await.map_err(|error| self.unavailable(&error))?;
         let mut found = Vec::new();
         loop {
-            let answer = match timeout(ANSWER, answers.next()).await {
-                Ok(Some(answer)) => answer,
-                Ok(None) | Err(_) => {
-                    let problem = "no answer to a read".to_owned();
-                    return Err(BrokerError::Unavailable { url: self.url.clone(), problem });
-                }
+            let answer = tokio::select! {
+                biased;
+                answer = timeout(ANSWER, answers.next()) => answer.ok().flatten(),
+                // What is under way when the connection breaks never comes.
+                _ = cuts.changed() => None,
             };
+            let answer = answer.ok_or_else(|| self.unanswered())?;
             match answer.status.map(|status| status.as_u16()) {
                 None | Some(200) => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
                     doing: "read",
@@ -248,7 +273,8 @@ impl Broker for JetStream {
     }
 
     async fn extent(&self, source: &SourceName, stream: Stream) -> Result<Option<Extent>, BrokerError> {
-        match self.context.get_stream(stream.name(source)).await {
+        let asked = self.answer(self.context.get_stream(stream.name(source))).await;
+        match asked.ok_or_else(|| self.unanswered())? {
             Ok(found) => {
                 let state = &found.cached_info().state;
                 Ok(Some(Extent { first: state.first_sequence.max(1), last: state.last_sequence, bytes: state.bytes }))
@@ -283,10 +309,9 @@ impl Broker for JetStream {
             Expect::SubjectLast(sequence) => message.expected_last_subject_sequence(sequence),
         };
         let failed = |error: jetstream::context::PublishError| self.append_error(&error, bytes);
-        let sent = self.context.send_publish(subject.full(source), message).await.map_err(failed)?;
-        // The client's own time-out counts from the first poll; this is the first poll.
-        let acknowledged = timeout(ANSWER, sent).await.map_err(|_| AppendError::Unknown)?.map_err(failed)?;
-        Ok(acknowledged.sequence)
+        let stored = async { self.context.send_publish(subject.full(source), message).await?.await };
+        let stored = self.answer(stored).await.ok_or(AppendError::Unknown)?.map_err(failed)?;
+        Ok(stored.sequence)
     }
 
     async fn read(
@@ -308,11 +333,10 @@ impl Broker for JetStream {
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
         let api = format!("STREAM.INFO.{}", subject.stream.name(source));
         let full = subject.full(source);
-        let info: serde_json::Value = self
-            .context
-            .request(api, &json!({ "subjects_filter": full }))
-            .await
-            .map_err(|error| self.unavailable(&error))?;
+        let request = json!({ "subjects_filter": full });
+        let asked = self.answer(self.context.request(api, &request)).await;
+        let info: serde_json::Value =
+            asked.ok_or_else(|| self.unanswered())?.map_err(|error| self.unavailable(&error))?;
         Ok(info["state"]["subjects"].get(&full).is_some())
     }
 
@@ -371,7 +395,8 @@ impl JetStream {
         request: serde_json::Value,
     ) -> Result<Option<Stored>, BrokerError> {
         let subject = format!("$JS.API.DIRECT.GET.{}", stream.name(source));
-        let answer = match self.client.request(subject, Bytes::from(request.to_string())).await {
+        let asked = self.answer(self.client.request(subject, Bytes::from(request.to_string()))).await;
+        let answer = match asked.ok_or_else(|| self.unanswered())? {
             Ok(answer) => answer,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 return match self.extent(source, stream).await? {
