@@ -492,7 +492,7 @@ where
         if identity == Identity::WholeRow {
             count(&mut key, &mut counts);
         }
-        seen.take(&key, outcome.records)?;
+        seen.take(&key, outcome.records, found)?;
         let there = known.get(&key, &mut before).map_err(store)?;
         if !there || before != row {
             outcome.differences.push(Difference {
@@ -545,7 +545,7 @@ where
         if identity == Identity::WholeRow {
             count(&mut key, &mut counts);
         }
-        seen.take(&key, outcome.records)?;
+        seen.take(&key, outcome.records, found)?;
         load(&key, &row).map_err(store)?;
     }
     Ok(outcome)
@@ -602,8 +602,8 @@ impl Hasher for AsItIs {
 }
 
 impl Seen {
-    /// Takes in the key of the record that is the `record`th; a key met before is an error.
-    fn take<E>(&mut self, key: &[u8], record: u64) -> Result<(), DiffError<E>> {
+    /// Takes in the key of the current record of `found`, the `record`th; a key met before is an error.
+    fn take<E, F>(&mut self, key: &[u8], record: u64, found: &dyn Found<Error = F>) -> Result<(), DiffError<E>> {
         match self.records.entry(KeyHash::of(key)) {
             Entry::Vacant(entry) => {
                 // For messages only: beyond four thousand million records it says no more.
@@ -611,7 +611,8 @@ impl Seen {
                 Ok(())
             }
             Entry::Occupied(entry) => {
-                Err(duplicate(key, &Place { record }, Some(&Place { record: u64::from(*entry.get()) })))
+                let other = Place { record: u64::from(*entry.get()) }.to_string();
+                Err(DiffError::DuplicateKey { key: crate::key::display(key), place: found.place(), other: Some(other) })
             }
         }
     }

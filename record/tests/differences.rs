@@ -511,7 +511,7 @@ fn a_duplicate_key_names_both_places() {
     lines[4] = Line { id: 1, word: 3, style: 0 };
     let known = map_of(&numbered(5), Identity::Key).unwrap();
     let error = without_index(&known, &lines, Identity::Key).unwrap_err().to_string();
-    assert_eq!(error, "record 5: another record has the same key (1): record 2");
+    assert_eq!(error, "line 5: another record has the same key (1): record 2");
     let known = map_of(&numbered(1), Identity::Key).unwrap();
     let error = with_index(&known, Entries::of(&numbered(1), Identity::Key), &lines, Identity::Key).unwrap_err();
     assert_eq!(error.to_string(), "record 5: another record has the same key (1): record 2");
