@@ -1,18 +1,20 @@
 //! The transmitter of one source.
 
+mod merge;
+mod publish;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow};
-use deltabus_bus::{BEAT, EncodedSet, Log, SnapshotWriter, Writer, encode_set};
+use deltabus_bus::{BEAT, Log, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp};
-use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Outcome, Reply, Revision, Transaction};
+use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
-use deltabus_record::key::Key;
 use deltabus_record::row::Row;
-use deltabus_record::schema::{Collection, CollectionName, SourceName};
+use deltabus_record::schema::{CollectionName, SourceName};
 use deltabus_record::value::Value;
 use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
 use metrics::{counter, gauge, histogram};
@@ -22,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::guard::Held;
-use crate::ledger::{self, Waiting, Weights};
+use crate::ledger::{self, Waiting};
 use crate::metrics as figures;
 use crate::observe::{self, Indexes, Observation, Stale};
-use crate::{Error, reverse, takeover};
+use crate::{Error, takeover};
 
 /// Sets stay in the outbox this long after their acknowledgement: longer than a broker's default interval for syncing, so
 /// that what a power cut takes from it can be sent again.
@@ -494,277 +496,6 @@ impl Transmitter {
         Ok(next)
     }
 
-    /// Publishes what waits in the outbox, and returns when the log has it.
-    async fn publish(&mut self, round: &mut Round) -> Result<(), Error> {
-        if ledger::foundation(&self.store.view())? {
-            self.write_snapshot(Purpose::Foundation).await?;
-            round.snapshot = true;
-            round.sets += 1;
-        }
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        let view = self.store.view();
-        let position = ledger::position(&view)?;
-        let waiting = ledger::outbox(&view, position.revision.number)?;
-        gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(waiting.len() as f64);
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let sets: Vec<(Revision, EncodedSet)> =
-            waiting.iter().map(|waiting| (waiting.revision, waiting.set.clone())).collect();
-        let stored = match writer.publish(&sets).await {
-            Ok(stored) => stored,
-            Err(error) => {
-                // What became of it is found out by the next claim.
-                self.writer = None;
-                return Err(error.into());
-            }
-        };
-        let position = writer.position();
-        let weights = ledger::weights(&view)?;
-        let mut batch = self.store.batch();
-        ledger::put_position(&mut batch, &position)?;
-        ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + stored, ..weights })?;
-        // Acknowledged sets go, but late: see OUTBOX_KEPT.
-        let old = now_millis().saturating_sub(OUTBOX_KEPT.as_millis() as u64);
-        for entry in view.outbox(0) {
-            let waiting = Waiting::from_bytes(entry?.1)?;
-            if waiting.time_millis >= old || waiting.revision.number > position.revision.number {
-                break;
-            }
-            batch.outbox_remove(waiting.revision.number);
-        }
-        block_in_place(|| batch.commit())?;
-        round.sets += sets.len() as u64;
-        round.bytes += stored;
-        gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(0.0);
-        counter!(figures::SETS_PUBLISHED, "source" => self.config.source.to_string()).increment(sets.len() as u64);
-        counter!(figures::BYTES_PUBLISHED, "source" => self.config.source.to_string()).increment(stored);
-        histogram!(figures::PUBLISH_SECONDS, "source" => self.config.source.to_string()).record(start.elapsed());
-        Ok(())
-    }
-
-    async fn snapshot_if_due(&mut self, round: &mut Round) -> Result<(), Error> {
-        let weights = ledger::weights(&self.store.view())?;
-        let due = weights.log_bytes > weights.snapshot_bytes.max(SNAPSHOT_MIN_BYTES);
-        if (due || self.snapshot_wanted) && self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0 {
-            self.write_snapshot(Purpose::Rejoin).await?;
-            self.snapshot_wanted = false;
-            round.snapshot = true;
-        }
-        Ok(())
-    }
-
-    /// Writes a snapshot of the state, which the log has up to here.
-    async fn write_snapshot(&mut self, purpose: Purpose) -> Result<(), Error> {
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        let view = self.store.view();
-        let revision = ledger::revision(&view)?;
-        let time_millis = now_millis();
-        let position = deltabus_bus::Position { revision, ..writer.position() };
-        let mut snapshot = SnapshotWriter::begin(&self.log, position, view.collections(), time_millis).await?;
-        for (i, collection) in view.collections().iter().enumerate() {
-            for record in view.records(&collection.name)? {
-                let (key, row) = record?;
-                if snapshot.push(i, &key, &row) {
-                    snapshot.flush().await?;
-                }
-            }
-        }
-        let manifest = snapshot.finish(ledger::cursors(&view)?).await?;
-        if purpose == Purpose::Foundation
-            && let Err(error) = writer.found(&manifest.id, revision, time_millis).await
-        {
-            self.writer = None;
-            return Err(error.into());
-        }
-        let mut batch = self.store.batch();
-        ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
-        ledger::put_position(&mut batch, &writer.position())?;
-        ledger::founded(&mut batch)?;
-        block_in_place(|| batch.commit())?;
-        tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
-        Ok(())
-    }
-
-    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands.
-    async fn take_reverse_sets(&mut self, round: &mut Round) -> Result<(), Error> {
-        if ledger::revision(&self.store.view())?.number == 0 || round.held.is_some() {
-            return Ok(());
-        }
-        loop {
-            let after = ledger::reverse(&self.store.view())?;
-            let batch = self.log.reverse_sets(after).await?;
-            let Some(last) = batch.last().map(|reversed| reversed.sequence) else { return Ok(()) };
-            let mut sets = Vec::new();
-            for reversed in batch {
-                match reversed.set {
-                    Ok(set) => sets.push(set),
-                    Err(error) => tracing::error!(%error, sequence = reversed.sequence, "a reverse set is passed over"),
-                }
-            }
-            let mut attempt = 0;
-            loop {
-                match self.merge_and_stage(&sets, last, round) {
-                    Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < SOURCE_ATTEMPTS => {
-                        attempt += 1;
-                        // Somebody wrote the source meanwhile: that comes first.
-                        self.observe_and_stage(round)?;
-                        if round.held.is_some() {
-                            return Ok(());
-                        }
-                    }
-                    result => break result?,
-                }
-            }
-        }
-    }
-
-    fn merge_and_stage(
-        &mut self,
-        sets: &[deltabus_record::change::ReverseSet],
-        last: u64,
-        round: &mut Round,
-    ) -> Result<(), Error> {
-        let view = self.store.view();
-        let base = ledger::revision(&view)?;
-        let mut batch = self.store.batch();
-        ledger::put_reverse(&mut batch, last)?;
-        let mut cursors: std::collections::BTreeMap<_, u64> = ledger::cursors(&view)?.into_iter().collect();
-        let fresh: Vec<_> = sets
-            .iter()
-            .filter(|set| {
-                let cursor = cursors.entry(set.id.receiver.clone()).or_default();
-                let new = set.id.number > *cursor;
-                *cursor = (*cursor).max(set.id.number);
-                new
-            })
-            .collect();
-        if fresh.is_empty() {
-            return Ok(block_in_place(|| batch.commit())?);
-        }
-        let merged = block_in_place(|| self.merge(&view, base, &fresh))?;
-        for (receiver, number) in &cursors {
-            ledger::put_cursor(&mut batch, receiver, *number)?;
-        }
-        for (set, reply) in fresh.iter().zip(&merged.replies) {
-            let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
-            let conflicts = count(reply, |outcome| matches!(outcome, Outcome::Conflict(_)));
-            let refused = count(reply, |outcome| matches!(outcome, Outcome::Refused { .. }));
-            counter!(figures::REVERSE_SETS, &labels).increment(1);
-            counter!(figures::CONFLICTS, &labels).increment(conflicts);
-            counter!(figures::DEAD_LETTERS, &labels).increment(refused);
-            round.reverse_sets += 1;
-            round.conflicts += conflicts;
-            round.refused += refused;
-        }
-        ledger::put_index(&mut batch, None)?;
-        ledger::put_stamp(&mut batch, merged.stamp.as_ref())?;
-        round.changes += merged.transaction.len() as u64;
-        let mut working = Working::new(&view, base.digest);
-        working.apply(&merged.transaction)?;
-        let staged = self.stage(&view, base, &working, merged.transaction.clone(), merged.replies, batch)?;
-        round.revision = staged.number;
-        self.stamp = merged.stamp;
-        for changes in &merged.transaction.collections {
-            let stale = self.stale.entry(changes.collection.clone()).or_default();
-            stale.extend(changes.changes.iter().map(|change| content_key(&view, &changes.collection, change)));
-        }
-        Ok(())
-    }
-
-    /// Merges reverse sets and writes the outcome to the source.
-    fn merge(
-        &self,
-        view: &View,
-        base: Revision,
-        sets: &[&deltabus_record::change::ReverseSet],
-    ) -> Result<Merged, Error> {
-        let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
-        let mut working = Working::new(view, base.digest);
-        let mut replies = Vec::new();
-        for set in sets {
-            let policy = self.config.conflicts;
-            replies.push(reverse::merge_set(set, &mut working, &*self.interface, policy, &last_changed)?);
-        }
-        let writes = reverse::source_writes(&working);
-        if writes.is_empty() {
-            return Ok(Merged { transaction: Transaction::default(), replies, stamp: self.stamp.clone() });
-        }
-        let Some(expected) = &self.stamp else {
-            return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
-        };
-        let large = self.fetcher();
-        match reverse::write_source(&*self.interface, &writes, expected, &large) {
-            Ok(stamp) => {
-                let transaction = reverse::transaction_of(&working);
-                Ok(Merged { transaction, replies, stamp: Some(stamp) })
-            }
-            Err(error) if error.is_transient() || !refusable(&error) => Err(error.into()),
-            // One edit spoils it for all: each on its own, so that only that one is refused.
-            Err(error) => self.merge_one_by_one(view, base, sets, &error),
-        }
-    }
-
-    fn merge_one_by_one(
-        &self,
-        view: &View,
-        base: Revision,
-        sets: &[&deltabus_record::change::ReverseSet],
-        error: &InterfaceError,
-    ) -> Result<Merged, Error> {
-        tracing::warn!(%error, "the source refused edits; each is tried on its own");
-        let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
-        let large = self.fetcher();
-        let mut working = Working::new(view, base.digest);
-        let mut replies = Vec::new();
-        let mut stamp = self.stamp.clone();
-        for set in sets {
-            let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
-            for edits in &set.edits.collections {
-                for edit in &edits.changes {
-                    let one = reverse::single(set, &edits.collection, edit);
-                    let mut trial = Working::new(view, base.digest);
-                    trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
-                    let policy = self.config.conflicts;
-                    let part = reverse::merge_set(&one, &mut trial, &*self.interface, policy, &last_changed)?;
-                    let before = working.get(&edits.collection, edit.key())?;
-                    let writes = reverse::source_writes_from(&trial, &working)?;
-                    let written = match (&stamp, writes.is_empty()) {
-                        (_, true) => Ok(None),
-                        (Some(expected), false) => {
-                            reverse::write_source(&*self.interface, &writes, expected, &large).map(Some)
-                        }
-                        (None, false) => Err(InterfaceError::Changed { place: self.config.location.to_string() }),
-                    };
-                    match written {
-                        Ok(now) => {
-                            let after = trial.get(&edits.collection, edit.key())?;
-                            if before != after {
-                                working.set(&edits.collection, edit.key(), after)?;
-                            }
-                            stamp = now.or(stamp);
-                            reply.verdicts.extend(part.verdicts);
-                        }
-                        Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
-                        Err(error) => {
-                            let reason = error.to_string();
-                            reply.verdicts.push(reverse::refused(&edits.collection, edit.clone(), reason));
-                        }
-                    }
-                }
-            }
-            replies.push(reply);
-        }
-        Ok(Merged { transaction: reverse::transaction_of(&working), replies, stamp })
-    }
-
-    fn fetcher(&self) -> impl Fn(&deltabus_record::value::Large) -> Result<Value, InterfaceError> + use<> {
-        let log = self.log.clone();
-        let runtime = tokio::runtime::Handle::current();
-        move |large| runtime.block_on(log.get_large(large)).map_err(|error| InterfaceError::Records(Box::new(error)))
-    }
-
     /// Writes down how it is, for other processes.
     fn report(&self, round: &Round, error: Option<&Error>) -> Result<(), Error> {
         let view = self.store.view();
@@ -800,21 +531,6 @@ impl Status {
     }
 }
 
-/// What a merge came to.
-struct Merged {
-    transaction: Transaction,
-    replies: Vec<Reply>,
-    /// The source's stamp after it was written.
-    stamp: Option<Stamp>,
-}
-
-/// What a snapshot is written for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Foundation,
-    Rejoin,
-}
-
 /// Lets the held delete of a source go whose transmitter isn't running: the next round publishes it.
 pub fn confirm(state: &StateDirectory, source: &SourceName) -> Result<Held, Error> {
     let owner = Owner::Transmitter { source: source.clone() };
@@ -830,22 +546,6 @@ fn confirm_held(store: &Store, source: &SourceName) -> Result<Held, Error> {
     Ok(held)
 }
 
-/// Whether an error speaks of one record, so that the others may do.
-fn refusable(error: &InterfaceError) -> bool {
-    matches!(
-        error,
-        InterfaceError::Write { .. }
-            | InterfaceError::Refused { .. }
-            | InterfaceError::DuplicateKey { .. }
-            | InterfaceError::Database { .. }
-            | InterfaceError::Unsupported { .. }
-    )
-}
-
-fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {
-    reply.verdicts.iter().filter(|verdict| is(&verdict.outcome)).count() as u64
-}
-
 /// Remembers when a record changed, and what it was when it went: for the policy `latest`, and for edits that bring a deleted
 /// record back.
 fn remember(batch: &mut Batch, collection: &CollectionName, change: &Change, time_millis: u64) {
@@ -855,30 +555,6 @@ fn remember(batch: &mut Batch, collection: &CollectionName, change: &Change, tim
         _ => Row::of(&[time]),
     };
     batch.overlay_put(collection, change.key().as_bytes(), row.as_bytes());
-}
-
-fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {
-    let stored = view.overlay(collection, key.as_bytes()).ok().flatten();
-    let values = stored.and_then(|bytes| Row::from_bytes(&bytes).ok()).map(|row| row.values()).unwrap_or_default();
-    match values.as_slice() {
-        [Value::Integer(time)] => (*time as u64, None),
-        [Value::Integer(time), Value::Bytes(row)] => (*time as u64, Row::from_bytes(row).ok()),
-        _ => (0, None),
-    }
-}
-
-/// A record's key as it stands in the scan index.
-fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
-    let row = match change {
-        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
-        Change::Update { key, .. } => return key.as_bytes().to_vec(),
-    };
-    let mut key = Vec::new();
-    match view.collection(collection) {
-        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
-        None => key.extend_from_slice(change.key().as_bytes()),
-    }
-    key
 }
 
 async fn next_hint(live: &mut Option<Box<dyn deltabus_bus::broker::Live>>) -> bool {

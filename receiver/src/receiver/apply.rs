@@ -1,0 +1,317 @@
+//! Bringing change sets to the destination and the base.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use deltabus_bus::{Delivered, Position};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp};
+
+use deltabus_record::key::Key;
+use deltabus_record::row::Row;
+use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::value::Value;
+use deltabus_state::Working;
+use metrics::{counter, gauge, histogram};
+use tokio::task::block_in_place;
+
+use crate::config::OnError;
+use crate::error::Error;
+use crate::ledger::{self, Journal};
+use crate::metrics as figures;
+use crate::outlet::Outlet;
+
+use super::{DESTINATION_ATTEMPTS, Receiver, Round, now_millis, write};
+
+impl Receiver {
+    /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
+    pub(super) async fn apply(&mut self, sets: Vec<Delivered>, round: &mut Round) -> Result<bool, Error> {
+        let reached = ledger::position(&self.store.view())?.unwrap_or_default();
+        let sets: Vec<_> = sets.into_iter().filter(|set| set.set.next.number > reached.revision.number).collect();
+        if sets.is_empty() {
+            return Ok(true);
+        }
+        // What the destination has already, and what it hasn't, go separately.
+        let (had, new): (Vec<_>, Vec<_>) =
+            sets.into_iter().partition(|set| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead));
+        for (group, destination) in [(had, Destination::HasIt), (new, Destination::Lacks)] {
+            if group.is_empty() {
+                continue;
+            }
+            let mut attempt = 0;
+            let fits = loop {
+                if destination == Destination::Lacks {
+                    if self.ahead.take().is_some() {
+                        let mut batch = self.store.batch();
+                        ledger::put_stamp(&mut batch, None)?;
+                        batch.commit()?;
+                        self.stamp = None;
+                    }
+                    // Edits made here count as made before these sets.
+                    self.tend(round).await?;
+                }
+                match block_in_place(|| self.apply_now(&group, destination, round)) {
+                    Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => {
+                        attempt += 1;
+                        self.stamp = None;
+                    }
+                    Err(Error::Apply(error)) => {
+                        tracing::warn!(%error, "joining again by snapshot");
+                        break false;
+                    }
+                    Err(error @ Error::Digest { .. }) => {
+                        tracing::warn!(%error, "joining again by snapshot");
+                        break false;
+                    }
+                    result => {
+                        result?;
+                        break true;
+                    }
+                }
+            };
+            if !fits {
+                return Ok(false);
+            }
+        }
+        if self.ahead.is_some_and(|ahead| {
+            ledger::position(&self.store.view()).ok().flatten().is_some_and(|at| at.revision.number >= ahead)
+        }) {
+            self.ahead = None;
+            self.stamp = None;
+            self.tend(round).await?;
+        } else {
+            self.send().await?;
+        }
+        Ok(true)
+    }
+
+    fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
+        let start = Instant::now();
+        let view = self.store.view();
+        let position = ledger::position(&view)?.unwrap_or_default();
+        let mut working = Working::new(&view, position.revision.digest);
+        let mut answered = 0;
+        let mut next = position;
+        let mut bytes = 0;
+        for Delivered { set, position, bytes: size } in sets {
+            for transaction in &set.transactions {
+                working.apply(transaction)?;
+            }
+            if working.digest() != set.next.digest {
+                let source_name = self.config.source.clone();
+                return Err(Error::Digest { source_name, revision: set.next.number });
+            }
+            let replies = set.replies.iter().filter(|reply| reply.reverse.receiver == self.config.name);
+            answered = replies.map(|reply| reply.reverse.number).fold(answered, u64::max);
+            next = *position;
+            bytes += size;
+        }
+        let (pending, done) = self.pending.answered(answered);
+        let mut batch = self.store.batch();
+        let mut stamp = self.stamp.clone();
+        let mut schemas_changed = false;
+        let mut written: Vec<(CollectionName, Key, Option<Row>)> = Vec::new();
+        if destination == Destination::Lacks {
+            let found = self.found.clone().unwrap_or_default();
+            schemas_changed = working.collections() != view.collections();
+            let outlets = self.outlets(working.collections(), &found)?;
+            let mut records: BTreeSet<(CollectionName, Key)> =
+                working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
+            if !done.is_empty() {
+                records.extend(self.pending.records());
+            }
+            let mut writes: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
+            for (collection, key) in &records {
+                let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
+                let mut base = Vec::new();
+                let base = view.get(collection, key.as_bytes(), &mut base)?.then(|| Row::from_trusted(base));
+                let before = self.pending.on_top(collection, key, base);
+                let after = pending.on_top(collection, key, working.get(collection, key)?);
+                if before == after {
+                    continue;
+                }
+                match write(&outlets[at], before.as_ref(), after.as_ref()) {
+                    Ok(write) => {
+                        writes[at].extend(write);
+                        written.push((collection.clone(), key.clone(), after.or(before)));
+                    }
+                    Err(error) if self.config.on_error == OnError::DeadLetter && is_refusal(&error) => {
+                        round.dead_letters += 1;
+                        self.dead_letter(&mut batch, next.revision.number, collection, key, &error)?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.config.on_error == OnError::DeadLetter {
+                self.sort_out(&outlets, &mut writes, next.revision.number, &mut batch, round)?;
+            }
+            round.changes += writes.iter().map(|writes| writes.len() as u64).sum::<u64>();
+            for (outlet, writes) in outlets.iter().zip(&writes).filter(|(_, writes)| !writes.is_empty()) {
+                let mut labels = self.labels().to_vec();
+                labels.push(("collection", outlet.name().to_string()));
+                counter!(figures::CHANGES_APPLIED, &labels).increment(writes.len() as u64);
+            }
+            let all = collection_writes(&outlets, &writes, schemas_changed);
+            let gone: Vec<Collection> = view
+                .collections()
+                .iter()
+                .filter(|known| !self.interface.single_collection() && working.collection(&known.name).is_none())
+                .filter(|known| found.iter().any(|found| found.name == known.name))
+                .cloned()
+                .collect();
+            stamp = self.write_destination(all, &gone, &next)?.or(stamp);
+        }
+        working.write(&mut batch)?;
+        for number in done {
+            batch.outbox_remove(number);
+        }
+        ledger::put_position(&mut batch, &next)?;
+        ledger::put_journal(&mut batch, None)?;
+        if stamp != self.stamp {
+            ledger::put_stamp(&mut batch, stamp.as_ref())?;
+            ledger::put_index(&mut batch, None)?;
+        }
+        batch.commit()?;
+        for (collection, key, row) in written {
+            let content = match (working.collection(&collection), &row) {
+                (Some(collection), Some(row)) => {
+                    let mut content = Vec::new();
+                    collection.schema.key_content_into(row.as_bytes(), &mut content);
+                    content
+                }
+                _ => key.as_bytes().to_vec(),
+            };
+            self.stale.entry(collection).or_default().insert(content);
+        }
+        self.stamp = stamp;
+        self.pending = pending;
+        if schemas_changed && destination == Destination::Lacks {
+            self.found = match self.interface.scan() {
+                Ok(scan) => Some(scan.collections().to_vec()),
+                Err(InterfaceError::Missing { .. }) => Some(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+        }
+        round.sets += sets.len() as u64;
+        counter!(figures::SETS_APPLIED, &self.labels()).increment(sets.len() as u64);
+        counter!(figures::BYTES_RECEIVED, &self.labels()).increment(bytes);
+        gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
+        histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
+        if let Some(last) = sets.last() {
+            let lag = now_millis().saturating_sub(last.set.time_millis) as f64 / 1000.0;
+            gauge!(figures::LAG_SECONDS, &self.labels()).set(lag);
+        }
+        Ok(())
+    }
+
+    /// Writes the destination, if there is anything to write; gives its new stamp.
+    fn write_destination<'a>(
+        &self,
+        mut all: Vec<CollectionWrite<'a>>,
+        gone: &'a [Collection],
+        next: &Position,
+    ) -> Result<Option<Stamp>, Error> {
+        for collection in gone {
+            all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
+        }
+        if all.is_empty() && !self.interface.transactional() {
+            return Ok(None);
+        }
+        let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
+        let mark = self.mark(next);
+        let staged = self.interface.stage(&mut all, &expected, mark.as_ref())?;
+        if let Some(content) = staged.content() {
+            // Before the commit: after a crash this tells whether it happened.
+            let mut batch = self.store.batch();
+            ledger::put_journal(&mut batch, Some(&Journal { revision: next.revision.number, content }))?;
+            batch.commit()?;
+        }
+        Ok(Some(staged.commit()?))
+    }
+
+    /// Takes out writes that the destination refuses, each tried on its own, if they don't go together.
+    fn sort_out(
+        &self,
+        outlets: &[Outlet],
+        writes: &mut [Vec<RecordWrite>],
+        revision: u64,
+        batch: &mut deltabus_state::Batch,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
+        let tried = |writes: &[Vec<RecordWrite>]| {
+            let mut all = collection_writes(outlets, writes, false);
+            self.interface.stage(&mut all, &expected, None).map(drop)
+        };
+        match tried(writes) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(_) => {}
+        }
+        for (at, outlet) in outlets.iter().enumerate() {
+            let mut kept = Vec::new();
+            for write in std::mem::take(&mut writes[at]) {
+                let mut alone: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
+                alone[at] = vec![write.clone()];
+                match tried(&alone) {
+                    Ok(()) => kept.push(write),
+                    Err(error) if error.is_transient() => return Err(error.into()),
+                    Err(error) => {
+                        round.dead_letters += 1;
+                        let (RecordWrite::Put { key, .. } | RecordWrite::Remove { key, .. }) = &write;
+                        self.dead_letter(batch, revision, outlet.name(), key, &error.into())?;
+                    }
+                }
+            }
+            writes[at] = kept;
+        }
+        Ok(())
+    }
+
+    /// Keeps a change that can't be applied.
+    fn dead_letter(
+        &self,
+        batch: &mut deltabus_state::Batch,
+        revision: u64,
+        collection: &CollectionName,
+        key: &Key,
+        error: &Error,
+    ) -> Result<(), Error> {
+        counter!(figures::DEAD_LETTERS, &self.labels()).increment(1);
+        let key_text = deltabus_record::key::display(key.as_bytes());
+        tracing::error!(revision, %collection, key = key_text, %error, "a change is kept among the dead letters");
+        let name = format!("dead/{revision:020}/{collection}/{key_text}");
+        let values = [
+            Value::Integer(revision as i64),
+            Value::text(collection.as_str()),
+            Value::Bytes(key.as_bytes().to_vec()),
+            Value::text(error.to_string()),
+        ];
+        Ok(batch.meta_put_values(&name, &values)?)
+    }
+}
+
+/// Whether the destination already holds what a group brings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Destination {
+    HasIt,
+    Lacks,
+}
+
+/// The writes of all collections that have any; all collections where schemas changed.
+fn collection_writes<'a>(
+    outlets: &'a [Outlet],
+    writes: &'a [Vec<RecordWrite>],
+    schemas_changed: bool,
+) -> Vec<CollectionWrite<'a>> {
+    let all = outlets.iter().zip(writes).filter(|(_, writes)| schemas_changed || !writes.is_empty());
+    all.map(|(outlet, writes)| CollectionWrite {
+        collection: &outlet.destination,
+        dropped: &outlet.dropped,
+        action: Action::Write(writes),
+    })
+    .collect()
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Refused { .. })
+}

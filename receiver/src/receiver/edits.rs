@@ -1,0 +1,123 @@
+//! Edits made at the destination: found, kept as pending, sent.
+
+use deltabus_bus::{Position, encode_reverse};
+
+use deltabus_record::change::{CollectionChanges, ReverseId, ReverseSet, Transaction};
+use deltabus_record::diff::Difference;
+use metrics::{counter, gauge};
+use tokio::task::block_in_place;
+
+use crate::config::MAX_DELETE_DEFAULT;
+use crate::error::Error;
+use crate::ledger::{self, Wanted};
+use crate::metrics as figures;
+
+use super::{Look, REVERSE_EDITS, Receiver, Round, now_millis};
+
+impl Receiver {
+    /// Finds edits made at the destination since it was last looked at.
+    pub(super) fn find_edits(&mut self, round: &mut Round) -> Result<(), Error> {
+        let now = self.interface.stamp()?;
+        if self.stamp.as_ref() == Some(&now) && self.found.is_some() {
+            return Ok(());
+        }
+        let view = self.store.view();
+        let Some(position) = ledger::position(&view)? else { return Ok(()) };
+        if self.stamp.as_ref() == Some(&now) {
+            // Unchanged since another run of this receiver looked; only what stands there has to be known.
+            self.found = Some(self.interface.scan()?.collections().to_vec());
+            return Ok(());
+        }
+        let look = block_in_place(|| match self.look(&view) {
+            Err(Error::Index(damaged)) => {
+                tracing::warn!(%damaged, "every record is compared instead");
+                self.index = None;
+                self.look(&view)
+            }
+            result => result,
+        })?;
+        let mut batch = self.store.batch();
+        let Some(look) = look.filter(|look| !look.missing) else {
+            tracing::warn!(place = self.place(), "the destination, or a part of it, is gone; it is made anew");
+            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
+            return Ok(batch.commit()?);
+        };
+        let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
+        if self.config.reverse {
+            for (_, differences, there) in &look.differences {
+                let deletes = differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
+                let inserts = differences.iter().filter(|difference| difference.before.is_none()).count() as u64;
+                let records = there + deletes - inserts.min(there + deletes);
+                if deletes as f64 > records as f64 * MAX_DELETE_DEFAULT && deletes > 1 {
+                    let (place, source_name) = (self.place(), self.config.source.clone());
+                    return Err(Error::MassDelete { place, source_name, deletes, records });
+                }
+            }
+            let sets = self.reverse_sets(&look, position)?;
+            for set in &sets {
+                batch.outbox_put(set.id.number, &encode_reverse(set));
+                ledger::put_reverse_number(&mut batch, set.id.number)?;
+                round.edits += set.edits.len() as u64;
+            }
+            counter!(figures::EDITS_SENT, &self.labels()).increment(differing);
+            for set in sets {
+                self.pending.push(set);
+            }
+        } else {
+            if differing != self.drift && differing > 0 {
+                tracing::info!(records = differing, place = self.place(), "records differ from the source and stand");
+            }
+            round.drift = differing;
+            self.drift = differing;
+            gauge!(figures::DRIFT, &self.labels()).set(differing as f64);
+        }
+        // Drift must be found again by every scan: then there is no index to pass it over.
+        let index = (self.config.reverse || differing == 0).then_some(look.index);
+        ledger::put_index(&mut batch, index)?;
+        ledger::put_stamp(&mut batch, Some(&look.stamp))?;
+        block_in_place(|| batch.commit())?;
+        self.index = index;
+        self.stale.clear();
+        self.stamp = Some(look.stamp);
+        self.found = Some(look.found);
+        Ok(())
+    }
+
+    /// The edits as reverse sets of a bearable size.
+    fn reverse_sets(&self, look: &Look, position: Position) -> Result<Vec<ReverseSet>, Error> {
+        let mut number = ledger::reverse_number(&self.store.view())?;
+        let time_millis = now_millis();
+        let mut sets: Vec<ReverseSet> = Vec::new();
+        for (collection, differences, _) in &look.differences {
+            let changes: Vec<_> = differences.iter().cloned().filter_map(Difference::into_change).collect();
+            for changes in changes.chunks(REVERSE_EDITS) {
+                let edits = CollectionChanges { collection: collection.clone(), changes: changes.to_vec() };
+                match sets.last_mut().filter(|set| set.edits.len() + changes.len() <= REVERSE_EDITS) {
+                    Some(set) => set.edits.collections.push(edits),
+                    None => {
+                        number += 1;
+                        sets.push(ReverseSet {
+                            id: ReverseId { receiver: self.config.name.clone(), number },
+                            base: position.revision,
+                            time_millis,
+                            edits: Transaction { schemas: Vec::new(), collections: vec![edits] },
+                        });
+                    }
+                }
+            }
+        }
+        Ok(sets)
+    }
+
+    /// Sends reverse sets that the bus doesn't have yet.
+    pub(super) async fn send(&mut self) -> Result<(), Error> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let there = self.log.last_reverse(&self.config.name).await?;
+        for set in self.pending.sets().iter().filter(|set| set.id.number > there) {
+            self.log.send_reverse(set).await?;
+        }
+        Ok(())
+    }
+}

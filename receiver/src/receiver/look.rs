@@ -1,0 +1,138 @@
+//! Looking at the destination: what stands there beside what is expected.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use deltabus_interfaces::found::Found;
+use deltabus_interfaces::{Error as InterfaceError, Scan};
+use deltabus_record::diff::{self, Identity, Index};
+use deltabus_record::digest::Digest;
+use deltabus_record::row::RowBuilder;
+use deltabus_record::schema::Collection;
+use deltabus_state::{IndexDamaged, ScanIndex, ScanIndexWriter, View};
+use metrics::histogram;
+
+use crate::error::Error;
+use crate::expected::Expected;
+use crate::metrics as figures;
+use crate::outlet::{Outlet, pair};
+
+use super::{Look, Receiver, fresh_digest};
+
+impl Receiver {
+    /// The outlets of all collections, with what was found at the destination.
+    pub(super) fn outlets(&self, source: &[Collection], found: &[Collection]) -> Result<Vec<Outlet>, Error> {
+        self.mapping.check_names(source.iter().map(|collection| &collection.schema))?;
+        let pairs = pair(&*self.interface, source, found).ok_or_else(|| Error::OneCollection {
+            place: self.place(),
+            source_name: self.config.source.clone(),
+            collections: source.iter().map(|collection| collection.name.to_string()).collect(),
+        })?;
+        let outlet = |(source, found_at): (&Collection, Option<usize>)| {
+            let found = found_at.and_then(|at| found.get(at));
+            Outlet::new(&self.interface, source, found, &self.mapping, self.filter.as_ref(), &self.large)
+        };
+        source.iter().zip(pairs).map(outlet).collect()
+    }
+
+    /// Reads the destination and finds what isn't as expected; `None` if there is nothing at all.
+    pub(super) fn look(&self, view: &View) -> Result<Option<Look>, Error> {
+        let mut scan = match self.interface.scan() {
+            Ok(scan) => scan,
+            Err(InterfaceError::Missing { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let start = Instant::now();
+        let found = scan.collections().to_vec();
+        let outlets = self.outlets(view.collections(), &found)?;
+        let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
+        let next = fresh_digest();
+        let mut look = Look {
+            stamp: scan.stamp().clone(),
+            missing: pairs.contains(&None),
+            found,
+            differences: Vec::new(),
+            index: next,
+        };
+        for i in 0..look.found.len() {
+            let Some(outlet) = pairs.iter().position(|at| *at == Some(i)).map(|at| &outlets[at]) else { continue };
+            let expected = Expected { view, outlet, pending: &self.pending };
+            let outcome = self.compare(&mut *scan, i, expected, next)?;
+            let there = outcome.records;
+            look.differences.push((outlet.name().clone(), outcome.differences, there));
+        }
+        scan.finish()?;
+        histogram!(figures::SCAN_SECONDS, &self.labels()).record(start.elapsed());
+        Ok(Some(look))
+    }
+
+    fn compare(
+        &self,
+        scan: &mut dyn Scan,
+        at: usize,
+        expected: Expected<'_>,
+        next: Digest,
+    ) -> Result<diff::Outcome, Error> {
+        scan.start(at)?;
+        let layout = scan.layout(at);
+        let folder = self.index_folder();
+        let name = expected.outlet.name();
+        let identity = if expected.outlet.counted() { Identity::WholeRow } else { Identity::Key };
+        let index = self.index.and_then(|valid| ScanIndex::open(&folder, name, layout, valid));
+        let mut records = Found::new(scan, translator(expected));
+        let mut writer = ScanIndexWriter::create(&folder, name, layout)?;
+        let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
+            Some(index) => {
+                let mut index = Masked { index, stale: self.stale.get(name) };
+                diff::with_index(&mut records, &mut index, &expected, &mut writer, identity)
+            }
+            None => diff::without_index(&mut records, &expected, &mut writer, identity),
+        };
+        let outcome = outcome?;
+        writer.finish(next)?;
+        Ok(outcome)
+    }
+
+    pub(super) fn index_folder(&self) -> PathBuf {
+        self.store.dir().join("index")
+    }
+}
+
+/// Brings destination rows into the source's terms.
+pub(super) fn translator<'a>(expected: Expected<'a>) -> Box<deltabus_interfaces::found::Translate<'a>> {
+    let mut placed = RowBuilder::default();
+    Box::new(move |row, key, out| {
+        let row = expected.outlet.placed(row, &mut placed);
+        let start = key.len();
+        expected.outlet.source_key(row, key);
+        let base = match expected.outlet.counted() {
+            // The key is the row itself: an equal one is the base.
+            true => expected.row(diff::counted(&key[start..], 0).as_bytes()),
+            false => expected.row(&key[start..]),
+        };
+        let lifted = base.and_then(|base| expected.outlet.lift(row, base.as_deref(), out));
+        lifted.map_err(|error| InterfaceError::Records(Box::new(error)))
+    })
+}
+
+/// An index in which the entries of some records count as unknown.
+struct Masked<'a> {
+    index: ScanIndex,
+    stale: Option<&'a HashSet<Vec<u8>>>,
+}
+
+impl Index for Masked<'_> {
+    type Error = IndexDamaged;
+
+    fn next(&mut self) -> Result<Option<u64>, IndexDamaged> {
+        let fingerprint = self.index.advance()?;
+        let stale = self.stale.is_some_and(|stale| stale.contains(self.index.key()));
+        // Another fingerprint than any stored form of this record had.
+        Ok(fingerprint.map(|fingerprint| if stale { !fingerprint } else { fingerprint }))
+    }
+
+    fn key(&self) -> &[u8] {
+        self.index.key()
+    }
+}

@@ -1,0 +1,515 @@
+//! The receiver of one source at one destination.
+
+mod apply;
+mod edits;
+mod join;
+mod look;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use deltabus_bus::broker::Broker;
+use deltabus_bus::{Event, Log, Position, Reader, decode_reverse};
+use deltabus_interfaces::wake::Wake;
+use deltabus_interfaces::{Interface, Mark, RecordWrite, Stamp};
+use deltabus_record::diff::{self, Difference};
+use deltabus_record::digest::Digest;
+use deltabus_record::mapping::Mapping;
+use deltabus_record::row::Row;
+use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
+use deltabus_record::value::{Large, Value};
+use deltabus_state::{Owner, StateDirectory, Store};
+use metrics::{counter, gauge};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::filter::Filter;
+use crate::ledger::{self, Wanted};
+use crate::metrics as figures;
+use crate::outlet::{LargeValues, Outlet};
+use crate::pending::Pending;
+
+/// Waiting sets are brought to the destination together, up to this many bytes or sets: larger groups delay and cost memory,
+/// and win nothing.
+const GROUP_BYTES: u64 = 8 * 1024 * 1024;
+const GROUP_SETS: usize = 1_000;
+
+/// Sets that wait between the log and a slow destination.
+const QUEUE_SETS: usize = 64;
+
+/// Edits in one reverse set; more go out in several.
+const REVERSE_EDITS: usize = 2_000;
+
+/// How often a destination is written when other programs keep writing it too.
+const DESTINATION_ATTEMPTS: u32 = 8;
+
+/// Pause after a failure that may pass; doubled up to the most.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What one round did.
+#[derive(Clone, Debug, Default)]
+pub struct Round {
+    /// The revision that the destination is at.
+    pub revision: u64,
+    /// Sets applied.
+    pub sets: u64,
+    /// Record writes brought to the destination.
+    pub changes: u64,
+    /// The destination was joined by snapshot.
+    pub joined: bool,
+    /// Edits found at the destination and sent back.
+    pub edits: u64,
+    /// Records at the destination that differ and are not sent back.
+    pub drift: u64,
+    /// Changes kept among the dead letters.
+    pub dead_letters: u64,
+}
+
+type Stale = HashMap<CollectionName, HashSet<Vec<u8>>>;
+
+/// Keeps one destination equal to a source.
+pub struct Receiver {
+    config: Config,
+    interface: Arc<dyn Interface>,
+    log: Log,
+    store: Store,
+    mapping: Mapping,
+    filter: Option<Arc<Filter>>,
+    large: Arc<dyn LargeValues>,
+    pending: Pending,
+    /// The destination's stamp when it was last known to hold what is expected.
+    stamp: Option<Stamp>,
+    /// Its collections at that stamp.
+    found: Option<Vec<Collection>>,
+    index: Option<Digest>,
+    stale: Stale,
+    /// The destination is at this revision already, though the base isn't: a crash came between.
+    ahead: Option<u64>,
+    recovered: bool,
+    drift: u64,
+}
+
+/// What a look at the destination found.
+struct Look {
+    stamp: Stamp,
+    found: Vec<Collection>,
+    /// By collection of the source: records that aren't as expected, and how many were expected to be there.
+    differences: Vec<(CollectionName, Vec<Difference>, u64)>,
+    /// Collections that should be there and aren't.
+    missing: bool,
+    index: Digest,
+}
+
+impl Receiver {
+    /// Opens the destination and the receiver's state. Nothing is read or applied yet.
+    pub fn open(config: Config, broker: Arc<dyn Broker>, state: &StateDirectory) -> Result<Receiver, Error> {
+        let interface: Arc<dyn Interface> = deltabus_interfaces::open(&config.location)?.into();
+        Receiver::with_interface(config, interface, broker, state)
+    }
+
+    /// The same with an interface that is open already.
+    pub fn with_interface(
+        config: Config,
+        interface: Arc<dyn Interface>,
+        broker: Arc<dyn Broker>,
+        state: &StateDirectory,
+    ) -> Result<Receiver, Error> {
+        let filter = config.filter.as_deref().map(Filter::compile).transpose()?.map(Arc::new);
+        let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
+        let store = Store::open(&state.receiver_folder(&config.source, &config.name), &owner)?;
+        let log = Log::new(broker, config.source.clone());
+        let large = Arc::new(OnTheBus { log: log.clone(), runtime: tokio::runtime::Handle::current() });
+        let mut receiver = Receiver {
+            mapping: Mapping::new(&config.fields, &config.omit),
+            config,
+            interface,
+            log,
+            store,
+            filter,
+            large,
+            pending: Pending::default(),
+            stamp: None,
+            found: None,
+            index: None,
+            stale: Stale::new(),
+            ahead: None,
+            recovered: false,
+            drift: 0,
+        };
+        receiver.settle_location()?;
+        receiver.reload()?;
+        Ok(receiver)
+    }
+
+    /// The source's name.
+    pub fn source(&self) -> &SourceName {
+        &self.config.source
+    }
+
+    /// The receiver's name.
+    pub fn name(&self) -> &ReceiverName {
+        &self.config.name
+    }
+
+    /// One round: finds edits at the destination, sends them, and applies what the log has, to its end as it stands.
+    ///
+    /// Needs a runtime of several threads: reading and writing the destination blocks one of them.
+    pub async fn receive_once(&mut self) -> Result<Round, Error> {
+        let mut round = Round::default();
+        let result = self.catch_up(&mut round).await;
+        self.report(result.as_ref().err())?;
+        result.map(|()| round)
+    }
+
+    async fn catch_up(&mut self, round: &mut Round) -> Result<(), Error> {
+        self.recover()?;
+        let mut position = match ledger::position(&self.store.view())? {
+            Some(position) => position,
+            None => self.join(round).await?,
+        };
+        self.tend(round).await?;
+        loop {
+            let mut reader = Reader::at(&self.log, position);
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            let rejoin = loop {
+                match reader.next_stored().await? {
+                    Event::Set(set) => {
+                        bytes += set.bytes;
+                        group.push(*set);
+                        if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
+                            if !self.apply(std::mem::take(&mut group), round).await? {
+                                break true;
+                            }
+                            bytes = 0;
+                        }
+                    }
+                    Event::CaughtUp(end) => {
+                        if !self.apply(std::mem::take(&mut group), round).await? {
+                            break true;
+                        }
+                        self.caught_up(&end)?;
+                        break false;
+                    }
+                    Event::Rejoin(reason) => {
+                        self.apply(std::mem::take(&mut group), round).await?;
+                        tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
+                        break true;
+                    }
+                }
+            };
+            if !rejoin {
+                break;
+            }
+            position = self.join(round).await?;
+            self.tend(round).await?;
+        }
+        round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
+        Ok(())
+    }
+
+    /// Goes on until `stop`, whenever the log or the destination changes. `after` is called with what was done, or why it
+    /// failed.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        mut after: impl FnMut(&SourceName, &ReceiverName, &Result<Round, Error>),
+    ) -> Result<(), Error> {
+        let mut pause = RETRY_MIN;
+        loop {
+            let session = self.session(&stop, &mut after).await;
+            let error = match session {
+                Ok(SessionEnd::Stopped) => return Ok(()),
+                Ok(SessionEnd::Again) => {
+                    pause = RETRY_MIN;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            counter!(figures::ERRORS, &self.labels()).increment(1);
+            self.report(Some(&error))?;
+            let passing = error.is_passing();
+            let result = Err(error);
+            after(&self.config.source, &self.config.name, &result);
+            if !passing {
+                return result.map(|_: Round| ());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+            }
+            // Whatever was in hand is read again.
+            self.reload()?;
+        }
+    }
+
+    async fn session(
+        &mut self,
+        stop: &CancellationToken,
+        after: &mut impl FnMut(&SourceName, &ReceiverName, &Result<Round, Error>),
+    ) -> Result<SessionEnd, Error> {
+        let mut wake = Wake::new(&self.interface.watch(), self.config.poll);
+        let round = self.receive_once().await?;
+        after(&self.config.source, &self.config.name, &Ok(round));
+        let Some(position) = ledger::position(&self.store.view())? else { return Ok(SessionEnd::Again) };
+        let (sender, mut events) = mpsc::channel(QUEUE_SETS);
+        let mut reader = Reader::at(&self.log, position);
+        // Reading isn't cancel safe, so it has a task of its own; it ends when nobody takes its events any more.
+        tokio::spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    () = sender.closed() => return,
+                    event = reader.next() => event,
+                };
+                let last = !matches!(event, Ok(Event::Set(_) | Event::CaughtUp(_)));
+                if sender.send(event).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        loop {
+            let mut round = Round::default();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(SessionEnd::Stopped),
+                () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
+                event = events.recv() => {
+                    let Some(event) = event else { return Ok(SessionEnd::Again) };
+                    let mut next = Some(event);
+                    let mut group = Vec::new();
+                    let mut bytes = 0;
+                    let mut end = None;
+                    while let Some(event) = next.take() {
+                        match event? {
+                            Event::Set(set) => {
+                                bytes += set.bytes;
+                                group.push(*set);
+                            }
+                            Event::CaughtUp(position) => end = Some(position),
+                            Event::Rejoin(reason) => {
+                                self.apply(group, &mut round).await?;
+                                tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
+                                self.join(&mut round).await?;
+                                self.tend(&mut round).await?;
+                                after(&self.config.source, &self.config.name, &Ok(round));
+                                return Ok(SessionEnd::Again);
+                            }
+                        }
+                        if bytes < GROUP_BYTES && group.len() < GROUP_SETS {
+                            next = events.try_recv().ok();
+                        }
+                    }
+                    gauge!(figures::LAG_SETS, &self.labels()).set(events.len() as f64);
+                    if !self.apply(group, &mut round).await? {
+                        self.join(&mut round).await?;
+                        return Ok(SessionEnd::Again);
+                    }
+                    if let Some(end) = end {
+                        self.caught_up(&end)?;
+                    }
+                }
+            }
+            round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
+            if round.sets + round.edits + round.changes + round.drift > 0 {
+                self.report(None)?;
+                after(&self.config.source, &self.config.name, &Ok(round));
+            }
+        }
+    }
+
+    fn labels(&self) -> [(&'static str, String); 2] {
+        [("source", self.config.source.to_string()), ("receiver", self.config.name.to_string())]
+    }
+
+    fn place(&self) -> String {
+        self.config.location.path.display().to_string()
+    }
+
+    fn owner(&self) -> String {
+        format!("{}/{}", self.config.source, self.config.name)
+    }
+
+    /// A receiver that is pointed at another place begins there anew: nothing that stands there is an edit.
+    fn settle_location(&self) -> Result<(), Error> {
+        let given = &self.config.location;
+        let path = std::path::absolute(&given.path).unwrap_or_else(|_| given.path.clone());
+        let here = format!("{}:{}", given.interface, path.display());
+        let view = self.store.view();
+        let before = ledger::location(&view)?;
+        if before.as_deref() == Some(here.as_str()) {
+            return Ok(());
+        }
+        let mut batch = self.store.batch();
+        if before.is_some() {
+            tracing::warn!(before, now = here, "the destination is another one than before");
+            for entry in view.outbox(0) {
+                batch.outbox_remove(entry?.0);
+            }
+            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
+            ledger::put_journal(&mut batch, None)?;
+            ledger::put_index(&mut batch, None)?;
+            ledger::put_stamp(&mut batch, None)?;
+        }
+        ledger::put_location(&mut batch, &here)?;
+        Ok(batch.commit()?)
+    }
+
+    /// Takes from the store what is kept in memory.
+    fn reload(&mut self) -> Result<(), Error> {
+        let view = self.store.view();
+        let mut sets = Vec::new();
+        for entry in view.outbox(0) {
+            sets.push(decode_reverse(&self.config.name, &entry?.1)?);
+        }
+        self.pending = Pending::new(sets);
+        self.stamp = ledger::stamp(&view)?;
+        self.index = ledger::index(&view)?;
+        self.found = None;
+        self.stale.clear();
+        self.ahead = None;
+        self.recovered = false;
+        Ok(())
+    }
+
+    /// After a crash: finds out whether the destination already has what was about to be written.
+    fn recover(&mut self) -> Result<(), Error> {
+        if self.recovered {
+            return Ok(());
+        }
+        let view = self.store.view();
+        if let Some(position) = ledger::position(&view)? {
+            let mut batch = self.store.batch();
+            if self.interface.transactional() {
+                let mark = self.interface.mark(&self.owner())?.and_then(|mark| ledger::mark_revision(&mark));
+                match mark {
+                    Some(mark) if mark == position.revision => {}
+                    Some(mark) if mark.number > position.revision.number => self.ahead = Some(mark.number),
+                    // Another destination than the one that was written last.
+                    _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
+                }
+            } else if let Some(journal) = ledger::journal(&view)? {
+                if self.interface.content()? == Some(journal.content) {
+                    self.ahead = Some(journal.revision);
+                }
+                ledger::put_journal(&mut batch, None)?;
+            }
+            if self.ahead.is_none() {
+                batch.commit()?;
+            }
+        }
+        self.recovered = true;
+        Ok(())
+    }
+
+    /// Looks after the destination: makes it what it should be where it isn't, finds edits, sends them.
+    async fn tend(&mut self, round: &mut Round) -> Result<(), Error> {
+        if self.ahead.is_some() {
+            // First the base has to catch up with what the destination has.
+            return Ok(());
+        }
+        if ledger::reconcile(&self.store.view())? {
+            self.reconcile(round)?;
+        }
+        self.find_edits(round)?;
+        if ledger::reconcile(&self.store.view())? {
+            self.reconcile(round)?;
+        }
+        self.send().await
+    }
+
+    fn mark(&self, position: &Position) -> Option<Mark> {
+        let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision) };
+        self.interface.transactional().then(mark)
+    }
+
+    fn caught_up(&mut self, end: &Position) -> Result<(), Error> {
+        gauge!(figures::LAG_SETS, &self.labels()).set(0.0);
+        let reached = ledger::position(&self.store.view())?;
+        // Claims move the log on without a set: remember, so that their expiry is no hole.
+        if reached.is_some_and(|reached| reached.revision == end.revision && reached != *end) {
+            let mut batch = self.store.batch();
+            ledger::put_position(&mut batch, end)?;
+            batch.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how it is, for other processes.
+    fn report(&self, error: Option<&Error>) -> Result<(), Error> {
+        let view = self.store.view();
+        let position = ledger::position(&view)?.unwrap_or_default();
+        let dead = view.meta_prefix("dead/")?.len();
+        let quoted = |text: &str| deltabus_record::json::quoted(text);
+        let error = error.map_or("null".into(), |error| quoted(&error.to_string()));
+        let status = format!(
+            "{{\"source\":{},\"receiver\":{},\"location\":{},\"reverse\":{},\"revision\":{},\"records\":{},\"pending\":{},\"drift\":{},\"dead_letters\":{dead},\"error\":{error},\"pid\":{},\"time_millis\":{}}}\n",
+            quoted(self.config.source.as_str()),
+            quoted(self.config.name.as_str()),
+            quoted(&self.config.location.given),
+            self.config.reverse,
+            position.revision.number,
+            position.revision.digest.records,
+            self.pending.sets().len(),
+            self.drift,
+            std::process::id(),
+            now_millis(),
+        );
+        Ok(self.store.write_status(status.as_bytes())?)
+    }
+}
+
+/// How a session ended.
+enum SessionEnd {
+    Stopped,
+    Again,
+}
+
+/// The write that makes a destination record of `before` one of `after`, both in the source's terms.
+fn write(outlet: &Outlet, before: Option<&Row>, after: Option<&Row>) -> Result<Option<RecordWrite>, Error> {
+    let before = outlet.row(before)?;
+    let after = outlet.row(after)?;
+    Ok(match (before, after) {
+        (None, None) => None,
+        (Some(row), None) => Some(RecordWrite::Remove { key: outlet.destination_key(&row, 0), row }),
+        (None, Some(row)) => {
+            let changed = (0..outlet.destination.schema.fields.len() as u32).collect();
+            Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
+        }
+        (Some(before), Some(row)) => {
+            let changed: Vec<u32> = diff::fields(&before, &row).into_iter().map(|field| field.slot).collect();
+            if changed.is_empty() {
+                return Ok(None);
+            }
+            Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
+        }
+    })
+}
+
+/// Large values on the bus, from threads that may block.
+struct OnTheBus {
+    log: Log,
+    runtime: tokio::runtime::Handle,
+}
+
+impl LargeValues for OnTheBus {
+    fn fetch(&self, large: &Large) -> Result<Value, Error> {
+        Ok(self.runtime.block_on(self.log.get_large(large))?)
+    }
+
+    fn keep(&self, bytes: &[u8], text: bool) -> Result<Large, Error> {
+        Ok(self.runtime.block_on(self.log.put_large(bytes, text))?)
+    }
+}
+
+fn now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// A name for scan indexes that no other has.
+fn fresh_digest() -> Digest {
+    let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_millis());
+    Digest { records: now_millis(), sum: u128::from(random()) << 64 | u128::from(random()) }
+}

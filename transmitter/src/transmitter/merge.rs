@@ -1,0 +1,245 @@
+//! Reverse sets: taken once, merged with the source, written there, staged with their answers.
+
+use deltabus_interfaces::{Error as InterfaceError, Stamp};
+use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
+use deltabus_record::key::Key;
+use deltabus_record::row::Row;
+use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::value::Value;
+use deltabus_state::{View, Working};
+use metrics::counter;
+use tokio::task::block_in_place;
+
+use crate::ledger::{self};
+use crate::metrics as figures;
+use crate::{Error, reverse};
+
+use super::{Round, SOURCE_ATTEMPTS, Transmitter};
+
+impl Transmitter {
+    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands.
+    pub(super) async fn take_reverse_sets(&mut self, round: &mut Round) -> Result<(), Error> {
+        if ledger::revision(&self.store.view())?.number == 0 || round.held.is_some() {
+            return Ok(());
+        }
+        loop {
+            let after = ledger::reverse(&self.store.view())?;
+            let batch = self.log.reverse_sets(after).await?;
+            let Some(last) = batch.last().map(|reversed| reversed.sequence) else { return Ok(()) };
+            let mut sets = Vec::new();
+            for reversed in batch {
+                match reversed.set {
+                    Ok(set) => sets.push(set),
+                    Err(error) => tracing::error!(%error, sequence = reversed.sequence, "a reverse set is passed over"),
+                }
+            }
+            let mut attempt = 0;
+            loop {
+                match self.merge_and_stage(&sets, last, round) {
+                    Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < SOURCE_ATTEMPTS => {
+                        attempt += 1;
+                        // Somebody wrote the source meanwhile: that comes first.
+                        self.observe_and_stage(round)?;
+                        if round.held.is_some() {
+                            return Ok(());
+                        }
+                    }
+                    result => break result?,
+                }
+            }
+        }
+    }
+
+    fn merge_and_stage(
+        &mut self,
+        sets: &[deltabus_record::change::ReverseSet],
+        last: u64,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let view = self.store.view();
+        let base = ledger::revision(&view)?;
+        let mut batch = self.store.batch();
+        ledger::put_reverse(&mut batch, last)?;
+        let mut cursors: std::collections::BTreeMap<_, u64> = ledger::cursors(&view)?.into_iter().collect();
+        let fresh: Vec<_> = sets
+            .iter()
+            .filter(|set| {
+                let cursor = cursors.entry(set.id.receiver.clone()).or_default();
+                let new = set.id.number > *cursor;
+                *cursor = (*cursor).max(set.id.number);
+                new
+            })
+            .collect();
+        if fresh.is_empty() {
+            return Ok(block_in_place(|| batch.commit())?);
+        }
+        let merged = block_in_place(|| self.merge(&view, base, &fresh))?;
+        for (receiver, number) in &cursors {
+            ledger::put_cursor(&mut batch, receiver, *number)?;
+        }
+        for (set, reply) in fresh.iter().zip(&merged.replies) {
+            let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
+            let conflicts = count(reply, |outcome| matches!(outcome, Outcome::Conflict(_)));
+            let refused = count(reply, |outcome| matches!(outcome, Outcome::Refused { .. }));
+            counter!(figures::REVERSE_SETS, &labels).increment(1);
+            counter!(figures::CONFLICTS, &labels).increment(conflicts);
+            counter!(figures::DEAD_LETTERS, &labels).increment(refused);
+            round.reverse_sets += 1;
+            round.conflicts += conflicts;
+            round.refused += refused;
+        }
+        ledger::put_index(&mut batch, None)?;
+        ledger::put_stamp(&mut batch, merged.stamp.as_ref())?;
+        round.changes += merged.transaction.len() as u64;
+        let mut working = Working::new(&view, base.digest);
+        working.apply(&merged.transaction)?;
+        let staged = self.stage(&view, base, &working, merged.transaction.clone(), merged.replies, batch)?;
+        round.revision = staged.number;
+        self.stamp = merged.stamp;
+        for changes in &merged.transaction.collections {
+            let stale = self.stale.entry(changes.collection.clone()).or_default();
+            stale.extend(changes.changes.iter().map(|change| content_key(&view, &changes.collection, change)));
+        }
+        Ok(())
+    }
+
+    /// Merges reverse sets and writes the outcome to the source.
+    fn merge(
+        &self,
+        view: &View,
+        base: Revision,
+        sets: &[&deltabus_record::change::ReverseSet],
+    ) -> Result<Merged, Error> {
+        let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
+        let mut working = Working::new(view, base.digest);
+        let mut replies = Vec::new();
+        for set in sets {
+            let policy = self.config.conflicts;
+            replies.push(reverse::merge_set(set, &mut working, &*self.interface, policy, &last_changed)?);
+        }
+        let writes = reverse::source_writes(&working);
+        if writes.is_empty() {
+            return Ok(Merged { transaction: Transaction::default(), replies, stamp: self.stamp.clone() });
+        }
+        let Some(expected) = &self.stamp else {
+            return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
+        };
+        let large = self.fetcher();
+        match reverse::write_source(&*self.interface, &writes, expected, &large) {
+            Ok(stamp) => {
+                let transaction = reverse::transaction_of(&working);
+                Ok(Merged { transaction, replies, stamp: Some(stamp) })
+            }
+            Err(error) if error.is_transient() || !refusable(&error) => Err(error.into()),
+            // One edit spoils it for all: each on its own, so that only that one is refused.
+            Err(error) => self.merge_one_by_one(view, base, sets, &error),
+        }
+    }
+
+    fn merge_one_by_one(
+        &self,
+        view: &View,
+        base: Revision,
+        sets: &[&deltabus_record::change::ReverseSet],
+        error: &InterfaceError,
+    ) -> Result<Merged, Error> {
+        tracing::warn!(%error, "the source refused edits; each is tried on its own");
+        let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
+        let large = self.fetcher();
+        let mut working = Working::new(view, base.digest);
+        let mut replies = Vec::new();
+        let mut stamp = self.stamp.clone();
+        for set in sets {
+            let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
+            for edits in &set.edits.collections {
+                for edit in &edits.changes {
+                    let one = reverse::single(set, &edits.collection, edit);
+                    let mut trial = Working::new(view, base.digest);
+                    trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
+                    let policy = self.config.conflicts;
+                    let part = reverse::merge_set(&one, &mut trial, &*self.interface, policy, &last_changed)?;
+                    let before = working.get(&edits.collection, edit.key())?;
+                    let writes = reverse::source_writes_from(&trial, &working)?;
+                    let written = match (&stamp, writes.is_empty()) {
+                        (_, true) => Ok(None),
+                        (Some(expected), false) => {
+                            reverse::write_source(&*self.interface, &writes, expected, &large).map(Some)
+                        }
+                        (None, false) => Err(InterfaceError::Changed { place: self.config.location.to_string() }),
+                    };
+                    match written {
+                        Ok(now) => {
+                            let after = trial.get(&edits.collection, edit.key())?;
+                            if before != after {
+                                working.set(&edits.collection, edit.key(), after)?;
+                            }
+                            stamp = now.or(stamp);
+                            reply.verdicts.extend(part.verdicts);
+                        }
+                        Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
+                        Err(error) => {
+                            let reason = error.to_string();
+                            reply.verdicts.push(reverse::refused(&edits.collection, edit.clone(), reason));
+                        }
+                    }
+                }
+            }
+            replies.push(reply);
+        }
+        Ok(Merged { transaction: reverse::transaction_of(&working), replies, stamp })
+    }
+
+    fn fetcher(&self) -> impl Fn(&deltabus_record::value::Large) -> Result<Value, InterfaceError> + use<> {
+        let log = self.log.clone();
+        let runtime = tokio::runtime::Handle::current();
+        move |large| runtime.block_on(log.get_large(large)).map_err(|error| InterfaceError::Records(Box::new(error)))
+    }
+}
+
+/// What a merge came to.
+struct Merged {
+    transaction: Transaction,
+    replies: Vec<Reply>,
+    /// The source's stamp after it was written.
+    stamp: Option<Stamp>,
+}
+
+/// Whether an error speaks of one record, so that the others may do.
+fn refusable(error: &InterfaceError) -> bool {
+    matches!(
+        error,
+        InterfaceError::Write { .. }
+            | InterfaceError::Refused { .. }
+            | InterfaceError::DuplicateKey { .. }
+            | InterfaceError::Database { .. }
+            | InterfaceError::Unsupported { .. }
+    )
+}
+
+fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {
+    reply.verdicts.iter().filter(|verdict| is(&verdict.outcome)).count() as u64
+}
+
+fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {
+    let stored = view.overlay(collection, key.as_bytes()).ok().flatten();
+    let values = stored.and_then(|bytes| Row::from_bytes(&bytes).ok()).map(|row| row.values()).unwrap_or_default();
+    match values.as_slice() {
+        [Value::Integer(time)] => (*time as u64, None),
+        [Value::Integer(time), Value::Bytes(row)] => (*time as u64, Row::from_bytes(row).ok()),
+        _ => (0, None),
+    }
+}
+
+/// A record's key as it stands in the scan index.
+fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
+    let row = match change {
+        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
+        Change::Update { key, .. } => return key.as_bytes().to_vec(),
+    };
+    let mut key = Vec::new();
+    match view.collection(collection) {
+        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
+        None => key.extend_from_slice(change.key().as_bytes()),
+    }
+    key
+}

@@ -1,0 +1,116 @@
+//! From the outbox to the log; snapshots and foundations.
+
+use std::time::Instant;
+
+use deltabus_bus::{EncodedSet, SnapshotWriter};
+use deltabus_record::change::Revision;
+use metrics::{counter, gauge, histogram};
+use tokio::task::block_in_place;
+
+use crate::Error;
+use crate::ledger::{self, Waiting, Weights};
+use crate::metrics as figures;
+
+use super::{OUTBOX_KEPT, Round, SNAPSHOT_MIN_BYTES, Transmitter, now_millis};
+
+impl Transmitter {
+    /// Publishes what waits in the outbox, and returns when the log has it.
+    pub(super) async fn publish(&mut self, round: &mut Round) -> Result<(), Error> {
+        if ledger::foundation(&self.store.view())? {
+            self.write_snapshot(Purpose::Foundation).await?;
+            round.snapshot = true;
+            round.sets += 1;
+        }
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let view = self.store.view();
+        let position = ledger::position(&view)?;
+        let waiting = ledger::outbox(&view, position.revision.number)?;
+        gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(waiting.len() as f64);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let sets: Vec<(Revision, EncodedSet)> =
+            waiting.iter().map(|waiting| (waiting.revision, waiting.set.clone())).collect();
+        let stored = match writer.publish(&sets).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                // What became of it is found out by the next claim.
+                self.writer = None;
+                return Err(error.into());
+            }
+        };
+        let position = writer.position();
+        let weights = ledger::weights(&view)?;
+        let mut batch = self.store.batch();
+        ledger::put_position(&mut batch, &position)?;
+        ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + stored, ..weights })?;
+        // Acknowledged sets go, but late: see OUTBOX_KEPT.
+        let old = now_millis().saturating_sub(OUTBOX_KEPT.as_millis() as u64);
+        for entry in view.outbox(0) {
+            let waiting = Waiting::from_bytes(entry?.1)?;
+            if waiting.time_millis >= old || waiting.revision.number > position.revision.number {
+                break;
+            }
+            batch.outbox_remove(waiting.revision.number);
+        }
+        block_in_place(|| batch.commit())?;
+        round.sets += sets.len() as u64;
+        round.bytes += stored;
+        gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(0.0);
+        counter!(figures::SETS_PUBLISHED, "source" => self.config.source.to_string()).increment(sets.len() as u64);
+        counter!(figures::BYTES_PUBLISHED, "source" => self.config.source.to_string()).increment(stored);
+        histogram!(figures::PUBLISH_SECONDS, "source" => self.config.source.to_string()).record(start.elapsed());
+        Ok(())
+    }
+
+    pub(super) async fn snapshot_if_due(&mut self, round: &mut Round) -> Result<(), Error> {
+        let weights = ledger::weights(&self.store.view())?;
+        let due = weights.log_bytes > weights.snapshot_bytes.max(SNAPSHOT_MIN_BYTES);
+        if (due || self.snapshot_wanted) && self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0 {
+            self.write_snapshot(Purpose::Rejoin).await?;
+            self.snapshot_wanted = false;
+            round.snapshot = true;
+        }
+        Ok(())
+    }
+
+    /// Writes a snapshot of the state, which the log has up to here.
+    async fn write_snapshot(&mut self, purpose: Purpose) -> Result<(), Error> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let view = self.store.view();
+        let revision = ledger::revision(&view)?;
+        let time_millis = now_millis();
+        let position = deltabus_bus::Position { revision, ..writer.position() };
+        let mut snapshot = SnapshotWriter::begin(&self.log, position, view.collections(), time_millis).await?;
+        for (i, collection) in view.collections().iter().enumerate() {
+            for record in view.records(&collection.name)? {
+                let (key, row) = record?;
+                if snapshot.push(i, &key, &row) {
+                    snapshot.flush().await?;
+                }
+            }
+        }
+        let manifest = snapshot.finish(ledger::cursors(&view)?).await?;
+        if purpose == Purpose::Foundation
+            && let Err(error) = writer.found(&manifest.id, revision, time_millis).await
+        {
+            self.writer = None;
+            return Err(error.into());
+        }
+        let mut batch = self.store.batch();
+        ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
+        ledger::put_position(&mut batch, &writer.position())?;
+        ledger::founded(&mut batch)?;
+        block_in_place(|| batch.commit())?;
+        tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
+        Ok(())
+    }
+}
+
+/// What a snapshot is written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Foundation,
+    Rejoin,
+}
