@@ -451,6 +451,7 @@ impl Transmitter {
         ledger::put_stamp(&mut batch, Some(&stamp))?;
         ledger::put_clock(&mut batch, now_millis())?;
         block_in_place(|| batch.commit())?;
+        gauge!(figures::REVISION, "source" => self.label()).set(1.0);
         round.revision = 1;
         round.changes += digest.records;
         self.stamp = Some(stamp);
