@@ -135,6 +135,24 @@ fn a_column_we_make_changes_no_value_of_its_kind() {
 }
 
 #[test]
+fn what_sqlite_has_no_kind_for_is_kept_as_its_canonical_text() {
+    let db = Db::new("CREATE TABLE t (id INTEGER PRIMARY KEY, d DATE, s TEXT, x)");
+    let fields = db.collection("t").schema.fields;
+    let list = Value::List(vec![int(1), Value::Null, Value::Map(vec![("a".into(), text("b"))])]);
+    for (value, kept) in [
+        (Value::Date(Date(19_782)), "2024-02-29"),
+        (list, r#"[1,null,{"a":"b"}]"#),
+        (Value::Uuid([0xab; 16]), "abababab-abab-abab-abab-abababababab"),
+    ] {
+        let made = field(&db, Some(value.kind()));
+        for field in fields[1..].iter().chain([&made]) {
+            assert_eq!(db.interface.project(value.clone(), field), Ok(text(kept)), "{field:?}");
+        }
+        assert!(db.interface.project(value, &fields[0]).is_err());
+    }
+}
+
+#[test]
 fn what_would_not_come_back_is_refused() {
     let db = Db::new("CREATE TABLE t (id INTEGER PRIMARY KEY, i INTEGER, r REAL, d DECIMAL(9,2), s TEXT)");
     let fields = db.collection("t").schema.fields;

@@ -23,7 +23,6 @@ mod connection;
 mod read;
 mod records;
 mod table;
-mod text;
 mod types;
 mod write;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use deltabus_record::row::{FieldRef, Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Field, KeySpec, Schema};
+use deltabus_record::text;
 use deltabus_record::value::{Kind, Value};
 use rusqlite::{ErrorCode, Statement, ffi};
 
@@ -11,7 +12,6 @@ use super::binding::bind;
 use super::connection::{Connection, database_error};
 use super::read::{self, Unreadable};
 use super::table::{Table, quote};
-use super::text;
 use crate::{Error, Position, RecordWrite, Records, Refusal, Result};
 
 /// How many prepared updates, one for each set of fields that change together, are kept.

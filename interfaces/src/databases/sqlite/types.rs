@@ -14,17 +14,17 @@
 //! | text | number, if written as that number is printed | the same | itself | itself | if of the type |
 //! | bytes | itself | itself | itself | itself | BLOB, ANY: itself; TEXT: text |
 //! | decimal | number of the same size, if there is one | the same | text | text | if of the type |
-//! | all else | refused | | | | |
+//! | all else | text | text | text | text | text only |
 //!
-//! Text is canonical text. Text that looks like a number but is not written as SQLite's number would be printed (`012`,
+//! Text is canonical text ([`deltabus_record::text`]). Text that looks like a number but is not written as SQLite's number would be printed (`012`,
 //! `1.50`, integers beyond 64 bits) can't come back from a column of numbers, so it is refused there, as is an integer that
 //! no float equals in a REAL column. Negative zero becomes zero in columns of numbers; a decimal in them loses its trailing
 //! zeros. `INTEGER PRIMARY KEY` takes 64-bit integers only.
 
 use deltabus_record::schema::Field;
+use deltabus_record::text;
 use deltabus_record::value::{Kind, KindSet, Value};
 
-use super::text;
 use crate::Refusal;
 
 /// Declared as this in a field's hint: the column is the table's rowid and holds nothing but integers.
@@ -242,6 +242,8 @@ fn only(column: ColumnType) -> &'static str {
 fn as_text(value: Value) -> Result<Value, Refusal> {
     match value {
         Value::Text(text) => Ok(Value::Text(text)),
+        // Nobody could tell what it refers to.
+        Value::Large(_) => Err(Refusal { reason: "a large value must be there as a whole to be kept".into() }),
         value => match text::to_text(&value) {
             Some(text) => Ok(Value::Text(text)),
             None => Err(Refusal { reason: format!("SQLite has no way to keep a {}", value.kind().name()) }),
