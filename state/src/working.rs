@@ -81,6 +81,11 @@ impl<'a> Working<'a> {
         }
     }
 
+    /// A record as the view has it, whatever became of it since.
+    pub fn before(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, Error> {
+        self.stored(collection, key)
+    }
+
     fn stored(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, Error> {
         let mut row = Vec::new();
         Ok(self.view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))

@@ -73,6 +73,24 @@ fn inserts_and_deletes_at_destinations_come_back() {
 }
 
 #[test]
+fn an_edit_brings_a_deleted_record_back_whole() {
+    let world = world_with_two_receivers();
+    // Both on their way at once; then with the delete already in the log.
+    sql(&world, "DELETE FROM people WHERE id = '3'");
+    edit_json(&world, "\"333\"", "\"777\"");
+    exchange(&world);
+    assert_eq!(world.read("people.csv"), "id,name,phone,city\n1,Ann,111,Oslo\n2,Bob,222,Rome\n3,Cleo,777,Kyiv\n");
+    all_equal(&world);
+    world.write("people.csv", "id,name,phone,city\n1,Ann,111,Oslo\n3,Cleo,777,Kyiv\n");
+    world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    edit_json(&world, "\"222\"", "\"555\"");
+    exchange(&world);
+    assert_eq!(world.read("people.csv"), "id,name,phone,city\n1,Ann,111,Oslo\n3,Cleo,777,Kyiv\n2,Bob,555,Rome\n");
+    all_equal(&world);
+    world.run("conflicts people").exits(1);
+}
+
+#[test]
 fn without_reverse_an_edit_is_drift_and_stands_until_the_source_changes_that_field() {
     let world = World::new();
     world.write("people.csv", "id,name,phone\n1,Ann,111\n");

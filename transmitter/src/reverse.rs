@@ -47,6 +47,16 @@ pub(crate) fn merge_set(
             };
             let now = working.get(&edits.collection, edit.key())?;
             let (changed, gone) = last_changed(&edits.collection, edit.key());
+            // What an edit of a deleted record brings back: deleted just now, by another reverse set, or earlier.
+            let gone = match (&now, &edit) {
+                (None, Change::Update { .. }) => working.before(&edits.collection, edit.key())?.or(gone),
+                _ => None,
+            };
+            if now.is_none() && gone.is_none() && matches!(edit, Change::Update { .. }) {
+                let reason = "the source has deleted the record, and it is no longer known what it was".to_owned();
+                verdicts.push(refused(&edits.collection, edit, reason));
+                continue;
+            }
             let clock = if set.time_millis < changed { Clock::SourceLater } else { Clock::EditLater };
             let merged = merge::merge(&edit, now.as_ref(), gone.as_ref(), policy, clock, &[]);
             if let Some(change) = &merged.apply {
