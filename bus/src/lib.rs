@@ -8,7 +8,46 @@
 //! - [`SnapshotWriter`] and [`SnapshotReader`] carry all records at one revision.
 //! - [`Log::send_reverse`] and [`Log::reverse_sets`] carry edits back, [`Log::put_large`] and [`Log::get_large`] large values.
 //!
-//! Only this crate turns change sets into bytes, see [`encode_set`].
+//! [`local::LocalBus`] is a private nats-server for whoever has none. Only this crate turns change sets into bytes, see
+//! [`encode_set`]; their form is documented in `proto/proto/deltabus/v1`.
+//!
+//! # From a writer to a reader
+//! ```
+//! use std::sync::Arc;
+//!
+//! use deltabus_bus::memory::MemoryBroker;
+//! use deltabus_bus::{Event, Log, Position, Reader, Writer, encode_set};
+//! use deltabus_record::change::{ChangeSet, Revision};
+//! use deltabus_record::schema::SourceName;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let log = Log::new(Arc::new(MemoryBroker::new()), SourceName::new("people")?);
+//! log.prepare().await?;
+//!
+//! let (mut writer, _accepted) = Writer::claim(&log, "transmitter-1", Position::default()).await?;
+//! let next = Revision { number: 1, ..Revision::default() };
+//! let base = Revision::default();
+//! let set = ChangeSet { base, next, time_millis: 0, transactions: Vec::new(), replies: Vec::new() };
+//! writer.publish(&[(next, encode_set(&set))]).await?;
+//!
+//! // A claim by another fences the first.
+//! let (_second, _) = Writer::claim(&log, "transmitter-2", writer.position()).await?;
+//! assert!(writer.publish(&[(next, encode_set(&set))]).await.is_err());
+//!
+//! let mut reader = Reader::at(&log, Position::default());
+//! let Event::Set(delivered) = reader.next().await? else { panic!("a set is there") };
+//! assert_eq!(delivered.set, set);
+//! assert!(matches!(reader.next().await?, Event::CaughtUp(_)));
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! # What it does not do
+//! It knows nothing of sources and destinations, applies nothing and computes no digest: it compares revisions. It makes no
+//! consumers and needs no right to delete. Nothing here retries for ever: an error says whether trying again may help
+//! ([`Error::is_transient`]), and the caller decides. Chunks of large values that no record refers to any more stay.
 
 pub mod broker;
 mod chunks;
