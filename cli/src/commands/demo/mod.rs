@@ -31,6 +31,12 @@ mod customers;
 /// How long one step may take to arrive everywhere.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long two edits made at once may take to be noticed as a conflict, before others are tried.
+const DISAGREE: Duration = Duration::from_secs(6);
+
+/// How many customers are tried for that.
+const ROUNDS_MAX: u64 = 4;
+
 /// How often is looked whether it has.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -244,24 +250,36 @@ impl Stage {
     async fn two_disagree(&mut self) -> Result<(), Error> {
         self.title("Two edit the same field at once: the CRM and the website");
         let json = self.folder.join("website.json");
-        let text =
-            std::fs::read_to_string(&json).map_err(|source| Error::Io { doing: "read", path: json.clone(), source })?;
-        let source = self.read_source()?;
-        let line = source.lines().find(|line| line.starts_with("200,")).unwrap_or_default().to_owned();
-        let mail = field(&line, 2);
-        self.say(&self.paint.dim(&format!("  customer 200 has {mail}")));
-        self.say(&self.paint.dim("  crm.db:       crm@example.org"));
-        self.say(&self.paint.dim("  website.json: website@example.org"));
-        let start = Instant::now();
-        replace_file(&json, &text.replace(&mail, "website@example.org"))?;
-        self.sql("UPDATE customers SET email = 'crm@example.org' WHERE id = '200'")?;
-        let log = deltabus_bus::Log::new(self.broker.clone(), self.name.clone());
-        let (who, stands) = loop {
-            if let Some(found) = conflict(&log).await? {
-                break found;
+        let mut found = None;
+        let mut start = Instant::now();
+        // Should the one be through before the other begins, they didn't disagree: then they try with another customer.
+        for customer in 200..200 + ROUNDS_MAX {
+            let text = std::fs::read_to_string(&json).map_err(|source| Error::Io {
+                doing: "read",
+                path: json.clone(),
+                source,
+            })?;
+            let source = self.read_source()?;
+            let own = format!("{customer},");
+            let mail = field(source.lines().find(|line| line.starts_with(&own)).unwrap_or_default(), 2);
+            self.say(&self.paint.dim(&format!("  customer {customer} has {mail}")));
+            self.say(&self.paint.dim("  crm.db:       crm@example.org"));
+            self.say(&self.paint.dim("  website.json: website@example.org"));
+            start = Instant::now();
+            let update = format!("UPDATE customers SET email = 'crm@example.org' WHERE id = '{customer}'");
+            let edited = text.replace(&mail, "website@example.org");
+            self.sql_while(&update, || replace_file(&json, &edited))?;
+            let log = deltabus_bus::Log::new(self.broker.clone(), self.name.clone());
+            while found.is_none() && start.elapsed() < DISAGREE {
+                found = conflict(&log).await?;
+                tokio::time::sleep(LOOK).await;
             }
-            self.check_time(start, "the conflict was noticed")?;
-            tokio::time::sleep(LOOK).await;
+            if found.is_some() {
+                break;
+            }
+        }
+        let Some((who, stands)) = found else {
+            return Err(Error::Trouble("the two never disagreed".into()));
         };
         self.all_equal().await?;
         self.say(&format!(
@@ -410,10 +428,18 @@ impl Stage {
     }
 
     fn sql(&self, statement: &str) -> Result<(), Error> {
+        self.sql_while(statement, || Ok(()))
+    }
+
+    /// Runs a statement; `meanwhile` happens right before it is committed.
+    fn sql_while(&self, statement: &str, meanwhile: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         let failed = |error: rusqlite::Error| Error::Trouble(format!("crm.db: {error}"));
         let database = rusqlite::Connection::open(self.folder.join("crm.db")).map_err(failed)?;
         database.busy_timeout(PATIENCE).map_err(failed)?;
-        database.execute_batch(statement).map_err(failed)
+        database.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        database.execute_batch(statement).map_err(failed)?;
+        meanwhile()?;
+        database.execute_batch("COMMIT").map_err(failed)
     }
 
     fn source_path(&self) -> PathBuf {
