@@ -130,6 +130,14 @@ pub enum Error {
         /// What it said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The content of a large value could not be had.
+    #[error("the content {hash} can't be read")]
+    Content {
+        /// Its BLAKE3, in hexadecimal.
+        hash: String,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// The records to load could not be had.
     #[error("the records to load could not be read")]
     Records(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,9 +1,11 @@
 //! A scan as the differ wants it.
 
 use deltabus_record::diff;
+use deltabus_record::key::values;
 use deltabus_record::row::RowBuilder;
+use deltabus_record::value::Value;
 
-use crate::{Error, Fingerprint, Scan};
+use crate::{Decoded, Error, Fingerprint, Hides, Scan, Unread};
 
 /// Brings a row as the store has it into the known side's slots and types: `(found row, key, row)`.
 pub type Translate<'a> = dyn FnMut(&[u8], &mut Vec<u8>, &mut Vec<u8>) -> Result<(), Error> + Send + 'a;
@@ -29,13 +31,37 @@ impl diff::Found for Found<'_> {
         Ok(self.scan.next()?.map(|Fingerprint(fingerprint)| fingerprint))
     }
 
-    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<(), Error> {
+    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Error> {
         self.builder.clear();
-        self.scan.decode(&mut self.builder)?;
-        (self.translate)(self.builder.as_bytes(), key, row)
+        match self.scan.decode(&mut self.builder)? {
+            Decoded::Record => (self.translate)(self.builder.as_bytes(), key, row).map(|()| true),
+            Decoded::Unread => Ok(false),
+        }
     }
 
     fn place(&self) -> String {
         self.scan.position().to_string()
+    }
+}
+
+/// Takes back what seems to be gone only because it could not be read. `after` is the side that was scanned.
+pub fn spare(differences: &mut Vec<diff::Difference>, unread: &[Unread]) {
+    if !unread.is_empty() {
+        differences.retain(|difference| {
+            difference.after.is_some() || !unread.iter().any(|part| part.hides.contains(difference.key.as_bytes()))
+        });
+    }
+}
+
+impl Hides {
+    /// Whether the record of `key` is hidden.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Hides::Record(hidden) => hidden.as_bytes() == key,
+            Hides::Below(start) => match values(key).as_deref() {
+                Some([Value::Text(text), ..]) => text.starts_with(start),
+                _ => false,
+            },
+        }
     }
 }

@@ -8,13 +8,12 @@
 //! This crate knows nothing of buses, receivers or state stores. What a store can't hold as it is comes out of
 //! [`Interface::project`] in the form in which it would be read back.
 
-use std::path::PathBuf;
-
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field};
 use deltabus_record::value::{KindSet, Value};
 
+mod contents;
 mod databases;
 mod error;
 pub mod file;
@@ -24,8 +23,10 @@ mod location;
 pub mod wake;
 pub mod watch;
 
+pub use contents::{Contents, NoContents};
 pub use error::{Error, Position};
 pub use location::{INTERFACES, Location, Options};
+pub use watch::{Notify, Signal, Watching};
 
 /// Opens the store at `location`; nothing is read yet.
 ///
@@ -49,11 +50,22 @@ pub trait Interface: Send + Sync {
     /// [`Stamp::MISSING`] where the store does not exist; an error where that can't be told.
     fn stamp(&self) -> Result<Stamp, Error>;
 
-    /// Files and folders whose notifications announce a change; empty where only polling helps.
-    fn watch(&self) -> Vec<PathBuf>;
+    /// Calls `notify`, from a thread of its own, when the store may have changed, until what this gives is dropped; `None`
+    /// where only polling helps. Notifications are hints: there is always polling beside them.
+    fn watch(&self, notify: Notify) -> Result<Option<Watching>>;
 
     /// Opens one consistent view of everything. [`Error::Missing`] where the store does not exist.
-    fn scan(&self) -> Result<Box<dyn Scan + '_>>;
+    ///
+    /// `since` is the stamp of an earlier scan or commit, all of which is known: a store that can tell what was not
+    /// written since then offers to leave that out ([`Scan::extent`]).
+    fn scan(&self, since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>>;
+
+    /// Gives the bytes behind each reference ([`Value::Large`]) that the last scan decoded.
+    ///
+    /// Only for stores that read long contents by reference; the others have nothing to give.
+    fn contents(&self) -> &dyn Contents {
+        &NoContents
+    }
 
     /// The kinds that `field` of this store keeps as they are: reading back gives the very same value. For them
     /// [`Interface::project`] is not called.
@@ -68,14 +80,17 @@ pub trait Interface: Send + Sync {
     fn field_for(&self, field: &Field) -> Field;
 
     /// Builds the state that `writes` lead to, beside the one there. Nothing is visible before [`Staged::commit`];
-    /// dropping the result leaves everything as it was.
+    /// dropping the result leaves everything as it was. References among the values are read from `contents`; they occur
+    /// only in fields that keep [`Kind::Large`](deltabus_record::value::Kind::Large) verbatim.
     ///
-    /// Fails with [`Error::Changed`] if the store is no longer at `expected` (somebody else wrote it).
+    /// Fails with [`Error::Changed`] if somebody else wrote the store after `expected`, as far as that touches what is to
+    /// be written here.
     fn stage(
         &self,
         writes: &mut [CollectionWrite<'_>],
         expected: &Stamp,
         mark: Option<&Mark>,
+        contents: &dyn Contents,
     ) -> Result<Box<dyn Staged + '_>, Error>;
 
     /// The mark that the last commit of `owner` left. Only stores that commit data and mark in one transaction keep
@@ -134,9 +149,9 @@ pub struct Refusal {
 ///
 /// ```text
 /// for i in 0..scan.collections().len() {
-///     scan.start(i)?;
+///     scan.start(i, scan.extent(i))?;
 ///     while let Some(fingerprint) = scan.next()? {
-///         if unknown(fingerprint) { row.clear(); scan.decode(&mut row)?; }
+///         if unknown(fingerprint) { row.clear(); if scan.decode(&mut row)? == Decoded::Record { … } }
 ///     }
 /// }
 /// scan.finish()?;
@@ -158,8 +173,15 @@ pub trait Scan: Send {
     /// How many of them have been read.
     fn bytes_read(&self) -> u64;
 
-    /// Begins to read collection `index`. Collections are read in order, each once.
-    fn start(&mut self, index: usize) -> Result<()>;
+    /// How much of collection `index` has to be read, seen from the stamp that [`Interface::scan`] was given.
+    fn extent(&self, index: usize) -> Extent {
+        let _ = index;
+        Extent::Whole
+    }
+
+    /// Begins to read collection `index`: as much as [`Scan::extent`] offered, or [`Extent::Whole`]. Collections are read
+    /// in order; one that was read in part may be read again as a whole.
+    fn start(&mut self, index: usize, extent: Extent) -> Result<()>;
 
     /// Goes on to the next record and gives the fingerprint of its stored form (xxh3, 64 bits); `None` after the last.
     ///
@@ -167,13 +189,61 @@ pub trait Scan: Send {
     fn next(&mut self) -> Result<Option<Fingerprint>>;
 
     /// Appends the current record's values to `row`, one for each field of the schema.
-    fn decode(&mut self, row: &mut RowBuilder) -> Result<()>;
+    fn decode(&mut self, row: &mut RowBuilder) -> Result<Decoded>;
+
+    /// What could not be read so far, while the rest could.
+    fn unread(&self) -> &[Unread] {
+        &[]
+    }
 
     /// Where the current record stands, for messages.
     fn position(&self) -> Position;
 
     /// Confirms that all that was read belonged to one state; [`Error::Changed`] if the store was written meanwhile.
     fn finish(&mut self) -> Result<()>;
+}
+
+/// How much of a collection a scan gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Every record.
+    Whole,
+    /// Every record that may have been written since the stamp; `kept` others stand as they stood then. A record known
+    /// then that is neither given nor among those kept is gone: reading the whole tells which.
+    Since {
+        /// How many records stand as they stood.
+        kept: u64,
+    },
+}
+
+/// What became of a record that was to be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Decoded {
+    /// Its values are in the row.
+    Record,
+    /// It can't be read, for a reason that [`Scan::unread`] has; the row means nothing.
+    Unread,
+}
+
+/// A part of a store that could not be read, while the rest could: what was known of it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// Where.
+    pub position: Position,
+    /// Why, for people.
+    pub problem: String,
+    /// Which records are not to be missed.
+    pub hides: Hides,
+}
+
+/// Which records an [`Unread`] part hides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hides {
+    /// The record of this key.
+    Record(Key),
+    /// Every record whose key begins with this text.
+    Below(String),
 }
 
 /// A 64-bit hash of a record as it is stored.

@@ -1,12 +1,13 @@
 //! When to look at a store again: notifications with polling beside them, and patience with half-written files.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::watch::{Signal, Watch};
+use crate::watch::{Signal, Watching};
 use crate::{Interface, Stamp};
 
 /// A store that is being written counts as finished after this long without a sign of writing. Programs that save a file
@@ -21,7 +22,7 @@ const SIGNALS_MAX: usize = 64;
 
 /// Tells when a store may hold a new, finished state.
 pub struct Wake {
-    _watch: Option<Watch>,
+    _watching: Option<Watching>,
     signals: mpsc::Receiver<Signal>,
     /// Kept so that `signals` never closes, also without notifications.
     _sender: mpsc::Sender<Signal>,
@@ -29,20 +30,20 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Watches `paths` and polls every `poll`. Where notifications can't be had, polling alone has to do; that is logged.
-    pub fn new(paths: &[PathBuf], poll: Duration) -> Wake {
+    /// Watches the store and polls every `poll`. Where notifications can't be had, polling alone has to do; that is logged.
+    ///
+    /// Needs a runtime of several threads, as all that waits here does: looking at a store blocks one of them.
+    pub fn new(interface: &dyn Interface, poll: Duration) -> Wake {
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
-        let watch = (!paths.is_empty()).then(|| {
-            let sender = sender.clone();
-            // A full channel already says all there is to say.
-            Watch::new(paths, move |signal| {
-                let _ = sender.try_send(signal);
-            })
-        });
-        let watch = watch.and_then(|watch| {
-            watch.inspect_err(|error| tracing::warn!(%error, "no file notifications; polling only")).ok()
-        });
-        Wake { _watch: watch, signals, _sender: sender, poll }
+        let notify = sender.clone();
+        // A full channel already says all there is to say.
+        let notify = move |signal| {
+            let _ = notify.try_send(signal);
+        };
+        let watching = block_in_place(|| interface.watch(Arc::new(notify)));
+        let watching =
+            watching.inspect_err(|error| tracing::warn!(%error, "no notifications of changes; polling only"));
+        Wake { _watching: watching.ok().flatten(), signals, _sender: sender, poll }
     }
 
     /// Waits until the store may differ from `last` and nobody seems to be writing it. Cancel safe.
@@ -57,7 +58,7 @@ impl Wake {
                 Ok(None) => sleep(self.poll).await,
                 // An error is for the scan to report.
                 Err(_) => {
-                    if interface.stamp().ok().as_ref() != last {
+                    if block_in_place(|| interface.stamp()).ok().as_ref() != last {
                         self.settle(interface).await;
                         return;
                     }
@@ -69,13 +70,13 @@ impl Wake {
     /// Waits until nobody has written the store for [`QUIET`], at most [`QUIET_MAX`].
     pub async fn settle(&mut self, interface: &dyn Interface) {
         let end = Instant::now() + QUIET_MAX;
-        let mut before = interface.stamp().ok();
+        let mut before = block_in_place(|| interface.stamp()).ok();
         while Instant::now() < end {
             match timeout_at(end.min(Instant::now() + QUIET), self.signals.recv()).await {
                 Ok(Some(Signal::Written)) => return,
                 Ok(Some(Signal::Writing)) => {}
                 Ok(None) | Err(_) => {
-                    let now = interface.stamp().ok();
+                    let now = block_in_place(|| interface.stamp()).ok();
                     if now == before {
                         return;
                     }

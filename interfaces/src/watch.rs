@@ -1,5 +1,6 @@
 //! Notifications that a store may have changed.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,17 +19,25 @@ pub enum Signal {
     Written,
 }
 
-/// Watches files until it is dropped.
-///
-/// The folders that hold the files are watched, so that a file that is replaced by a rename, or made later, is noticed.
-/// Notifications are hints: a network file system gives none, so there is always polling beside them.
-pub struct Watch {
-    _watcher: notify::RecommendedWatcher,
+/// Takes signals, from whatever thread.
+pub type Notify = Arc<dyn Fn(Signal) + Send + Sync>;
+
+/// Signals go on until this is dropped.
+pub struct Watching {
+    _guard: Box<dyn Any + Send + Sync>,
 }
 
-impl Watch {
-    /// Calls `signal` from a thread of its own whenever one of `paths` is touched.
-    pub fn new(paths: &[PathBuf], signal: impl Fn(Signal) + Send + Sync + 'static) -> Result<Watch, Error> {
+impl Watching {
+    /// Signals that `guard` keeps going.
+    pub fn new(guard: impl Any + Send + Sync) -> Watching {
+        Watching { _guard: Box::new(guard) }
+    }
+
+    /// Signals whenever one of the files `paths` is touched.
+    ///
+    /// The folders that hold the files are watched, so that a file that is replaced by a rename, or made later, is noticed.
+    /// A network file system gives no notifications.
+    pub fn files(paths: &[PathBuf], signal: Notify) -> Result<Watching, Error> {
         let names: Arc<Vec<PathBuf>> = Arc::new(paths.iter().map(|path| absolute(path)).collect());
         let folders: BTreeSet<PathBuf> = names.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
         let wanted = Arc::clone(&names);
@@ -52,7 +61,7 @@ impl Watch {
         for folder in &folders {
             watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(folder, error))?;
         }
-        Ok(Watch { _watcher: watcher })
+        Ok(Watching::new(watcher))
     }
 }
 
@@ -93,10 +102,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("people.csv");
         let (sender, receiver) = mpsc::channel();
-        let _watch = Watch::new(std::slice::from_ref(&path), move |signal| {
+        let notify = move |signal| {
             let _ = sender.send(signal);
-        })
-        .unwrap();
+        };
+        let _watching = Watching::files(std::slice::from_ref(&path), Arc::new(notify)).unwrap();
         std::fs::write(&path, "id\n").unwrap();
         while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
         std::fs::write(folder.path().join("new"), "id\n1\n").unwrap();

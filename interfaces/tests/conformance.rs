@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use deltabus_interfaces::{Action, CollectionWrite, Error, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Error, NoContents, Stamp};
 use deltabus_record::schema::Field;
 use deltabus_record::value::{Date, Decimal, Instant, Kind, Time, Value};
 use proptest::collection::vec;
@@ -284,7 +284,7 @@ fn fields_come_and_go() {
 fn nothing_happens_without_a_commit() {
     fn stage<'a>(store: &'a Store, action: Action<'a>) {
         let mut writes = [CollectionWrite { collection: &store.collection, dropped: &[], action }];
-        drop(store.interface.stage(&mut writes, &store.stamp(), None).unwrap());
+        drop(store.interface.stage(&mut writes, &store.stamp(), None, &NoContents).unwrap());
     }
     for_each_case(
         |case| rows(*case, 1..6),
@@ -324,7 +324,7 @@ fn what_somebody_else_wrote_is_not_overwritten() {
         if !store.interface.transactional() {
             let mut writes =
                 [CollectionWrite { collection: &store.collection, dropped: &[], action: Action::Write(&write) }];
-            let staged = store.interface.stage(&mut writes, &second, None).unwrap();
+            let staged = store.interface.stage(&mut writes, &second, None, &NoContents).unwrap();
             store.write(&[store.removal(&rows[0])]);
             assert!(matches!(staged.commit(), Err(Error::Changed { .. })), "{}", case.name);
             assert_eq!(store.rows(), named(&store, &rows[1..2]), "{}", case.name);

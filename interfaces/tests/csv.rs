@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use deltabus_interfaces::{Action, CollectionWrite, Error, Interface, Location, RecordWrite, Records, open};
+use deltabus_interfaces::{
+    Action, CollectionWrite, Decoded, Error, Extent, Interface, Location, NoContents, RecordWrite, Records, open,
+};
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Value};
@@ -38,13 +40,13 @@ impl Sheet {
     }
 
     fn read(&self) -> Result<(Collection, Vec<Vec<Value>>), Error> {
-        let mut scan = self.interface.scan()?;
+        let mut scan = self.interface.scan(None)?;
         let collection = scan.collections()[0].clone();
-        scan.start(0)?;
+        scan.start(0, Extent::Whole)?;
         let mut rows = Vec::new();
         while scan.next()?.is_some() {
             let mut row = RowBuilder::default();
-            scan.decode(&mut row)?;
+            assert_eq!(scan.decode(&mut row)?, Decoded::Record);
             let fields = 0..collection.schema.fields.len();
             rows.push(fields.map(|slot| row.row().value(slot)).collect());
         }
@@ -82,7 +84,7 @@ impl Sheet {
     fn write(&self, collection: &Collection, dropped: &[String], writes: &[RecordWrite]) -> Result<(), Error> {
         let mut writes = [CollectionWrite { collection, dropped, action: Action::Write(writes) }];
         let stamp = self.interface.stamp()?;
-        self.interface.stage(&mut writes, &stamp, None)?.commit()?;
+        self.interface.stage(&mut writes, &stamp, None, &NoContents)?.commit()?;
         Ok(())
     }
 
@@ -317,7 +319,7 @@ fn a_load_keeps_the_dialect_and_the_columns_that_are_there() {
         let mut writes =
             [CollectionWrite { collection: &collection, dropped: &[], action: Action::Load(&mut records) }];
         let stamp = sheet.interface.stamp().unwrap();
-        let staged = sheet.interface.stage(&mut writes, &stamp, None)?;
+        let staged = sheet.interface.stage(&mut writes, &stamp, None, &NoContents)?;
         staged.commit()?;
         Ok::<_, Error>(sheet.content())
     };

@@ -33,8 +33,9 @@ pub trait Found {
     fn next(&mut self) -> Result<Option<u64>, Self::Error>;
 
     /// Appends key and row of the current record, in the known side's slots and types. Where the whole row is the key,
-    /// the key comes without its occurrence.
-    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<(), Self::Error>;
+    /// the key comes without its occurrence. `false`: the record can't be read and is left out; whoever compares has to
+    /// spare the known one.
+    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Self::Error>;
 
     /// Where the current record stands, for messages.
     fn place(&self) -> String;
@@ -222,9 +223,7 @@ where
                         match now {
                             Some(fingerprint) => {
                                 outcome.records += 1;
-                                new.push_back(
-                                    take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(store)?,
-                                );
+                                new.extend(take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(store)?);
                             }
                             None => new_end = true,
                         }
@@ -257,7 +256,7 @@ where
                 match found.next().map_err(store)? {
                     Some(fingerprint) => {
                         outcome.records += 1;
-                        new.push_back(take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(store)?);
+                        new.extend(take(found, fingerprint, &mut outcome, &mut key, &mut row).map_err(store)?);
                     }
                     None => new_end = true,
                 }
@@ -294,20 +293,22 @@ where
     Ok(outcome)
 }
 
-/// Decodes the current record.
+/// Decodes the current record, if it can be read.
 fn take<E>(
     found: &mut dyn Found<Error = E>,
     fingerprint: u64,
     outcome: &mut Outcome,
     key: &mut Vec<u8>,
     row: &mut Vec<u8>,
-) -> Result<Waiting, E> {
+) -> Result<Option<Waiting>, E> {
     key.clear();
     row.clear();
-    found.decode(key, row)?;
+    if !found.decode(key, row)? {
+        return Ok(None);
+    }
     outcome.decoded += 1;
     let place = Place { record: outcome.records };
-    Ok(Waiting { fingerprint, key: key.as_slice().into(), row: row.as_slice().into(), place })
+    Ok(Some(Waiting { fingerprint, key: key.as_slice().into(), row: row.as_slice().into(), place }))
 }
 
 /// Records that are not where they were.
@@ -483,11 +484,13 @@ where
     let (mut key, mut row, mut before) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(fingerprint) = found.next().map_err(store)? {
         outcome.records += 1;
-        outcome.decoded += 1;
         key.clear();
         row.clear();
         before.clear();
-        found.decode(&mut key, &mut row).map_err(store)?;
+        if !found.decode(&mut key, &mut row).map_err(store)? {
+            continue;
+        }
+        outcome.decoded += 1;
         sink.push(fingerprint, &key).map_err(store)?;
         if identity == Identity::WholeRow {
             count(&mut key, &mut counts);
@@ -537,10 +540,12 @@ where
     let (mut key, mut row) = (Vec::new(), Vec::new());
     while let Some(fingerprint) = found.next().map_err(store)? {
         outcome.records += 1;
-        outcome.decoded += 1;
         key.clear();
         row.clear();
-        found.decode(&mut key, &mut row).map_err(store)?;
+        if !found.decode(&mut key, &mut row).map_err(store)? {
+            continue;
+        }
+        outcome.decoded += 1;
         sink.push(fingerprint, &key).map_err(store)?;
         if identity == Identity::WholeRow {
             count(&mut key, &mut counts);
@@ -739,7 +744,9 @@ impl<E> Side<'_, E> {
             return Ok(());
         };
         let (mut key, mut row) = (Vec::new(), Vec::new());
-        self.found.decode(&mut key, &mut row)?;
+        if !self.found.decode(&mut key, &mut row)? {
+            return Ok(());
+        }
         self.decoded += 1;
         let fingerprint = match self.fingerprints {
             Fingerprints::Comparable => fingerprint,

@@ -94,11 +94,11 @@ impl Found for Reader<'_> {
         Ok(self.lines.get(self.at - 1).map(Line::fingerprint))
     }
 
-    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<(), Infallible> {
+    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Infallible> {
         let line = &self.lines[self.at - 1];
         key.extend(line.key(self.identity));
         row.extend_from_slice(line.row().as_bytes());
-        Ok(())
+        Ok(true)
     }
 
     fn place(&self) -> String {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use deltabus_interfaces::found::Found;
-use deltabus_interfaces::{Error as InterfaceError, Interface, Scan, Stamp};
+use deltabus_interfaces::{Error as InterfaceError, Extent, Interface, Scan, Stamp};
 use deltabus_record::change::{Change, CollectionChanges, SchemaChange, Transaction};
 use deltabus_record::diff::{self, Identity, Index};
 use deltabus_record::digest::{Digest, RecordHasher};
@@ -56,7 +56,7 @@ pub(crate) fn observe(
     indexes: &Indexes<'_>,
     keep: &KeepLarge<'_>,
 ) -> Result<Observation, Error> {
-    let mut scan = interface.scan()?;
+    let mut scan = interface.scan(None)?;
     let found: Vec<Collection> = scan.collections().to_vec();
     let known = view.collections();
     let mut transaction = Transaction::default();
@@ -67,7 +67,7 @@ pub(crate) fn observe(
     for (i, found) in found.iter().enumerate() {
         let before = known_collection(interface, known, &found.name);
         let after = evolved(before, found)?;
-        scan.start(i)?;
+        scan.start(i, Extent::Whole)?;
         let layout = scan.layout(i);
         let outcome = difference(&mut *scan, layout, found, &after, before.is_some(), view, indexes, keep)?;
         scanned.push((after.name.clone(), outcome.records));
@@ -244,12 +244,12 @@ pub(crate) fn first_load(
     keep: &KeepLarge<'_>,
     batch: &mut Batch,
 ) -> Result<(Stamp, Digest, Vec<(CollectionName, u64)>), Error> {
-    let mut scan = interface.scan()?;
+    let mut scan = interface.scan(None)?;
     let mut digest = Digest::default();
     let mut scanned = Vec::new();
     let collections = scan.collections().to_vec();
     for (i, collection) in collections.iter().enumerate() {
-        scan.start(i)?;
+        scan.start(i, Extent::Whole)?;
         let mut writer = ScanIndexWriter::create(folder, &collection.name, scan.layout(i))?;
         let translate = translator(&collection.schema, &collection.schema, keep, view, &collection.name);
         let mut records = Found::new(&mut *scan, translate);

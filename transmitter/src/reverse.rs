@@ -1,6 +1,6 @@
 //! Taking reverse sets: merge each edit with the source as it stands, field by field.
 
-use deltabus_interfaces::{Action, CollectionWrite, Interface, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Interface, NoContents, RecordWrite, Stamp};
 use deltabus_record::change::{
     Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
 };
@@ -203,7 +203,7 @@ pub(crate) fn write_source(
         .iter()
         .map(|(collection, writes)| CollectionWrite { collection, dropped: &[], action: Action::Write(writes) })
         .collect();
-    interface.stage(&mut writes, expected, None)?.commit()
+    interface.stage(&mut writes, expected, None, &NoContents)?.commit()
 }
 
 /// The write with large values in their place.

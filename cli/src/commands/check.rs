@@ -88,7 +88,7 @@ async fn check_common(global: &Global, findings: &mut Findings) -> Result<(), Er
 
 fn check_source(location: &Location) -> Result<String, Error> {
     let interface = deltabus_interfaces::open(location)?;
-    let scan = interface.scan()?;
+    let scan = interface.scan(None)?;
     let described = scan.collections().iter().map(|collection| {
         let fields = collection.schema.ordered().len();
         let key = collection.schema.key_names().join(", ");
@@ -104,7 +104,7 @@ fn check_source(location: &Location) -> Result<String, Error> {
 
 fn check_destination(location: &Location) -> Result<String, Error> {
     let interface = deltabus_interfaces::open(location)?;
-    match interface.scan() {
+    match interface.scan(None) {
         Ok(scan) => {
             writable(&location.path)?;
             Ok(format!("is there, with {} collections", scan.collections().len()))

@@ -1,7 +1,7 @@
 //! Two stores side by side, whatever their formats.
 
 use deltabus_interfaces::found::{Found, Translate};
-use deltabus_interfaces::{Error as InterfaceError, Interface, Location, Scan};
+use deltabus_interfaces::{Decoded, Error as InterfaceError, Extent, Interface, Location, Scan};
 use deltabus_record::diff::{self, DiffError, Difference, Fingerprints, Identity};
 use deltabus_record::row::{FieldRef, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
@@ -28,17 +28,17 @@ pub(crate) fn open(location: &str) -> Result<Box<dyn Interface>, Error> {
 ///
 /// Values are compared as both stores can hold them: each is brought through what the one makes of it, then the other.
 pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compared>, Error> {
-    let (mut left, mut right) = (a.scan()?, b.scan()?);
+    let (mut left, mut right) = (a.scan(None)?, b.scan(None)?);
     let (in_a, in_b) = (left.collections().to_vec(), right.collections().to_vec());
     let pairs = pairs(a, b, &in_a, &in_b);
     let mut all = Vec::new();
     for (at, collection) in in_a.iter().enumerate() {
-        left.start(at)?;
+        left.start(at, Extent::Whole)?;
         let Some(to) = pairs.iter().find(|(from, _)| *from == at).map(|(_, to)| *to) else {
             all.push(alone(&mut *left, collection, Side::A)?);
             continue;
         };
-        right.start(to)?;
+        right.start(to, Extent::Whole)?;
         let common = Common::of(collection, &in_b[to]);
         let same = left.layout(at) == right.layout(to) && collection.schema == in_b[to].schema;
         let fingerprints = if same { Fingerprints::Comparable } else { Fingerprints::Foreign };
@@ -53,7 +53,7 @@ pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compar
         });
     }
     for (at, collection) in in_b.iter().enumerate().filter(|(at, _)| !pairs.iter().any(|(_, to)| to == at)) {
-        right.start(at)?;
+        right.start(at, Extent::Whole)?;
         all.push(alone(&mut *right, collection, Side::B)?);
     }
     left.finish()?;
@@ -107,7 +107,9 @@ fn alone(scan: &mut dyn Scan, collection: &Collection, side: Side) -> Result<Com
     let mut occurrence = 0;
     while scan.next()?.is_some() {
         builder.clear();
-        scan.decode(&mut builder)?;
+        if scan.decode(&mut builder)? == Decoded::Unread {
+            continue;
+        }
         let row = builder.row();
         let key = collection.schema.key_of(row.as_bytes(), occurrence);
         occurrence += u32::from(collection.schema.key == KeySpec::WholeRow);

@@ -4,7 +4,8 @@ use std::io::{BufWriter, Write};
 
 use deltabus_interfaces::found::{Found, Translate};
 use deltabus_interfaces::{
-    Action, CollectionWrite, Error as InterfaceError, Interface, RecordWrite, Records, Scan, Stamp,
+    Action, CollectionWrite, Decoded, Error as InterfaceError, Extent, Interface, NoContents, RecordWrite, Records,
+    Scan, Stamp,
 };
 use deltabus_record::diff::{self, Fingerprints, Identity};
 use deltabus_record::key::Key;
@@ -59,9 +60,9 @@ struct Plan {
 }
 
 fn plan(from: &dyn Interface, to: &dyn Interface) -> Result<Vec<Plan>, Error> {
-    let mut left = from.scan()?;
+    let mut left = from.scan(None)?;
     let in_a = left.collections().to_vec();
-    let mut right = match to.scan() {
+    let mut right = match to.scan(None) {
         Ok(scan) => Some(scan),
         Err(InterfaceError::Missing { .. }) => None,
         Err(error) => return Err(error.into()),
@@ -94,14 +95,14 @@ fn plan(from: &dyn Interface, to: &dyn Interface) -> Result<Vec<Plan>, Error> {
         let name = found.map_or_else(|| source.name.clone(), |b| in_b[b].name.clone());
         let destination = Collection { name, schema };
         let lens = Lens::new(&mapping, &source.schema, &destination.schema, |field| to.verbatim(field))?;
-        left.start(at)?;
+        left.start(at, Extent::Whole)?;
         let empty = match found {
             Some(b) => is_empty(to, b)?,
             None => true,
         };
         let writes = match (&mut right, found) {
             (Some(right), Some(b)) if !empty => {
-                right.start(b)?;
+                right.start(b, Extent::Whole)?;
                 Some(differing(&mut *left, &mut **right, to, &destination, &lens, &in_b[b])?)
             }
             _ => None,
@@ -112,12 +113,12 @@ fn plan(from: &dyn Interface, to: &dyn Interface) -> Result<Vec<Plan>, Error> {
 }
 
 fn is_empty(store: &dyn Interface, collection: usize) -> Result<bool, Error> {
-    let mut scan = store.scan()?;
+    let mut scan = store.scan(None)?;
     for at in 0..collection {
-        scan.start(at)?;
+        scan.start(at, Extent::Whole)?;
         while scan.next()?.is_some() {}
     }
-    scan.start(collection)?;
+    scan.start(collection, Extent::Whole)?;
     Ok(scan.next()?.is_none())
 }
 
@@ -206,12 +207,12 @@ fn write(from: &dyn Interface, to: &dyn Interface, plans: &[Plan], stamp: &Stamp
         loads.push(match plan.writes {
             Some(_) => None,
             None => {
-                let mut scan = from.scan()?;
+                let mut scan = from.scan(None)?;
                 for at in 0..plan.at {
-                    scan.start(at)?;
+                    scan.start(at, Extent::Whole)?;
                     while scan.next()?.is_some() {}
                 }
-                scan.start(plan.at)?;
+                scan.start(plan.at, Extent::Whole)?;
                 Some(Loading {
                     scan,
                     to,
@@ -236,7 +237,7 @@ fn write(from: &dyn Interface, to: &dyn Interface, plans: &[Plan], stamp: &Stamp
             Some(CollectionWrite { collection: &plan.destination, dropped: &[], action })
         })
         .collect();
-    to.stage(&mut all, stamp, None)?.commit()?;
+    to.stage(&mut all, stamp, None, &NoContents)?.commit()?;
     drop(all);
     Ok(loads.iter().flatten().map(|load| load.count).sum())
 }
@@ -254,12 +255,16 @@ struct Loading<'a> {
 
 impl Records for Loading<'_> {
     fn advance(&mut self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-        if self.scan.next()?.is_none() {
-            self.scan.finish()?;
-            return Ok(false);
+        loop {
+            if self.scan.next()?.is_none() {
+                self.scan.finish()?;
+                return Ok(false);
+            }
+            self.found.clear();
+            if self.scan.decode(&mut self.found)? == Decoded::Record {
+                break;
+            }
         }
-        self.found.clear();
-        self.scan.decode(&mut self.found)?;
         convert(self.to, &self.plan.destination, &self.plan.lens, self.found.as_bytes(), &mut self.row)?;
         self.key.clear();
         self.plan.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
@@ -283,9 +288,9 @@ fn dry_run(plans: &[Plan], options: &Copy, from: &dyn Interface) -> Result<Exit,
     for plan in plans {
         match &plan.writes {
             None => {
-                let mut scan = from.scan()?;
+                let mut scan = from.scan(None)?;
                 for at in 0..=plan.at {
-                    scan.start(at)?;
+                    scan.start(at, Extent::Whole)?;
                     let mut records = 0u64;
                     while scan.next()?.is_some() {
                         records += 1;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use deltabus_interfaces::{Action, Error};
+use deltabus_interfaces::{Action, Error, NoContents};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -130,7 +130,7 @@ fn a_database_made_meanwhile_is_not_replaced() {
     let collection = people();
     let mut writes =
         [deltabus_interfaces::CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&[]) }];
-    let staged = db.interface.stage(&mut writes, &db.stamp(), None).unwrap();
+    let staged = db.interface.stage(&mut writes, &db.stamp(), None, &NoContents).unwrap();
     assert!(!db.path.exists());
     db.connect().execute_batch("CREATE TABLE theirs (x)").unwrap();
     assert!(matches!(staged.commit(), Err(Error::Changed { .. })));

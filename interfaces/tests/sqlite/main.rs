@@ -9,7 +9,9 @@ mod writing;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use deltabus_interfaces::{Action, CollectionWrite, Error, Interface, Location, Mark, RecordWrite, Stamp, open};
+use deltabus_interfaces::{
+    Action, CollectionWrite, Decoded, Error, Extent, Interface, Location, Mark, NoContents, RecordWrite, Stamp, open,
+};
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::Collection;
 use deltabus_record::value::Value;
@@ -64,7 +66,7 @@ impl Db {
     }
 
     fn collections(&self) -> Vec<Collection> {
-        self.interface.scan().unwrap().collections().to_vec()
+        self.interface.scan(None).unwrap().collections().to_vec()
     }
 
     fn collection(&self, name: &str) -> Collection {
@@ -73,15 +75,15 @@ impl Db {
     }
 
     fn scan(&self) -> Result<(Tables, Stamp), Error> {
-        let mut scan = self.interface.scan()?;
+        let mut scan = self.interface.scan(None)?;
         let mut tables = Tables::new();
         for (index, collection) in scan.collections().to_vec().into_iter().enumerate() {
-            scan.start(index)?;
+            scan.start(index, Extent::Whole)?;
             let rows = tables.entry(collection.name.as_str().to_owned()).or_default();
             let mut row = RowBuilder::default();
             while scan.next()?.is_some() {
                 row.clear();
-                scan.decode(&mut row)?;
+                assert_eq!(scan.decode(&mut row)?, Decoded::Record);
                 rows.push(row.row().values());
             }
         }
@@ -105,7 +107,7 @@ impl Db {
         action: Action<'a>,
     ) -> Result<Stamp, Error> {
         let mut writes = [CollectionWrite { collection, dropped, action }];
-        self.interface.stage(&mut writes, &self.stamp(), None)?.commit()
+        self.interface.stage(&mut writes, &self.stamp(), None, &NoContents)?.commit()
     }
 
     fn write(&self, table: &str, writes: &[RecordWrite]) -> Result<Stamp, Error> {

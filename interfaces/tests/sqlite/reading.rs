@@ -1,6 +1,6 @@
 //! Which tables, columns and rows are read, and how.
 
-use deltabus_interfaces::{Error, Location, open};
+use deltabus_interfaces::{Error, Extent, Location, open};
 use deltabus_record::schema::KeySpec;
 use deltabus_record::value::{Kind, Value};
 
@@ -164,8 +164,8 @@ fn a_scan_sees_one_state_while_others_write() {
          CREATE TABLE b (i INTEGER PRIMARY KEY); INSERT INTO b VALUES (1)"
     ));
     let other = db.connect();
-    let mut scan = db.interface.scan().unwrap();
-    scan.start(0).unwrap();
+    let mut scan = db.interface.scan(None).unwrap();
+    scan.start(0, Extent::Whole).unwrap();
     scan.next().unwrap();
     other.execute_batch("DELETE FROM a WHERE i > 10; INSERT INTO b VALUES (2), (3); CREATE TABLE c (x)").unwrap();
     let mut count = 1;
@@ -173,7 +173,7 @@ fn a_scan_sees_one_state_while_others_write() {
         count += 1;
     }
     assert_eq!(count, 30_000);
-    scan.start(1).unwrap();
+    scan.start(1, Extent::Whole).unwrap();
     assert!(scan.next().unwrap().is_some());
     assert!(scan.next().unwrap().is_none());
     assert!(scan.next().unwrap().is_none());
@@ -188,8 +188,8 @@ fn a_scan_given_up_holds_no_lock() {
     let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)";
     let db =
         Db::new(&format!("CREATE TABLE t (i, x); {rows} INSERT INTO t SELECT i, 'some text to fill blocks' FROM n"));
-    let mut scan = db.interface.scan().unwrap();
-    scan.start(0).unwrap();
+    let mut scan = db.interface.scan(None).unwrap();
+    scan.start(0, Extent::Whole).unwrap();
     scan.next().unwrap();
     let other = db.connect();
     assert!(other.execute_batch("DELETE FROM t").is_err(), "the scan's read transaction is open");
@@ -197,9 +197,9 @@ fn a_scan_given_up_holds_no_lock() {
     other.execute_batch("DELETE FROM t").unwrap();
     // Skipping the rest of a table is no trouble either.
     let db = Db::new(SEVERAL);
-    let mut scan = db.interface.scan().unwrap();
-    scan.start(0).unwrap();
-    scan.start(1).unwrap();
+    let mut scan = db.interface.scan(None).unwrap();
+    scan.start(0, Extent::Whole).unwrap();
+    scan.start(1, Extent::Whole).unwrap();
     assert!(scan.next().unwrap().is_some());
     assert_eq!(scan.position().to_string(), format!("{}, table `b`, record 1", db.path.display()));
 }

@@ -1,7 +1,7 @@
 //! Noticing what others commit.
 
 use super::{Db, int, mark, put};
-use deltabus_interfaces::{Action, CollectionWrite, Error};
+use deltabus_interfaces::{Action, CollectionWrite, Error, NoContents};
 
 /// How many commits in a row, quicker than a file system's clock ticks.
 const COMMITS: usize = 100;
@@ -94,7 +94,7 @@ fn a_commit_between_scan_and_stage_is_not_overwritten() {
         other.execute_batch("INSERT INTO t VALUES (1, 'theirs')").unwrap();
         let puts = [put(&collection, &[int(1), int(5)], &[1])];
         let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&puts) }];
-        let result = db.interface.stage(&mut writes, &stamp, Some(&mark("1"))).map(drop);
+        let result = db.interface.stage(&mut writes, &stamp, Some(&mark("1")), &NoContents).map(drop);
         assert!(matches!(result, Err(Error::Changed { .. })), "{mode}: {result:?}");
         assert_eq!(db.query("SELECT x FROM t"), ["theirs"]);
         assert_eq!(db.interface.mark("source/receiver").unwrap(), None);

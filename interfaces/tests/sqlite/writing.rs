@@ -1,6 +1,6 @@
 //! Writing single records, tables and marks.
 
-use deltabus_interfaces::{Action, CollectionWrite, Error};
+use deltabus_interfaces::{Action, CollectionWrite, Error, NoContents};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Value};
 
@@ -165,7 +165,7 @@ fn foreign_keys_are_checked_at_the_end() {
             CollectionWrite { collection: &child, dropped: &[], action: Action::Write(&children) },
             CollectionWrite { collection: &parent, dropped: &[], action: Action::Write(parents) },
         ];
-        db.interface.stage(&mut writes, &db.stamp(), Some(&mark("1"))).unwrap().commit()
+        db.interface.stage(&mut writes, &db.stamp(), Some(&mark("1")), &NoContents).unwrap().commit()
     };
     let refused = problem(stage(&[]));
     assert!(refused.contains("table `child`") && refused.contains("`parent`"), "{refused}");
@@ -282,7 +282,7 @@ fn data_and_mark_are_committed_together_or_not_at_all() {
     let puts = [put(&collection, &[int(1)], &[])];
     let stage = |value: &str| {
         let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&puts) }];
-        db.interface.stage(&mut writes, &db.stamp(), Some(&mark(value))).unwrap()
+        db.interface.stage(&mut writes, &db.stamp(), Some(&mark(value)), &NoContents).unwrap()
     };
     let before = db.stamp();
     let staged = stage("first");
@@ -314,7 +314,7 @@ fn a_lock_that_somebody_holds_is_an_error_to_try_again() {
         db.commit(&collection, &[], Action::Write(&puts)).unwrap();
         // While we hold the lock the others wait.
         let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&puts) }];
-        let staged = db.interface.stage(&mut writes, &db.stamp(), None).unwrap();
+        let staged = db.interface.stage(&mut writes, &db.stamp(), None, &NoContents).unwrap();
         assert!(other.execute_batch("DELETE FROM t").is_err(), "{mode}");
         db.stamp();
         assert!(other.execute_batch("DELETE FROM t").is_err(), "{mode}: looking at the stamp dropped the lock");

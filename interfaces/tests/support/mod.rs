@@ -5,7 +5,8 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use deltabus_interfaces::{
-    Action, CollectionWrite, Error, Fingerprint, Interface, Location, Mark, RecordWrite, Records, Stamp, open,
+    Action, CollectionWrite, Decoded, Error, Extent, Fingerprint, Interface, Location, Mark, NoContents, RecordWrite,
+    Records, Stamp, open,
 };
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
@@ -98,16 +99,16 @@ impl Store {
 
     /// Reads everything.
     pub(crate) fn scan(&self) -> Result<Found, Error> {
-        let mut scan = self.interface.scan()?;
+        let mut scan = self.interface.scan(None)?;
         let mut found = Found { rows: Vec::new(), fingerprints: Vec::new(), layout: 0, stamp: scan.stamp().clone() };
         for index in 0..scan.collections().len() {
             let schema = scan.collections()[index].schema.clone();
             found.layout = scan.layout(index);
-            scan.start(index)?;
+            scan.start(index, Extent::Whole)?;
             let mut row = RowBuilder::default();
             while let Some(fingerprint) = scan.next()? {
                 row.clear();
-                scan.decode(&mut row)?;
+                assert_eq!(scan.decode(&mut row)?, Decoded::Record);
                 let row = Row::from_bytes(row.as_bytes()).expect("a scan gives canonical rows");
                 found.fingerprints.push(fingerprint);
                 found.rows.push(named(&schema, &row));
@@ -148,7 +149,7 @@ impl Store {
     ) -> Result<Stamp, Error> {
         let mark = Mark { owner: "source/receiver".into(), value: format!("{expected:?}").into_bytes() };
         let mut writes = [CollectionWrite { collection, dropped, action }];
-        let staged = self.interface.stage(&mut writes, expected, Some(&mark))?;
+        let staged = self.interface.stage(&mut writes, expected, Some(&mark), &NoContents)?;
         let content = staged.content();
         let stamp = staged.commit()?;
         assert_eq!(stamp, self.stamp(), "the stamp after a commit is the commit's");

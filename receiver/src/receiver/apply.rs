@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use deltabus_bus::{Delivered, Position};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, NoContents, RecordWrite, Stamp};
 
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -185,7 +185,7 @@ impl Receiver {
         self.stamp = stamp;
         self.pending = pending;
         if schemas_changed && destination == Destination::Lacks {
-            self.found = match self.interface.scan() {
+            self.found = match self.interface.scan(None) {
                 Ok(scan) => Some(scan.collections().to_vec()),
                 Err(InterfaceError::Missing { .. }) => Some(Vec::new()),
                 Err(error) => return Err(error.into()),
@@ -218,7 +218,7 @@ impl Receiver {
         }
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
         let mark = self.mark(next);
-        let staged = self.interface.stage(&mut all, &expected, mark.as_ref())?;
+        let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &NoContents)?;
         if let Some(content) = staged.content() {
             // Before the commit: after a crash this tells whether it happened.
             let mut batch = self.store.batch();
@@ -240,7 +240,7 @@ impl Receiver {
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
         let tried = |writes: &[Vec<RecordWrite>]| {
             let mut all = collection_writes(outlets, writes, false);
-            self.interface.stage(&mut all, &expected, None).map(drop)
+            self.interface.stage(&mut all, &expected, None, &NoContents).map(drop)
         };
         match tried(writes) {
             Ok(()) => return Ok(()),

@@ -25,7 +25,7 @@ impl Receiver {
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
         if self.stamp.as_ref() == Some(&now) {
             // Unchanged since another run of this receiver looked; only what stands there has to be known.
-            self.found = Some(self.interface.scan()?.collections().to_vec());
+            self.found = Some(self.interface.scan(None)?.collections().to_vec());
             return Ok(());
         }
         let look = block_in_place(|| match self.look(&view) {

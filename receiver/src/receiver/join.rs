@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use deltabus_bus::{Position, SnapshotReader};
 use deltabus_interfaces::found::Found;
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Scan, Stamp};
+use deltabus_interfaces::{
+    Action, CollectionWrite, Error as InterfaceError, Extent, NoContents, RecordWrite, Scan, Stamp,
+};
 use deltabus_record::diff::{self, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use metrics::{counter, gauge, histogram};
@@ -99,7 +101,7 @@ impl Receiver {
         let start = Instant::now();
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
-        let (stamp, found) = match self.interface.scan() {
+        let (stamp, found) = match self.interface.scan(None) {
             Ok(scan) => (scan.stamp().clone(), scan.collections().to_vec()),
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
             Err(error) => return Err(error.into()),
@@ -109,7 +111,7 @@ impl Receiver {
         let first = ledger::stamp(&view)?.is_none();
         let mut loads: Vec<Option<ExpectedRecords<'_>>> = Vec::new();
         let mut writes: Vec<Vec<RecordWrite>> = Vec::new();
-        let mut scan = if found.is_empty() { None } else { Some(self.interface.scan()?) };
+        let mut scan = if found.is_empty() { None } else { Some(self.interface.scan(None)?) };
         let order: Vec<usize> = {
             // A scan goes through the collections in its own order.
             let mut order: Vec<usize> = (0..outlets.len()).collect();
@@ -158,7 +160,11 @@ impl Receiver {
         }
         let mark = self.mark(&position);
         let unchanged = loads_are_empty(&all) && changes == 0 && !self.interface.transactional() && !stamp.is_missing();
-        let stamp = if unchanged { stamp } else { self.interface.stage(&mut all, &stamp, mark.as_ref())?.commit()? };
+        let stamp = if unchanged {
+            stamp
+        } else {
+            self.interface.stage(&mut all, &stamp, mark.as_ref(), &NoContents)?.commit()?
+        };
         drop(all);
         let mut batch = self.store.batch();
         ledger::put_reconcile(&mut batch, Wanted::No)?;
@@ -171,7 +177,7 @@ impl Receiver {
         }
         self.index = None;
         self.stale.clear();
-        self.found = Some(self.interface.scan()?.collections().to_vec());
+        self.found = Some(self.interface.scan(None)?.collections().to_vec());
         self.stamp = Some(stamp);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         gauge!(figures::REVISION, &self.labels()).set(position.revision.number as f64);
@@ -179,9 +185,9 @@ impl Receiver {
     }
 
     fn is_empty(&self, collection: usize) -> Result<bool, Error> {
-        let mut scan = self.interface.scan()?;
+        let mut scan = self.interface.scan(None)?;
         for before in 0..=collection {
-            scan.start(before)?;
+            scan.start(before, Extent::Whole)?;
             if before == collection {
                 return Ok(scan.next()?.is_none());
             }
@@ -198,7 +204,7 @@ impl Receiver {
         expected: Expected<'_>,
         first: bool,
     ) -> Result<Vec<RecordWrite>, Error> {
-        scan.start(at)?;
+        scan.start(at, Extent::Whole)?;
         let outlet = expected.outlet;
         let identity = if outlet.counted() { Identity::WholeRow } else { Identity::Key };
         let mut records = Found::new(scan, translator(expected));

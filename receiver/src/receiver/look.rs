@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use deltabus_interfaces::found::Found;
-use deltabus_interfaces::{Error as InterfaceError, Scan};
+use deltabus_interfaces::{Error as InterfaceError, Extent, Scan};
 use deltabus_record::diff::{self, Identity, Index};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::RowBuilder;
@@ -38,7 +38,7 @@ impl Receiver {
 
     /// Reads the destination and finds what isn't as expected; `None` if there is nothing at all.
     pub(super) fn look(&self, view: &View) -> Result<Option<Look>, Error> {
-        let mut scan = match self.interface.scan() {
+        let mut scan = match self.interface.scan(None) {
             Ok(scan) => scan,
             Err(InterfaceError::Missing { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -74,7 +74,7 @@ impl Receiver {
         expected: Expected<'_>,
         next: Digest,
     ) -> Result<diff::Outcome, Error> {
-        scan.start(at)?;
+        scan.start(at, Extent::Whole)?;
         let layout = scan.layout(at);
         let folder = self.index_folder();
         let name = expected.outlet.name();

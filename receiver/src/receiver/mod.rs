@@ -252,7 +252,7 @@ impl Receiver {
         stop: &CancellationToken,
         after: &mut impl FnMut(&SourceName, &ReceiverName, &Result<Round, Error>),
     ) -> Result<SessionEnd, Error> {
-        let mut wake = Wake::new(&self.interface.watch(), self.config.poll);
+        let mut wake = Wake::new(&*self.interface, self.config.poll);
         let round = self.receive_once().await?;
         after(&self.config.source, &self.config.name, &Ok(round));
         let Some(position) = ledger::position(&self.store.view())? else { return Ok(SessionEnd::Again) };

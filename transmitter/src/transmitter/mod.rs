@@ -210,7 +210,7 @@ impl Transmitter {
         stop: CancellationToken,
         mut after: impl FnMut(&SourceName, &Result<Round, Error>),
     ) -> Result<(), Error> {
-        let mut wake = Wake::new(&self.interface.watch(), self.config.poll);
+        let mut wake = Wake::new(&*self.interface, self.config.poll);
         let mut reversed = None;
         let mut beat = tokio::time::interval(BEAT);
         let mut pause = RETRY_MIN;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
-use deltabus_interfaces::Location;
 use deltabus_interfaces::found::Found;
+use deltabus_interfaces::{Extent, Location};
 use deltabus_receiver::Receiver;
 use deltabus_record::diff::{self, Fingerprints, Identity};
 use deltabus_record::mapping::{Lens, Mapping};
@@ -379,15 +379,15 @@ impl Stage {
     /// How many records a destination holds, and how many of them aren't what the source's mapping makes of it.
     fn differences(&self, destination: &Destination) -> Result<(u64, u64), Error> {
         let (source, there) = (compare::open(&self.source)?, compare::open(&destination.location)?);
-        let (mut left, mut right) = (source.scan()?, there.scan()?);
+        let (mut left, mut right) = (source.scan(None)?, there.scan(None)?);
         let from = left.collections()[0].clone();
         let Some(found) = right.collections().first().cloned() else { return Ok((0, 1)) };
         let wanted = destination.mapping.destination_schema(&from.schema)?;
         let wanted = Collection { name: found.name.clone(), schema: wanted };
         let lens = Lens::new(&destination.mapping, &from.schema, &wanted.schema, |field| there.verbatim(field))?;
         let slots = wanted.schema.slots_in(&found.schema);
-        left.start(0)?;
-        right.start(0)?;
+        left.start(0, Extent::Whole)?;
+        right.start(0, Extent::Whole)?;
         let mut out = RowBuilder::default();
         let mut a = Found::new(
             &mut *left,

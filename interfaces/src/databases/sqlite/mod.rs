@@ -27,7 +27,6 @@ mod types;
 mod write;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use deltabus_record::schema::Field;
@@ -36,7 +35,10 @@ use rusqlite::OptionalExtension;
 
 use self::connection::{Database, database_error};
 use crate::file::FileStore;
-use crate::{CollectionWrite, Content, Error, Interface, Location, Mark, Refusal, Result, Scan, Staged, Stamp};
+use crate::{
+    CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
+    Watching,
+};
 
 /// How long to wait for another program's lock, in milliseconds: longer than any sensible transaction, short enough for a
 /// person to wait.
@@ -142,12 +144,12 @@ impl Interface for Sqlite {
         self.database.stamp()
     }
 
-    fn watch(&self) -> Vec<PathBuf> {
+    fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
         let [wal, ..] = self.database.companions();
-        vec![self.database.path.clone(), wal]
+        Ok(Some(Watching::files(&[self.database.path.clone(), wal], notify)?))
     }
 
-    fn scan(&self) -> Result<Box<dyn Scan + '_>> {
+    fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         Ok(Box::new(read::TableScan::begin(&self.database, &self.selection, &self.location)?))
     }
 
@@ -168,6 +170,7 @@ impl Interface for Sqlite {
         writes: &mut [CollectionWrite<'_>],
         expected: &Stamp,
         mark: Option<&Mark>,
+        _contents: &dyn Contents,
     ) -> Result<Box<dyn Staged + '_>> {
         write::stage(self, writes, expected, mark)
     }

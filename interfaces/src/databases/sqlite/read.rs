@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::Selection;
 use super::connection::{Connection, Database, database_error};
 use super::table::Table;
-use crate::{Error, Fingerprint, Location, Position, Result, Scan, Stamp};
+use crate::{Decoded, Error, Extent, Fingerprint, Location, Position, Result, Scan, Stamp};
 
 /// How many bytes of encoded rows go to the scanning thread at a time: large enough that handing over costs nothing, small
 /// enough to stay in a core's cache.
@@ -161,7 +161,7 @@ impl Scan for TableScan {
         self.bytes_read
     }
 
-    fn start(&mut self, index: usize) -> Result<()> {
+    fn start(&mut self, index: usize, _extent: Extent) -> Result<()> {
         while !self.ended {
             match self.message()? {
                 Message::Block(_) => {}
@@ -200,9 +200,9 @@ impl Scan for TableScan {
         Ok(Some(fingerprint))
     }
 
-    fn decode(&mut self, row: &mut RowBuilder) -> Result<()> {
+    fn decode(&mut self, row: &mut RowBuilder) -> Result<Decoded> {
         RowReader::new(&self.block.bytes[self.row.clone()]).for_each(|field| row.push_encoded(field));
-        Ok(())
+        Ok(Decoded::Record)
     }
 
     fn position(&self) -> Position {

@@ -27,8 +27,6 @@ mod settings;
 mod table;
 mod write;
 
-use std::path::PathBuf;
-
 use deltabus_record::convert;
 use deltabus_record::schema::Field;
 use deltabus_record::text;
@@ -36,7 +34,10 @@ use deltabus_record::text;
 use deltabus_record::value::{Kind, KindSet, Value};
 
 use crate::file::FileStore;
-use crate::{CollectionWrite, Content, Interface, Location, Mark, Refusal, Result, Scan, Staged, Stamp, stem};
+use crate::{
+    CollectionWrite, Content, Contents, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
+    Watching, stem,
+};
 use encoding::Encoding;
 use read::CsvScan;
 use settings::Settings;
@@ -69,11 +70,11 @@ impl Interface for Csv {
         self.file.stamp()
     }
 
-    fn watch(&self) -> Vec<PathBuf> {
-        self.file.watch()
+    fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
+        Ok(Some(Watching::files(&self.file.watch(), notify)?))
     }
 
-    fn scan(&self) -> Result<Box<dyn Scan + '_>> {
+    fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         let table = self.table()?;
         let collection = table.collection(stem(self.file.path()), &self.settings)?;
         let layout = table.layout(&self.settings);
@@ -119,6 +120,7 @@ impl Interface for Csv {
         writes: &mut [CollectionWrite<'_>],
         expected: &Stamp,
         _mark: Option<&Mark>,
+        _contents: &dyn Contents,
     ) -> Result<Box<dyn Staged + '_>> {
         write::stage(self, writes, expected)
     }

@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::Markers;
 use super::table::Table;
-use crate::{Fingerprint, Position, Result, Scan, Stamp};
+use crate::{Decoded, Extent, Fingerprint, Position, Result, Scan, Stamp};
 
 /// A scan of a file.
 pub(super) struct CsvScan {
@@ -38,7 +38,7 @@ impl Scan for CsvScan {
         self.table.rows.taken().min(self.table.reading.length())
     }
 
-    fn start(&mut self, _index: usize) -> Result<()> {
+    fn start(&mut self, _index: usize, _extent: Extent) -> Result<()> {
         Ok(())
     }
 
@@ -50,8 +50,9 @@ impl Scan for CsvScan {
         Ok(Some(Fingerprint(xxh3_64(self.table.rows.row()))))
     }
 
-    fn decode(&mut self, row: &mut RowBuilder) -> Result<()> {
-        self.table.decode(&self.markers, row)
+    fn decode(&mut self, row: &mut RowBuilder) -> Result<Decoded> {
+        self.table.decode(&self.markers, row)?;
+        Ok(Decoded::Record)
     }
 
     fn position(&self) -> Position {

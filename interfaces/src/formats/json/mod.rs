@@ -16,15 +16,14 @@ mod document;
 mod read;
 mod write;
 
-use std::path::PathBuf;
-
 use deltabus_record::convert;
 use deltabus_record::schema::{CollectionName, Field};
 use deltabus_record::value::{Kind, KindSet, Value};
 
 use crate::file::FileStore;
 use crate::{
-    CollectionWrite, Content, Error, Interface, Location, Mark, Position, Refusal, Result, Scan, Staged, Stamp, stem,
+    CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Position, Refusal, Result, Scan,
+    Staged, Stamp, Watching, stem,
 };
 use document::{Container, Problem, Span, Walker};
 
@@ -216,11 +215,11 @@ impl Interface for Json {
         self.file.stamp()
     }
 
-    fn watch(&self) -> Vec<PathBuf> {
-        self.file.watch()
+    fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
+        Ok(Some(Watching::files(&self.file.watch(), notify)?))
     }
 
-    fn scan(&self) -> Result<Box<dyn Scan + '_>> {
+    fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         Ok(Box::new(read::JsonScan::open(self)?))
     }
 
@@ -246,6 +245,7 @@ impl Interface for Json {
         writes: &mut [CollectionWrite<'_>],
         expected: &Stamp,
         _mark: Option<&Mark>,
+        _contents: &dyn Contents,
     ) -> Result<Box<dyn Staged + '_>> {
         write::stage(self, writes, expected)
     }

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::document::{self, Item, unquoted};
 use super::{Found, Json, Shape};
-use crate::{Fingerprint, Position, Result, Scan, Stamp};
+use crate::{Decoded, Extent, Fingerprint, Position, Result, Scan, Stamp};
 
 /// One view of a document.
 pub(super) struct JsonScan<'a> {
@@ -95,7 +95,7 @@ impl Scan for JsonScan<'_> {
         self.at.checked_sub(1).and_then(|at| self.items.get(at)).map_or(0, |item| item.value.end as u64)
     }
 
-    fn start(&mut self, _index: usize) -> Result<()> {
+    fn start(&mut self, _index: usize, _extent: Extent) -> Result<()> {
         self.at = 0;
         Ok(())
     }
@@ -107,8 +107,8 @@ impl Scan for JsonScan<'_> {
         Ok(Some(Fingerprint(xxh3_64_with_seed(item.value.of(&self.text).as_bytes(), name))))
     }
 
-    fn decode(&mut self, row: &mut RowBuilder) -> Result<()> {
-        let Some(item) = self.at.checked_sub(1).and_then(|at| self.items.get(at)) else { return Ok(()) };
+    fn decode(&mut self, row: &mut RowBuilder) -> Result<Decoded> {
+        let Some(item) = self.at.checked_sub(1).and_then(|at| self.items.get(at)) else { return Ok(Decoded::Record) };
         self.values.clear();
         self.values.resize(self.slots.len(), Value::Absent);
         if self.is_object {
@@ -128,7 +128,7 @@ impl Scan for JsonScan<'_> {
         for value in &self.values {
             row.push(value);
         }
-        Ok(())
+        Ok(Decoded::Record)
     }
 
     fn position(&self) -> Position {
