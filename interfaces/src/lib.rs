@@ -13,7 +13,7 @@ use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field};
 use deltabus_record::value::{KindSet, Value};
 
-mod contents;
+pub mod contents;
 mod databases;
 mod error;
 pub mod file;

@@ -8,6 +8,7 @@
 //! This crate knows no source and no transmitter but by name.
 
 mod config;
+mod contents;
 mod error;
 mod expected;
 mod filter;

@@ -523,6 +523,45 @@ where
     Ok(outcome)
 }
 
+/// Compares what may have been written since the scan before: `found` gives only that, `kept` other records stand. `count`
+/// is how many records are known. `None` if some are gone, or one can't be read: then everything has to be looked at.
+pub fn since<E, F, K>(
+    found: &mut dyn Found<Error = F>,
+    known: &dyn Known<Error = K>,
+    kept: u64,
+    count: u64,
+) -> Result<Option<Outcome>, DiffError<E>>
+where
+    E: From<F> + From<K>,
+{
+    let mut outcome = Outcome { records: kept, ..Outcome::default() };
+    let mut seen = Seen::default();
+    let mut still_there = kept;
+    let (mut key, mut row, mut before) = (Vec::new(), Vec::new(), Vec::new());
+    while found.next().map_err(store)?.is_some() {
+        outcome.records += 1;
+        key.clear();
+        row.clear();
+        before.clear();
+        if !found.decode(&mut key, &mut row).map_err(store)? {
+            return Ok(None);
+        }
+        outcome.decoded += 1;
+        seen.take(&key, outcome.records, found)?;
+        let there = known.get(&key, &mut before).map_err(store)?;
+        still_there += u64::from(there);
+        if !there || before != row {
+            outcome.differences.push(Difference {
+                key: Key::from_trusted(key.as_slice()),
+                before: there.then(|| Row::from_trusted(before.as_slice())),
+                after: Some(Row::from_trusted(row.as_slice())),
+            });
+        }
+    }
+    outcome.differences.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok((still_there == count).then_some(outcome))
+}
+
 /// Takes in records when nothing is known yet: each goes to `load` as key and row; nothing is held but 20 to 40 bytes a
 /// record.
 pub fn first<E, F, S, L>(

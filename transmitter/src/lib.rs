@@ -8,6 +8,7 @@
 //! This crate knows no destination and no receiver but by name.
 
 mod config;
+mod contents;
 mod error;
 mod guard;
 mod ledger;

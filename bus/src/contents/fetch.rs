@@ -166,49 +166,64 @@ fn unpacked(payload: &[u8], hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
 /// Small values that are announced, fetched by groups ahead of their reader.
 #[derive(Default)]
 pub(super) struct Ahead {
-    groups: VecDeque<Vec<[u8; 32]>>,
-    coming: Option<JoinHandle<Result<HashMap<[u8; 32], Bytes>, Error>>>,
+    groups: Vec<Vec<[u8; 32]>>,
+    /// In which group a value is.
+    places: HashMap<[u8; 32], usize>,
+    /// Which group comes next, and whether it is on its way.
+    next: usize,
+    coming: Option<JoinHandle<Group>>,
     here: HashMap<[u8; 32], Bytes>,
 }
 
+/// Values by their hash.
+type Group = Result<HashMap<[u8; 32], Bytes>, Error>;
+
 impl Ahead {
-    /// What is to be read next, in this order.
+    /// What is to be read next, in about this order.
     pub(super) fn new(upcoming: Vec<Large>) -> Ahead {
-        let mut groups: VecDeque<Vec<[u8; 32]>> = VecDeque::new();
+        let mut ahead = Ahead::default();
         let mut bytes = 0;
         for large in upcoming.iter().filter(|large| (1..=WHOLE_MAX).contains(&large.length)) {
-            match groups.back_mut().filter(|group| group.len() < SUBJECTS_MAX && bytes < GROUP_BYTES) {
+            if ahead.places.contains_key(&large.hash) {
+                continue;
+            }
+            match ahead.groups.last_mut().filter(|group| group.len() < SUBJECTS_MAX && bytes < GROUP_BYTES) {
                 Some(group) => group.push(large.hash),
                 None => {
-                    groups.push_back(vec![large.hash]);
+                    ahead.groups.push(vec![large.hash]);
                     bytes = 0;
                 }
             }
             bytes += large.length;
+            ahead.places.insert(large.hash, ahead.groups.len() - 1);
         }
-        Ahead { groups, ..Ahead::default() }
+        ahead
     }
 
     /// A small value, if it was announced; `None`: it has to be fetched on its own.
     pub(super) async fn take(&mut self, log: &Log, large: &Large) -> Result<Option<Bytes>, Error> {
-        loop {
-            if let Some(whole) = self.here.get(&large.hash) {
-                return Ok(Some(whole.clone()));
-            }
-            let Some(coming) = self.coming.take().or_else(|| self.begin(log)) else { return Ok(None) };
-            // The next group is on its way while this one is read; the one before is done with.
-            self.here = coming.await.unwrap_or_else(|_| Ok(HashMap::new()))?;
-            self.coming = self.begin(log);
+        if let Some(whole) = self.here.get(&large.hash) {
+            return Ok(Some(whole.clone()));
         }
+        let Some(place) = self.places.get(&large.hash).copied().filter(|place| *place >= self.next) else {
+            return Ok(None);
+        };
+        let coming = match self.coming.take().filter(|_| place == self.next) {
+            Some(coming) => coming,
+            // What nobody asked for is passed over.
+            None => self.fetch(log, place),
+        };
+        self.here = coming.await.unwrap_or_else(|_| Ok(HashMap::new()))?;
+        self.next = place + 1;
+        // The next group is on its way while this one is read.
+        self.coming = (self.next < self.groups.len()).then(|| self.fetch(log, self.next));
+        Ok(self.here.get(&large.hash).cloned())
     }
 
-    fn begin(&mut self, log: &Log) -> Option<JoinHandle<Result<HashMap<[u8; 32], Bytes>, Error>>> {
-        let mut group = self.groups.pop_front()?;
-        group.sort_unstable();
-        group.dedup();
+    fn fetch(&self, log: &Log, place: usize) -> JoinHandle<Group> {
         let log = log.clone();
-        Some(tokio::spawn(async move {
-            let subjects: Vec<_> = group.iter().map(chunk_subject).collect();
+        let subjects: Vec<_> = self.groups[place].iter().map(chunk_subject).collect();
+        tokio::spawn(async move {
             let mut here = HashMap::new();
             for stored in log.broker.last_of(&log.source, &subjects).await? {
                 if let Some(hash) = hash_in(&stored.tail) {
@@ -216,6 +231,6 @@ impl Ahead {
                 }
             }
             Ok(here)
-        }))
+        })
     }
 }

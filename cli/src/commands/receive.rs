@@ -22,6 +22,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
         receivers.push(Receiver::open(config, broker.clone(), &state)?);
     }
     if options.once {
+        let mut exit = Exit::Done;
         for receiver in &mut receivers {
             let bar = spinner(&global, &format!("{}: catching up", receiver.source()));
             let round = receiver.receive_once().await;
@@ -30,8 +31,12 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
             if !global.quiet {
                 println!("{}", round_text(receiver.source(), receiver.name(), &round));
             }
+            for unread in &round.unread {
+                eprintln!("deltabus: {unread}; it stands as it is");
+                exit = Exit::Trouble;
+            }
         }
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let stop = session::stop_signal()?;
     let mut tasks = JoinSet::new();

@@ -30,6 +30,10 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
             if !global.quiet {
                 println!("{}", round_text(transmitter.source(), &round));
             }
+            for unread in &round.unread {
+                eprintln!("deltabus: {unread}; it stands as it was");
+                exit = Exit::Trouble;
+            }
             if let Some(held) = &round.held {
                 eprintln!(
                     "deltabus: held back: {held}; `deltabus confirm {}` lets it go, putting the source right forgets it",
