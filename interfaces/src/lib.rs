@@ -8,6 +8,8 @@
 //! This crate knows nothing of buses, receivers or state stores. What a store can't hold as it is comes out of
 //! [`Interface::project`] in the form in which it would be read back.
 
+use std::time::Duration;
+
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field};
@@ -53,6 +55,15 @@ pub trait Interface: Send + Sync {
     /// Calls `notify`, from a thread of its own, when the store may have changed, until what this gives is dropped; `None`
     /// where only polling helps. Notifications are hints: there is always polling beside them.
     fn watch(&self, notify: Notify) -> Result<Option<Watching>>;
+
+    /// How often to look beside notifications, unless somebody says otherwise: a look is one [`Interface::stamp`].
+    fn poll(&self) -> Duration {
+        wake::POLL
+    }
+
+    /// Whether a state that can be read is always one that somebody finished, as a database's commits are. Files may be
+    /// half written: they are read when it is quiet.
+    fn commits(&self) -> bool;
 
     /// Opens one consistent view of everything. [`Error::Missing`] where the store does not exist.
     ///

@@ -106,6 +106,31 @@ impl Found for Reader<'_> {
     }
 }
 
+/// Lines of which some can't be read.
+struct Unreadable<'a> {
+    lines: Reader<'a>,
+    is_read: &'a dyn Fn(usize) -> bool,
+}
+
+impl Found for Unreadable<'_> {
+    type Error = Infallible;
+
+    fn next(&mut self) -> Result<Option<u64>, Infallible> {
+        self.lines.next()
+    }
+
+    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Infallible> {
+        if !(self.is_read)(self.lines.at - 1) {
+            return Ok(false);
+        }
+        self.lines.decode(key, row)
+    }
+
+    fn place(&self) -> String {
+        self.lines.place()
+    }
+}
+
 /// The index that a scan makes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entries {
@@ -321,6 +346,51 @@ proptest! {
         let one_by_one = without_index(&known, &after, identity).unwrap();
         check(&known, &after, identity, &one_by_one);
         prop_assert_eq!(by_index.0.differences, one_by_one.0.differences);
+    }
+
+    #[test]
+    fn what_may_have_been_written_is_enough_unless_something_is_gone(
+        (identity, before, edits) in identity_and_file(),
+        doubted in vec(any::<bool>(), 64),
+    ) {
+        prop_assume!(identity == Identity::Key);
+        let after = edited(&before, &edits);
+        let known = map_of(&before, identity).unwrap();
+        let Some(expected) = map_of(&after, identity) else { return Ok(()) };
+        // Some are given though they stand as they stood.
+        let stands = |(at, line): &(usize, &Line)| before.contains(line) && !doubted.get(*at).copied().unwrap_or(true);
+        let (kept, given): (Vec<_>, Vec<_>) = after.iter().enumerate().partition(stands);
+        let given: Vec<Line> = given.into_iter().map(|(_, line)| line.clone()).collect();
+        let mut found = Reader::of(&given, identity);
+        let outcome: Result<_, DiffError<Infallible>> =
+            diff::since(&mut found, &State(&known), kept.len() as u64, known.len() as u64);
+        let gone = known.keys().any(|key| !expected.contains_key(key));
+        match outcome.unwrap() {
+            None => prop_assert!(gone),
+            Some(outcome) => {
+                prop_assert!(!gone);
+                prop_assert_eq!(outcome.records, after.len() as u64);
+                prop_assert_eq!(applied(known, &outcome.differences), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_passed_over((identity, before, edits) in identity_and_file(), unread in vec(any::<bool>(), 64)) {
+        prop_assume!(identity == Identity::Key);
+        let after = edited(&before, &edits);
+        prop_assume!(map_of(&after, identity).is_some());
+        let known = map_of(&before, identity).unwrap();
+        let is_read = |at: usize| !unread.get(at).copied().unwrap_or_default();
+        let readable: Vec<_> = (0..after.len()).filter(|at| is_read(*at)).map(|at| after[at].clone()).collect();
+        // Without an index every record has to be read.
+        let mut found = Unreadable { lines: Reader::of(&after, identity), is_read: &is_read };
+        let mut sink = Entries::default();
+        let outcome: Result<Outcome, DiffError<Infallible>> =
+            diff::without_index(&mut found, &State(&known), &mut sink, identity);
+        let expected = without_index(&known, &readable, identity).unwrap();
+        prop_assert_eq!(outcome.unwrap().differences, expected.0.differences);
+        prop_assert_eq!(sink, expected.1);
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn configs(global: &Global, options: &Receive) -> Result<(Global, Vec<Config>), 
                     None => name_for(&state, &source, &location)?,
                 };
                 let mut config = destination.config(path, name)?;
-                config.poll = options.poll.unwrap_or(config.poll);
+                config.poll = options.poll.or(config.poll);
                 config.reverse |= options.reverse;
                 configs.push(config);
             }
@@ -85,7 +85,7 @@ fn configs(global: &Global, options: &Receive) -> Result<(Global, Vec<Config>), 
             };
             let mut config = Config::new(source.clone(), location, name);
             config.reverse = options.reverse;
-            config.poll = options.poll.unwrap_or(config.poll);
+            config.poll = options.poll.or(config.poll);
             Ok((global.clone(), vec![config]))
         }
         _ => Err(Error::Config("name a source and a location, or a file with --config".into())),

@@ -69,7 +69,7 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>),
         _ => return Err(Error::Config("name a source and its location, or a file with --config".into())),
     };
     for config in &mut configs {
-        config.poll = options.poll.unwrap_or(config.poll);
+        config.poll = options.poll.or(config.poll);
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
     }
