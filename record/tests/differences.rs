@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use deltabus_record::apply::{Mismatch, apply};
 use deltabus_record::change::{Change, FieldChange};
 use deltabus_record::diff::{
-    self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, Outcome,
+    self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, LOOK_AHEAD_MAX, Outcome,
 };
 use deltabus_record::key::{Key, encode_occurrence};
 use deltabus_record::row::Row;
@@ -548,12 +548,34 @@ fn what_is_not_touched_is_not_decoded() {
     let mut after = before.clone();
     after[5_000].word = 3;
     assert!(decoded(&before, &after) <= 2, "a changed line costs itself and the next");
+    for block in [1, 20, 500, 6_000] {
+        after = before.clone();
+        after.drain(3_000..3_000 + block);
+        assert!(decoded(&before, &after) <= 4, "{block} lines that went cost the look ahead");
+        after = before.clone();
+        let new = 20_000..20_000 + block as i64;
+        after.splice(3_000..3_000, new.map(|id| Line { id, word: 1, style: 0 }));
+        assert_eq!(decoded(&before, &after), block as u64, "lines that came cost themselves");
+        after = before.clone();
+        let moved: Vec<_> = after.drain(1_000..1_000 + block).collect();
+        after.extend(moved);
+        assert!(decoded(&before, &after) <= 4, "{block} lines that moved cost the look ahead");
+    }
     after = before.clone();
-    after.drain(3_000..3_020);
-    assert!(decoded(&before, &after) <= 21, "lines that went cost the window");
-    after = before.clone();
-    after.splice(3_000..3_000, (20_000..20_020).map(|id| Line { id, word: 1, style: 0 }));
-    assert!(decoded(&before, &after) <= 41, "lines that came cost themselves and the window");
+    after.iter_mut().step_by(10).for_each(|line| line.word = 3);
+    assert_eq!(decoded(&before, &after), 1_000, "only changed lines are decoded");
+}
+
+#[test]
+fn a_block_longer_than_the_look_ahead_is_found_all_the_same() {
+    let before = numbered(3 * LOOK_AHEAD_MAX as i64);
+    let mut after = before.clone();
+    after.drain(10..20 + LOOK_AHEAD_MAX);
+    let cost = decoded(&before, &after);
+    assert!(cost <= after.len() as u64, "{cost}");
+    let mut after = before.clone();
+    after.rotate_left(LOOK_AHEAD_MAX + 10);
+    assert!(decoded(&before, &after) > 0);
 }
 
 #[test]
