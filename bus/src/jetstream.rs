@@ -58,6 +58,9 @@ const REVERSE_BYTES: i64 = 1024 * 1024 * 1024;
 /// The most messages in one atomic batch, a limit of the server's.
 const ATOMIC_MESSAGES: usize = 1_000;
 
+/// A stream that may hold less than this is of little use.
+const LIMIT_MIN: i64 = 64 * 1024 * 1024;
+
 /// The class of errors by which JetStream says that it can't now.
 const SERVICE_UNAVAILABLE: usize = 503;
 
@@ -257,10 +260,7 @@ impl Broker for JetStream {
             if self.extent(source, stream).await?.is_some() {
                 continue;
             }
-            self.context
-                .create_stream(wanted)
-                .await
-                .map_err(|error| BrokerError::Refused { doing: "make a stream", problem: causes(&error) })?;
+            self.create(wanted).await?;
         }
         Ok(())
     }
@@ -433,6 +433,28 @@ impl Broker for JetStream {
 }
 
 impl JetStream {
+    /// Makes a stream. Its limit of bytes counts against the broker's storage as if it were full: where that is not to be
+    /// had, less has to do.
+    async fn create(&self, mut wanted: Config) -> Result<(), BrokerError> {
+        loop {
+            let Err(error) = self.context.create_stream(wanted.clone()).await else { return Ok(()) };
+            let full = matches!(
+                error.kind(),
+                jetstream::context::CreateStreamErrorKind::JetStream(error)
+                    if error.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            );
+            if !full || wanted.max_bytes / 4 < LIMIT_MIN {
+                let problem = match full {
+                    true => format!("{}; raise `max_file_store` of the server or the account's limit", causes(&error)),
+                    false => causes(&error),
+                };
+                return Err(BrokerError::Refused { doing: "make a stream", problem });
+            }
+            wanted.max_bytes /= 4;
+            tracing::warn!(stream = wanted.name, bytes_max = wanted.max_bytes, "the bus has no room for more");
+        }
+    }
+
     /// Stores messages in one batch: synced once, where each on its own would be synced alone.
     async fn append_batch(&self, source: &SourceName, batch: &[(Subject, Bytes)]) -> Result<(), AppendError> {
         if let Some((_, payload)) = batch.iter().find(|(_, payload)| payload.len() > self.payload_max()) {

@@ -87,6 +87,13 @@ pub trait Interface: Send + Sync {
     /// Projecting twice is projecting once. `Err` says why this store refuses the value.
     fn project(&self, value: Value, field: &Field) -> Result<Value, Refusal>;
 
+    /// Whether a collection like the source's can be kept here at all; `Err` says what it would need. Stores of one fixed
+    /// kind of record take no others.
+    fn takes(&self, collection: &Collection) -> Result<(), Refusal> {
+        let _ = collection;
+        Ok(())
+    }
+
     /// The field in which this store, when it makes the collection itself, would keep the source's `field`.
     fn field_for(&self, field: &Field) -> Field;
 
