@@ -17,6 +17,8 @@ mod contents;
 mod databases;
 mod error;
 pub mod file;
+#[allow(dead_code, unused_imports, reason = "for the rooms that change folders")]
+mod folder;
 mod formats;
 pub mod found;
 mod location;
