@@ -116,11 +116,6 @@ impl Beneath {
         self.root.as_fd()
     }
 
-    /// The file system that the folder is on.
-    pub(crate) fn device(&self) -> u64 {
-        self.device
-    }
-
     /// The folder `path`. [`io::ErrorKind::NotADirectory`] if it, or one on the way, is a file or link.
     pub(crate) fn folder(&mut self, path: Option<&EntryPath>) -> io::Result<BorrowedFd<'_>> {
         let Some(path) = path else { return Ok(self.root.as_fd()) };

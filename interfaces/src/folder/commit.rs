@@ -1,5 +1,6 @@
 //! Doing the steps, once or again.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -45,6 +46,40 @@ pub(crate) struct Left {
 }
 
 impl Sealed {
+    /// Fails with [`Error::Changed`] if somebody changed an entry that is to be changed, so that nothing is done at all. What is
+    /// changed after this is left as it is by the commit.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let Bench { folder, beneath, made, .. } = &mut self.bench;
+        beneath.forget();
+        // Where something was taken or removed, or a folder made, nothing stands until then.
+        let mut moved: HashSet<&EntryPath> = HashSet::new();
+        for step in &self.steps {
+            let (path, before) = match step {
+                Step::Take { path, before, .. } | Step::Remove { path, before } => {
+                    moved.insert(path);
+                    (path, Some(before))
+                }
+                Step::RemoveFolder { path } => {
+                    moved.insert(path);
+                    continue;
+                }
+                Step::Put { path, before, .. } if !moved.contains(path) => (path, before.as_ref()),
+                Step::Set { path, before: Some(before), .. } => (path, Some(before)),
+                _ => continue,
+            };
+            let now = beneath.seen(path).map_err(|error| folder.error("examine", Some(path), error))?;
+            let as_before = match (before, &now) {
+                (None, None) => true,
+                (Some(before), Some(now)) => before.is_still(now),
+                _ => false,
+            };
+            if !as_before && made.is_none() {
+                return Err(Error::Changed { place: format!("{}/{path}", folder.place()) });
+            }
+        }
+        Ok(())
+    }
+
     /// Makes it the folder's state. [`Error::Changed`] and nothing done where a new folder's place was taken meanwhile.
     ///
     /// An error after the atomic point leaves the journal: whoever looks at the folder next finishes it.

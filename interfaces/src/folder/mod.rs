@@ -46,11 +46,11 @@ use deltabus_record::value::Value;
 use rustix::fs::FlockOperation;
 
 pub(crate) use beneath::{Beneath, EntryKind, Moment, Seen, is_missing, seen_at};
-pub(crate) use commit::{Left, Outcome, Sealed};
+pub(crate) use commit::{Left, Sealed};
 pub(crate) use journal::Attributes;
 pub(crate) use new_file::NewFile;
 pub(crate) use path::{EntryPath, is_own};
-pub(crate) use staging::{Staging, Taken};
+pub(crate) use staging::Staging;
 
 use crate::{Error, Mark, Result};
 

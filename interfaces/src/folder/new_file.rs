@@ -36,6 +36,14 @@ impl NewFile {
         &mut self.file
     }
 
+    /// Begins anew.
+    pub(crate) fn restart(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        self.start = 0;
+        self.hole = false;
+        self.file.set_len(0)
+    }
+
     /// All that was written is in the file.
     pub(super) fn end(&mut self) -> io::Result<()> {
         self.write_out(self.buffer.len())?;

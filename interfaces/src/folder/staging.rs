@@ -14,11 +14,11 @@ use deltabus_record::row::Row;
 use deltabus_record::value::Value;
 use rustix::fs::{
     Access, AtFlags, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, accessat, fchmod,
-    fchown, fstat, fsync, futimens, openat, symlinkat,
+    fchown, fstat, fsync, futimens, openat, symlinkat, unlinkat,
 };
 use tempfile::TempDir;
 
-use super::beneath::{Beneath, EntryKind, Moment, Seen, is_missing};
+use super::beneath::{Beneath, EntryKind, Moment, Seen, is_missing, seen_at};
 use super::commit::Sealed;
 use super::journal::{Attributes, Step, encode};
 use super::{EntryPath, Folder, JOURNAL_FILE, LOCK_FILE, MARKS_FILE, NewFile, STAGE_FOLDER, WORK};
@@ -212,6 +212,16 @@ impl Staging {
         written.map_err(|error| self.bench.folder.error("write the marks of", None, error))?;
         self.mark = Some(Step::Mark { work: file.work });
         Ok(())
+    }
+
+    /// Whether the file system takes the names `a` and `b` for one.
+    pub(crate) fn takes_for_one(&mut self, a: &str, b: &str) -> Result<bool> {
+        let failed = |error: rustix::io::Errno| self.bench.folder.error("try names in", None, error.into());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        drop(openat(&self.bench.work, a, flags, Mode::from_raw_mode(0o600)).map_err(failed)?);
+        let found = seen_at(&self.bench.work, b.as_ref());
+        unlinkat(&self.bench.work, a, AtFlags::empty()).map_err(failed)?;
+        found.map(|found| found.is_some()).map_err(|error| self.bench.folder.error("try names in", None, error))
     }
 
     /// Brings everything to the disk, so that the commit is one rename.

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::commit::Outcome;
 use super::*;
 
 type Entries = BTreeMap<String, (u32, String)>;
