@@ -104,8 +104,8 @@ fn what_is_no_file_folder_or_link_is_named_and_the_rest_goes_on() {
 fn what_may_not_be_read_is_named_and_the_rest_goes_on() {
     bound_by_permissions("reading::what_may_not_be_read_is_named_and_the_rest_goes_on", || {
         let tree = tree(&[("a", "1"), ("closed/b", "2"), ("secret", "3"), ("z", "4")]);
-        fs::set_permissions(tree.path("secret"), Permissions::from_mode(0)).unwrap();
-        fs::set_permissions(tree.path("closed"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.path("secret"), Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(tree.path("closed"), Permissions::from_mode(0o000)).unwrap();
         let found = tree.scan().unwrap();
         assert_eq!(found.model.keys().collect::<Vec<_>>(), ["a", "closed", "z"]);
         let unread: Vec<_> = found.unread.iter().map(|unread| unread.hides.clone()).collect();
@@ -119,13 +119,13 @@ fn names_that_are_no_text_are_escaped_and_come_back() {
     let tree = tree(&[]);
     let name = OsStr::from_bytes(b"caf\xe9");
     fs::create_dir(tree.root.join(name)).unwrap();
-    fs::write(tree.root.join(name).join("\\x41"), "1").unwrap();
+    fs::write(tree.root.join(name).join(OsStr::from_bytes(b"\\x41")), "1").unwrap();
     symlink(name, tree.path("link")).unwrap();
     let found = tree.scan().unwrap();
     assert_eq!(found.model.keys().collect::<Vec<_>>(), ["caf\\xe9", "caf\\xe9/\\x5cx41", "link"]);
     assert_eq!(found.model["link"], link("caf\\xe9"));
     let copy = Tree::with(&found.model);
-    assert!(copy.root.join(name).join("\\x41").is_file());
+    assert!(copy.root.join(name).join(OsStr::from_bytes(b"\\x41")).is_file());
     assert_eq!(fs::read_link(copy.path("link")).unwrap().as_os_str(), name);
     assert_eq!(copy.scan().unwrap().model, found.model);
 }
