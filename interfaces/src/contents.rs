@@ -73,6 +73,6 @@ fn is_content_of(reference: &Value, value: &Value) -> bool {
     large.length == bytes.len() as u64 && *blake3::hash(bytes).as_bytes() == large.hash
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

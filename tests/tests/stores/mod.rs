@@ -74,7 +74,27 @@ pub(crate) const STORES: &[Sample] = &[
         place: SQLITE.0,
         edited: Some(("bob", "name")),
     },
+    Sample {
+        name: "tree",
+        key: "path",
+        fill: |world, name| {
+            let root = world.path(name);
+            std::fs::create_dir_all(root.join("photos/empty")).unwrap();
+            std::fs::write(root.join("photos/a b.txt"), "text\n").unwrap();
+            std::fs::write(root.join("photos/raw.bin"), noise(200_000)).unwrap();
+            std::fs::write(root.join("nothing"), "").unwrap();
+            std::os::unix::fs::symlink("photos/a b.txt", root.join("link")).unwrap();
+            (TREE.0)(world, name, "path")
+        },
+        place: TREE.0,
+        edited: Some(("link", "target")),
+    },
 ];
+
+/// Bytes that don't repeat.
+fn noise(count: u32) -> Vec<u8> {
+    (0..count).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
 
 /// How a location is made of a name and a key.
 struct Place(fn(&World, &str, &str) -> String);
@@ -84,6 +104,7 @@ const TSV: Place = Place(|world, name, key| format!("tsv:{}.tsv?key={key}", path
 const JSON: Place = Place(|world, name, key| format!("json:{}.json?key={key}", path(world, name)));
 const NDJSON: Place = Place(|world, name, key| format!("ndjson:{}.ndjson?key={key}", path(world, name)));
 const SQLITE: Place = Place(|world, name, _| format!("sqlite:{}.db?tables=records", path(world, name)));
+const TREE: Place = Place(|world, name, _| format!("tree:{}", path(world, name)));
 
 fn path(world: &World, name: &str) -> String {
     world.path(name).to_str().expect("temporary folders have plain names").to_owned()
