@@ -2,6 +2,7 @@
 
 use deltabus_record::convert;
 use deltabus_record::schema::{Field, Schema};
+use deltabus_record::text;
 use deltabus_record::value::{Instant, Kind, KindSet, Large, Value};
 
 use super::Options;
@@ -67,6 +68,14 @@ pub(super) fn project(value: Value, field: &Field, options: &Options) -> Result<
     if (field.name == MODE && !options.modes) || (field.name == MTIME && !options.mtimes) {
         return Ok(Value::Absent);
     }
+    let kind = FIELDS.iter().find(|(name, _)| *name == field.name).map(|(_, kind)| *kind);
+    let value = match (kind, value) {
+        // From a store that has nothing but text.
+        (Some(kind @ (Kind::Integer | Kind::Instant)), Value::Text(text)) => {
+            text::parse(&text, kind).unwrap_or(Value::Text(text))
+        }
+        (_, value) => value,
+    };
     match (field.name.as_str(), value) {
         (CONTENT, Value::Absent) => Ok(Value::Null),
         (CONTENT, value @ (Value::Null | Value::Bytes(_) | Value::Large(_))) => Ok(value),
