@@ -112,7 +112,9 @@ impl Location {
             // What stands there may be a password: it is not shown.
             return Err(Error::Location {
                 location: format!("{scheme}://{HIDDEN}"),
-                problem: "a port is no number; in user and password, `/`, `?`, `:`, `@` and `%` are written as %-escapes".into(),
+                problem:
+                    "a port is no number; in user and password, `/`, `?`, `:`, `@` and `%` are written as %-escapes"
+                        .into(),
             });
         }
         let named = |user: &str, password: &str| format!("{scheme}://{user}{password}@{hosts}{path}");

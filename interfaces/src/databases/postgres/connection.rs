@@ -162,7 +162,8 @@ impl Session {
         let client = self.client();
         self.wait(async move {
             let statement = statement.await?;
-            let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|it| &**it as &(dyn ToSql + Sync)).collect();
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                parameters.iter().map(|it| &**it as &(dyn ToSql + Sync)).collect();
             Ok(client.query(&statement, &parameters).await?)
         })
     }
@@ -173,7 +174,8 @@ impl Session {
         let client = self.client();
         self.wait(async move {
             let statement = statement.await?;
-            let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|it| &**it as &(dyn ToSql + Sync)).collect();
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                parameters.iter().map(|it| &**it as &(dyn ToSql + Sync)).collect();
             Ok(client.execute(&statement, &parameters).await?)
         })
     }

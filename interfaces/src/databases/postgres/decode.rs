@@ -107,7 +107,10 @@ fn value(bytes: &[u8], form: &Form) -> Option<Value> {
 
 enum Moment {
     /// Seconds since 1970, and the microseconds within.
-    At { seconds: i64, micros: i64 },
+    At {
+        seconds: i64,
+        micros: i64,
+    },
     Never(&'static str),
 }
 
@@ -142,7 +145,7 @@ fn numeric(bytes: &[u8]) -> Option<Value> {
     // The value is all digits as one integer, times 10,000 to the power of `weight - count + 1`.
     let behind = DIGITS_EACH * (count as i64 - 1 - weight);
     let more = i64::from(scale) - behind;
-    let unscaled = if count <= 4 && more <= 0 && more >= -3 {
+    let unscaled = if count <= 4 && (-3..=0).contains(&more) {
         let whole = digits.fold(0_u64, |whole, digit| whole * 10_000 + u64::from(digit));
         BigInt::from(whole / 10_u64.pow((-more) as u32))
     } else if count <= 4 && (0..=3).contains(&more) {

@@ -61,7 +61,9 @@ pub(super) fn put(out: &mut String, value: &Value, form: &Form) -> Result<(), Re
         (Value::List(values), Form::Array(element)) => {
             array::write(out, values, &mut |out, value| put(out, value, element))?;
         }
-        (Value::Float(_) | Value::Time(_) | Value::Uuid(_), _) => out.push_str(&text::to_text(value).unwrap_or_default()),
+        (Value::Float(_) | Value::Time(_) | Value::Uuid(_), _) => {
+            out.push_str(&text::to_text(value).unwrap_or_default())
+        }
         _ => return Err(refuse(format!("PostgreSQL has no {}; it must be projected first", value.kind().name()))),
     }
     Ok(())

@@ -4,8 +4,8 @@
 //! <https://www.postgresql.org/docs/current/datatype-json.html>; the order is that of `lengthCompareJsonbString`.
 
 use deltabus_record::row::DEPTH_MAX;
-use deltabus_record::value::{Decimal, Kind, Value};
 use deltabus_record::text;
+use deltabus_record::value::{Decimal, Kind, Value};
 
 use super::types::NUMERIC_SCALE_MAX;
 

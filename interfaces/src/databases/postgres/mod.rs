@@ -199,9 +199,11 @@ impl Postgres {
         let channel = options.take("notify");
         let lock_timeout_ms = match options.take("lock_timeout") {
             // PostgreSQL counts milliseconds in 31 bits; 0 would wait for ever.
-            Some(value) => value.parse::<u64>().ok().filter(|ms| (1..=i32::MAX as u64).contains(ms)).ok_or_else(|| {
-                location.error(format!("option `lock_timeout`: `{value}` is no number of milliseconds"))
-            })?,
+            Some(value) => {
+                value.parse::<u64>().ok().filter(|ms| (1..=i32::MAX as u64).contains(ms)).ok_or_else(|| {
+                    location.error(format!("option `lock_timeout`: `{value}` is no number of milliseconds"))
+                })?
+            }
             None => LOCK_TIMEOUT_MS,
         };
         let settings = Settings::of(location, &mut options)?;
@@ -296,7 +298,11 @@ impl Interface for Postgres {
             let found = match first::<Option<String>>(&session.query(&sql, Vec::new())?)? {
                 Some(table) => {
                     let sql = format!("SELECT value FROM {table} WHERE owner = $1");
-                    session.query(&sql, vec![Box::new(owner.to_owned())])?.first().map(|row| row.try_get(0)).transpose()?
+                    session
+                        .query(&sql, vec![Box::new(owner.to_owned())])?
+                        .first()
+                        .map(|row| row.try_get(0))
+                        .transpose()?
                 }
                 None => None,
             };

@@ -58,7 +58,9 @@ impl Order {
     pub(super) fn defer(&self, session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>, Failure> {
         let mut after = Vec::new();
         for key in self.keys.iter().filter(|key| !key.deferrable) {
-            let Some(table) = tables.get(key.child).and_then(Option::as_ref).filter(|table| table.owned) else { continue };
+            let Some(table) = tables.get(key.child).and_then(Option::as_ref).filter(|table| table.owned) else {
+                continue;
+            };
             let (table, name) = (table.name.sql(), quote(&key.name));
             session.batch(&format!("ALTER TABLE {table} ALTER CONSTRAINT {name} DEFERRABLE INITIALLY DEFERRED"))?;
             after.push(format!("ALTER TABLE {table} ALTER CONSTRAINT {name} NOT DEFERRABLE"));

@@ -4,8 +4,8 @@
 //! thread wants are decoded.
 
 use std::ops::Range;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 
 use bytes::Bytes;
 use deltabus_record::row::RowBuilder;
@@ -157,11 +157,8 @@ pub(super) enum Locked {
 
 /// Keeps tables from being altered, which an older snapshot would not see as it should.
 fn lock(session: &Session, tables: &[Table]) -> Result<(), Failure> {
-    let names: Vec<_> = tables
-        .iter()
-        .filter(|table| matches!(table.sort, Sort::Table | Sort::Partitioned))
-        .map(Table::from)
-        .collect();
+    let names: Vec<_> =
+        tables.iter().filter(|table| matches!(table.sort, Sort::Table | Sort::Partitioned)).map(Table::from).collect();
     match names.is_empty() {
         true => Ok(()),
         false => session.batch(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))),
@@ -185,7 +182,10 @@ impl<'a> TableScan<'a> {
         let mut scan = TableScan {
             postgres,
             layouts: tables.iter().zip(&collections).map(|(table, collection)| layout(table, collection)).collect(),
-            forms: tables.iter().map(|table| table.columns.iter().map(|column| column.form.clone()).collect()).collect(),
+            forms: tables
+                .iter()
+                .map(|table| table.columns.iter().map(|column| column.form.clone()).collect())
+                .collect(),
             extents: Vec::new(),
             stamp: state.stamp(),
             session: Some(session),
@@ -216,7 +216,8 @@ impl<'a> TableScan<'a> {
                 extents.push(None);
                 continue;
             }
-            let sql = format!("SELECT age('{}'::xid), pg_snapshot_xmax(pg_current_snapshot())::text::bigint", short(horizon));
+            let sql =
+                format!("SELECT age('{}'::xid), pg_snapshot_xmax(pg_current_snapshot())::text::bigint", short(horizon));
             let rows = session.query(&sql, Vec::new()).map_err(failed)?;
             let age_max: i32 = first(&rows).map_err(failed)?;
             // The counter has not come half round since, and nothing is odd about it.
@@ -364,7 +365,10 @@ impl Scan for TableScan<'_> {
                 let fields = &self.collections[self.current].schema.fields;
                 Err(Error::Data {
                     position: self.position(),
-                    problem: format!("field `{}` is not as its type is sent", fields.get(field).map_or("?", |it| &it.name)),
+                    problem: format!(
+                        "field `{}` is not as its type is sent",
+                        fields.get(field).map_or("?", |it| &it.name)
+                    ),
                 })
             }
         }
@@ -392,12 +396,7 @@ impl Scan for TableScan<'_> {
 }
 
 /// Sends all rows of `sql` in blocks, as there is room for them.
-async fn copy(
-    client: &Client,
-    sql: &str,
-    sender: &mpsc::Sender<Message>,
-    room: &Semaphore,
-) -> Result<(), Failure> {
+async fn copy(client: &Client, sql: &str, sender: &mpsc::Sender<Message>, room: &Semaphore) -> Result<(), Failure> {
     let mut rows = Box::pin(client.copy_out(sql).await?);
     let mut block = Block::default();
     let mut began = false;

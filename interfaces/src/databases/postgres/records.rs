@@ -146,10 +146,12 @@ impl<'a> Target<'a> {
             self.table.from(),
             self.matches()
         );
-        let found = self.session.query(&sql, source.parameters).map_err(|it| self.refused(it, "looking for records", None))?;
+        let found =
+            self.session.query(&sql, source.parameters).map_err(|it| self.refused(it, "looking for records", None))?;
         let mut there = vec![false; rows.len()];
         for row in found {
-            let read = || -> Result<(i32, bool, bool), Failure> { Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)) };
+            let read =
+                || -> Result<(i32, bool, bool), Failure> { Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)) };
             let (at, several, changed) = read().map_err(|it| self.refused(it, "looking for records", None))?;
             let at = at as usize;
             if changed {
@@ -228,7 +230,9 @@ impl<'a> Target<'a> {
         // Rules don't apply to copying, so that the rows go where they are looked for.
         if plan.inserts.len() > PARAMETERS_ROWS_MAX || self.table.insert_rules {
             let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
-            return self.copy(sql, &plan.inserts, &slots).map_err(|it| self.stop(it, "inserting records", &plan.inserts));
+            return self
+                .copy(sql, &plan.inserts, &slots)
+                .map_err(|it| self.stop(it, "inserting records", &plan.inserts));
         }
         let source = self.source(&plan.inserts, &slots)?;
         let values: Vec<_> = slots.iter().map(|slot| format!("v.c{slot}")).collect();
@@ -274,7 +278,8 @@ impl<'a> Target<'a> {
             let mut sets = Vec::new();
             for index in &unique {
                 let candidates: Vec<usize> = index.iter().copied().filter(|slot| slots.contains(slot)).collect();
-                let best = candidates.iter().copied().find_map(|slot| Some((slot, self.placeholder(slot, Nulls::Only)?)));
+                let best =
+                    candidates.iter().copied().find_map(|slot| Some((slot, self.placeholder(slot, Nulls::Only)?)));
                 let other = || candidates.iter().find_map(|&slot| Some((slot, self.placeholder(slot, Nulls::Never)?)));
                 if let Some((slot, placeholder)) = best.or_else(other) {
                     sets.push(format!("{} = {placeholder}", self.name(slot)));
@@ -415,12 +420,8 @@ impl<'a> Target<'a> {
             names.push(format!("c{slot}"));
             cast.push(format!("c{slot}::{} AS c{slot}", self.column(*slot).cast));
         }
-        let sql = format!(
-            "(SELECT {} FROM unnest({}) u ({})) v",
-            cast.join(", "),
-            unnested.join(", "),
-            names.join(", ")
-        );
+        let sql =
+            format!("(SELECT {} FROM unnest({}) u ({})) v", cast.join(", "), unnested.join(", "), names.join(", "));
         Ok(Source { sql, parameters })
     }
 
@@ -431,8 +432,11 @@ impl<'a> Target<'a> {
         let number: i64 = self.session.query(sql, Vec::new()).and_then(|rows| first(&rows)).map_err(failed)?;
         let name = format!("pg_temp.{}", quote(&format!("deltabus_{number}")));
         let columns: Vec<_> = slots.iter().map(|slot| format!(", c{slot} {}", self.column(*slot).cast)).collect();
-        let made = format!("CREATE TEMP TABLE {} (n int4 GENERATED ALWAYS AS IDENTITY (MINVALUE 0 START 0){}) ON COMMIT DROP",
-            name.trim_start_matches("pg_temp."), columns.concat());
+        let made = format!(
+            "CREATE TEMP TABLE {} (n int4 GENERATED ALWAYS AS IDENTITY (MINVALUE 0 START 0){}) ON COMMIT DROP",
+            name.trim_start_matches("pg_temp."),
+            columns.concat()
+        );
         self.session.batch(&made).map_err(failed)?;
         let names: Vec<_> = slots.iter().map(|slot| format!("c{slot}")).collect();
         self.copy(format!("COPY {name} ({}) FROM STDIN", names.join(", ")), rows, slots)

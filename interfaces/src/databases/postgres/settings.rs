@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio_postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::Config;
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 
 use super::tls::{Tls, Verify};
 use crate::location::percent_decode;
@@ -24,8 +24,23 @@ const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// The connection parameters that may stand in a location's query.
 pub(super) const PARAMETERS: &[&str] = &[
-    "host", "hostaddr", "port", "user", "password", "dbname", "passfile", "connect_timeout", "application_name", "options",
-    "sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "target_session_attrs", "keepalives",
+    "host",
+    "hostaddr",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "passfile",
+    "connect_timeout",
+    "application_name",
+    "options",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
+    "target_session_attrs",
+    "keepalives",
     "keepalives_idle",
 ];
 
@@ -113,9 +128,10 @@ impl Settings {
             config.password(password);
         }
         let seconds = |option: &str, value: &str| {
-            value.parse().map(Duration::from_secs).map_err(|_| {
-                location.error(format!("option `{option}`: `{value}` is no number of seconds"))
-            })
+            value
+                .parse()
+                .map(Duration::from_secs)
+                .map_err(|_| location.error(format!("option `{option}`: `{value}` is no number of seconds")))
         };
         let timeout = options.take("connect_timeout").or_else(|| environment("PGCONNECT_TIMEOUT"));
         config.connect_timeout(timeout.map_or(Ok(CONNECT_TIMEOUT), |value| seconds("connect_timeout", &value))?);
@@ -176,15 +192,15 @@ impl Url {
     fn parse(location: &Location) -> Result<Url> {
         let path = location.path.to_str().unwrap_or_default();
         let rest = path.split_once("://").map_or(path, |(_, rest)| rest);
-        let decode = |text: &str| {
-            percent_decode(text).ok_or_else(|| location.error(format!("bad %-escape in `{text}`")))
-        };
+        let decode =
+            |text: &str| percent_decode(text).ok_or_else(|| location.error(format!("bad %-escape in `{text}`")));
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = match authority.rsplit_once('@') {
             Some((user, hosts)) => (Some(decode(user)?).filter(|user| !user.is_empty()), hosts),
             None => (None, authority),
         };
-        let mut url = Url { user, hosts: Vec::new(), database: Some(decode(database)?).filter(|name| !name.is_empty()) };
+        let mut url =
+            Url { user, hosts: Vec::new(), database: Some(decode(database)?).filter(|name| !name.is_empty()) };
         for host in hosts.split(',').filter(|host| !host.is_empty()) {
             let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
                 Some((address, port)) => (address, port.strip_prefix(':')),

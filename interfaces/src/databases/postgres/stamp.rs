@@ -81,11 +81,6 @@ impl Snapshot {
         Some(Snapshot { xmin, xmax, running: running.collect::<Option<_>>()? })
     }
 
-    pub(super) fn take(session: &Session) -> Result<Snapshot, Failure> {
-        let rows = session.query("SELECT pg_current_snapshot()::text", Vec::new())?;
-        Snapshot::parse(&first::<String>(&rows)?).ok_or_else(malformed)
-    }
-
     /// Whether nothing but `own` has ended since `earlier`.
     pub(super) fn differs_only_by(&self, earlier: &Snapshot, own: u64) -> bool {
         earlier.xmax == own && self.xmax == own + 1 && self.running == earlier.running

@@ -72,7 +72,6 @@ pub(super) struct Column {
     /// Its values come as text: `col::text` (or `col::text[]`).
     pub(super) as_text: bool,
     pub(super) not_null: bool,
-    pub(super) identity_always: bool,
     /// The sequence that gives it values, as a statement has it.
     pub(super) sequence: Option<String>,
 }
@@ -164,7 +163,7 @@ impl Table {
                     continue;
                 }
                 said.push('\n');
-                said.push_str(&column.try_get::<_, String>(9)?);
+                said.push_str(&column.try_get::<_, String>(8)?);
                 let name: String = column.try_get(1)?;
                 if column.try_get::<_, bool>(6)? {
                     table.generated.push(name);
@@ -273,11 +272,11 @@ const TABLES: &str = "
             WHERE i.indrelid = c.oid AND i.indisprimary AND k.at <= i.indnkeyatts ORDER BY k.at)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace";
 
-/// Table, name, type, number, modifier, type's name with modifier, whether generated, not null, identity, what else gives
+/// Table, name, type, number, modifier, type's name with modifier, whether generated, not null, what else gives
 /// it its meaning, type without modifier, sequence.
 const COLUMNS: &str = "
     SELECT a.attrelid, a.attname::text, a.atttypid, a.attnum, a.atttypmod, format_type(a.atttypid, a.atttypmod),
-        a.attgenerated <> '', a.attnotnull, a.attidentity = 'a',
+        a.attgenerated <> '', a.attnotnull,
         concat_ws(' ', a.attname, a.attnum, a.atttypid, a.atttypmod, a.attmissingval::text, a.attcollation, a.attgenerated,
             (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder) FROM pg_enum e
                 WHERE e.enumtypid IN (a.atttypid, (SELECT typelem FROM pg_type t WHERE t.oid = a.atttypid)))),
@@ -316,7 +315,7 @@ fn types_of(session: &Session, ids: Vec<u32>) -> Result<HashMap<u32, Type>, Fail
 pub(super) fn type_of(session: &Session, oid: u32) -> Result<Option<(String, String)>, Failure> {
     let types = types_of(session, vec![oid])?;
     let Some(found) = types.get(&oid) else { return Ok(None) };
-    let resolved = resolve(oid, -1, &found.name, &types, 0);
+    let resolved = resolve(oid, &found.name, &types, 0);
     Ok(Some((found.name.clone(), resolved.base)))
 }
 
@@ -324,7 +323,7 @@ pub(super) fn type_of(session: &Session, oid: u32) -> Result<Option<(String, Str
 fn column_of(row: &Row, name: String, ordinal: u32, types: &HashMap<u32, Type>) -> Result<(Column, bool), Failure> {
     let id: u32 = row.try_get(2)?;
     let printed: String = row.try_get(5)?;
-    let resolved = resolve(id, row.try_get(4)?, &printed, types, 0);
+    let resolved = resolve(id, &printed, types, 0);
     let form = Form::parse(&resolved.base).unwrap_or(Form::Text);
     let declared = match resolved.base == renamed(&printed) {
         true => resolved.base.clone(),
@@ -335,11 +334,10 @@ fn column_of(row: &Row, name: String, ordinal: u32, types: &HashMap<u32, Type>) 
     let column = Column {
         field,
         form,
-        cast: row.try_get(10)?,
+        cast: row.try_get(9)?,
         as_text: resolved.as_text,
         not_null: row.try_get(7)?,
-        identity_always: row.try_get(8)?,
-        sequence: row.try_get(11)?,
+        sequence: row.try_get(10)?,
     };
     Ok((column, resolved.pure))
 }
@@ -355,13 +353,13 @@ struct Resolved {
 /// How deep domains over domains and arrays of domains are followed; the catalog has no cycles.
 const TYPES_DEEP_MAX: usize = 64;
 
-fn resolve(id: u32, modifier: i32, printed: &str, types: &HashMap<u32, Type>, depth: usize) -> Resolved {
+fn resolve(id: u32, printed: &str, types: &HashMap<u32, Type>, depth: usize) -> Resolved {
     let other = |pure| Resolved { base: "text".into(), as_text: true, pure };
     let Some(found) = types.get(&id).filter(|_| depth < TYPES_DEEP_MAX) else { return other(false) };
     if found.is_array {
         let Some(element) = types.get(&found.element) else { return other(false) };
         let element_printed = printed.strip_suffix("[]").unwrap_or(&element.name);
-        let element = resolve(found.element, modifier, element_printed, types, depth + 1);
+        let element = resolve(found.element, element_printed, types, depth + 1);
         // An array of a domain over arrays is no array of more dimensions.
         return match element.base.ends_with("[]") {
             true => other(false),
@@ -372,7 +370,7 @@ fn resolve(id: u32, modifier: i32, printed: &str, types: &HashMap<u32, Type>, de
         b'd' => {
             let base = types.get(&found.base).map_or("text", |base| base.name.as_str());
             let printed = with_modifier(base, found.base_modifier);
-            resolve(found.base, found.base_modifier, &printed, types, depth + 1)
+            resolve(found.base, &printed, types, depth + 1)
         }
         b'e' => Resolved { base: "text".into(), as_text: false, pure: true },
         _ if found.builtin => match Form::parse(&renamed(printed)) {

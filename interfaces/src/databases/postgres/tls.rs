@@ -44,9 +44,9 @@ impl Tls {
             .map_err(io::Error::other)?;
         let builder = match self.verify {
             Verify::Everything => builder.with_root_certificates(self.roots()?),
-            Verify::Nothing => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Lenient { issuer: None, provider })),
+            Verify::Nothing => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Lenient { issuer: None, provider }))
+            }
             Verify::Issuer => {
                 let roots = Arc::new(self.roots()?);
                 let issuer = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
@@ -81,7 +81,9 @@ impl Tls {
             }
         }
         match store.is_empty() {
-            true => Err(io::Error::other("there are no root certificates to check the server's; name some with `sslrootcert`")),
+            true => Err(io::Error::other(
+                "there are no root certificates to check the server's; name some with `sslrootcert`",
+            )),
             false => Ok(store),
         }
     }

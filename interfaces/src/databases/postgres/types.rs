@@ -170,9 +170,13 @@ impl Form {
             Form::Int2 | Form::Int4 | Form::Int8 | Form::Oid => Kind::Integer,
             Form::Float4 | Form::Float8 => Kind::Float,
             Form::Numeric(_) => Kind::Decimal,
-            Form::Text | Form::Char(_) | Form::VarChar(_) | Form::Name | Form::Json | Form::Jsonb | Form::Printed(_) => {
-                Kind::Text
-            }
+            Form::Text
+            | Form::Char(_)
+            | Form::VarChar(_)
+            | Form::Name
+            | Form::Json
+            | Form::Jsonb
+            | Form::Printed(_) => Kind::Text,
             Form::Bytea => Kind::Bytes,
             Form::Date => Kind::Date,
             Form::Time(_) => Kind::Time,
@@ -219,10 +223,45 @@ impl Form {
 
 /// Types of PostgreSQL's own whose values are the text that it prints.
 const PRINTED: &[&str] = &[
-    "interval", "time with time zone", "inet", "cidr", "macaddr", "macaddr8", "bit", "bit varying", "tsvector", "tsquery",
-    "xml", "money", "point", "line", "lseg", "box", "path", "polygon", "circle", "int4range", "int8range", "numrange",
-    "tsrange", "tstzrange", "daterange", "int4multirange", "int8multirange", "nummultirange", "tsmultirange",
-    "tstzmultirange", "datemultirange", "pg_lsn", "pg_snapshot", "jsonpath", "tid", "xid", "xid8", "cid", "\"char\"",
+    "interval",
+    "time with time zone",
+    "inet",
+    "cidr",
+    "macaddr",
+    "macaddr8",
+    "bit",
+    "bit varying",
+    "tsvector",
+    "tsquery",
+    "xml",
+    "money",
+    "point",
+    "line",
+    "lseg",
+    "box",
+    "path",
+    "polygon",
+    "circle",
+    "int4range",
+    "int8range",
+    "numrange",
+    "tsrange",
+    "tstzrange",
+    "daterange",
+    "int4multirange",
+    "int8multirange",
+    "nummultirange",
+    "tsmultirange",
+    "tstzmultirange",
+    "datemultirange",
+    "pg_lsn",
+    "pg_snapshot",
+    "jsonpath",
+    "tid",
+    "xid",
+    "xid8",
+    "cid",
+    "\"char\"",
 ];
 
 /// `timestamp(3) without time zone` as `timestamp without time zone` and 3.
@@ -247,9 +286,10 @@ pub(super) fn declared_as(name: &str, base: &str) -> String {
 
 /// The field in which a table that we make keeps `field`.
 pub(super) fn field_for(field: &Field) -> Field {
-    let declared = field.declared.as_deref().filter(|declared| {
-        Form::parse(declared).is_some_and(|form| Some(form.kind()) == field.kind)
-    });
+    let declared = field
+        .declared
+        .as_deref()
+        .filter(|declared| Form::parse(declared).is_some_and(|form| Some(form.kind()) == field.kind));
     let (declared, form) = match declared.and_then(|declared| Some((declared, Form::parse(declared)?))) {
         Some((declared, form)) => (declared.to_owned(), form),
         None => {
@@ -332,12 +372,10 @@ fn project_into(value: Value, form: &Form) -> Result<Value, Refusal> {
             };
             if fits { Ok(value) } else { Err(lost(&value, form)) }
         }
-        (Value::Decimal(decimal), Form::Numeric(limits)) => {
-            match numeric(decimal, *limits) {
-                Some(decimal) => Ok(Value::Decimal(Box::new(decimal))),
-                None => Err(lost(&value, form)),
-            }
-        }
+        (Value::Decimal(decimal), Form::Numeric(limits)) => match numeric(decimal, *limits) {
+            Some(decimal) => Ok(Value::Decimal(Box::new(decimal))),
+            None => Err(lost(&value, form)),
+        },
         (Value::Float(float), Form::Float4) => match shortest(*float as f32) {
             back if back.to_bits() == float.to_bits() || back.is_nan() && float.is_nan() => Ok(value),
             _ => Err(lost(&value, form)),

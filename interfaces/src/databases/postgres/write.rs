@@ -231,15 +231,16 @@ fn horizon(known: Option<&State>, now: &State) -> Option<Horizon> {
 
 /// The default schema, made where it was named and is not there.
 fn default_schema(postgres: &Postgres, session: &Session) -> Result<String, Failure> {
-    let find = || first::<Option<String>>(&session.query("SELECT current_schema()::text", Vec::new())?);
     if let Some(wanted) = postgres.server.schema() {
-        session.batch(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote(wanted))).or_else(|failure| {
-            // Who may not make one may still use one; that it was refused has ended the transaction.
-            Err(failure)
-        })?;
+        let sql = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+        let there: bool = first(&session.query(sql, vec![Box::new(wanted.to_owned())])?)?;
+        if !there {
+            session.batch(&format!("CREATE SCHEMA {}", quote(wanted)))?;
+        }
         return Ok(wanted.to_owned());
     }
-    Ok(find()?.unwrap_or_else(|| "public".into()))
+    let found: Option<String> = first(&session.query("SELECT current_schema()::text", Vec::new())?)?;
+    Ok(found.unwrap_or_else(|| "public".into()))
 }
 
 /// The table that a collection is kept in.
@@ -248,15 +249,13 @@ fn name_of(postgres: &Postgres, collection: &Collection, default: &str) -> Resul
     let selection = &postgres.selection;
     let named = selection.single().or_else(|| selection.tables.iter().find(|named| named.collection() == collection));
     let name = match named {
-        Some(named) => TableName {
-            schema: named.schema.clone().unwrap_or_else(|| default.to_owned()),
-            name: named.name.clone(),
-        },
+        Some(named) => {
+            TableName { schema: named.schema.clone().unwrap_or_else(|| default.to_owned()), name: named.name.clone() }
+        }
         None => TableName { schema: default.to_owned(), name: collection.to_owned() },
     };
-    let unsupported = |problem: String| {
-        Err(Stop::Error(Error::Unsupported { place: place_of(postgres, collection), problem }))
-    };
+    let unsupported =
+        |problem: String| Err(Stop::Error(Error::Unsupported { place: place_of(postgres, collection), problem }));
     if name.name == MARK_TABLE {
         return unsupported("no collection can have this name in PostgreSQL".into());
     }
