@@ -133,12 +133,13 @@ impl Location {
         }
         let error = |problem: String| Error::Location { location: given.clone(), problem };
         let mut options = Options::parse(query).map_err(error)?;
-        let password = match password {
-            // Not to be shown in an error, not even in part.
-            Some(password) => {
+        // Out of the options in any case: these are shown.
+        let password = match (password, options.take("password")) {
+            (Some(_), Some(_)) => return Err(error("the password is given twice".into())),
+            (Some(password), None) => {
                 Some(percent_decode(password).ok_or_else(|| error("bad %-escape in the password".into()))?)
             }
-            None => options.take("password"),
+            (None, option) => option,
         };
         let password = password.map(Secret);
         Ok(Location { interface: interface.to_owned(), path: PathBuf::from(clean), options, given, password })

@@ -116,8 +116,7 @@ impl Settings {
             config.dbname(database);
         }
         let passfile = options.take("passfile").or_else(|| environment("PGPASSFILE")).map(PathBuf::from);
-        let in_query = options.take("password");
-        let password = location.password().map(str::to_owned).or(in_query).or_else(|| environment("PGPASSWORD"));
+        let password = location.password().map(str::to_owned).or_else(|| environment("PGPASSWORD"));
         let password = password.or_else(|| {
             let file = passfile.or_else(|| environment("HOME").map(|home| Path::new(&home).join(".pgpass")))?;
             let (host, port) = first.as_ref()?;

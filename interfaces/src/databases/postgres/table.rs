@@ -156,7 +156,7 @@ impl Table {
                 insert_rules: row.try_get(9)?,
                 owned: row.try_get(10)?,
             };
-            let mut said = row.try_get::<_, String>(5)?;
+            let mut said = format!("{}\n{}", table.name.sql(), row.try_get::<_, String>(5)?);
             let mut places = HashMap::new();
             for column in &columns {
                 if column.try_get::<_, u32>(0)? != oid {

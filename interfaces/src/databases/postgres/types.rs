@@ -140,7 +140,9 @@ impl Form {
             "timestamp without time zone" => decimals().map(Form::Timestamp),
             "timestamp with time zone" => decimals().map(Form::Timestamptz),
             "uuid" => only(Form::Uuid),
-            name if PRINTED.contains(&name) => Some(Form::Printed(declared.to_owned())),
+            name if PRINTED.contains(&name) || INTERVALS.contains(&name) && modifiers.is_empty() => {
+                Some(Form::Printed(declared.to_owned()))
+            }
             _ => None,
         }
     }
@@ -264,14 +266,47 @@ const PRINTED: &[&str] = &[
     "\"char\"",
 ];
 
+/// Intervals of some fields only.
+const INTERVALS: &[&str] = &[
+    "interval year",
+    "interval month",
+    "interval day",
+    "interval hour",
+    "interval minute",
+    "interval second",
+    "interval year to month",
+    "interval day to hour",
+    "interval day to minute",
+    "interval day to second",
+    "interval hour to minute",
+    "interval hour to second",
+    "interval minute to second",
+];
+
 /// `timestamp(3) without time zone` as `timestamp without time zone` and 3.
 fn split_modifiers(declared: &str) -> Option<(String, Vec<i64>)> {
     let Some((before, rest)) = declared.split_once('(') else { return Some((declared.to_owned(), Vec::new())) };
     let (inside, after) = rest.split_once(')')?;
-    // `interval day to second(3)` has words in front that are no name of a type by themselves.
-    let name = if before.starts_with("interval") { "interval".to_owned() } else { format!("{before}{after}") };
+    let name = match before {
+        // The only types with words of their own before the decimals.
+        "interval day to second" | "interval hour to second" | "interval minute to second" | "interval second" => {
+            format!("interval{after}")
+        }
+        before => format!("{before}{after}"),
+    };
     let modifiers = inside.split(',').map(|number| number.trim().parse().ok()).collect::<Option<Vec<i64>>>()?;
     Some((name, modifiers))
+}
+
+/// The type that `declared` is made of as a statement can have it; `None` for what isn't one of ours.
+pub(super) fn base_sql(declared: &str) -> Option<String> {
+    let form = Form::parse(declared)?;
+    let base = declared.rsplit_once(AS).map_or(declared, |(_, base)| base);
+    // The same as `text` but in name.
+    match ["character varying", "bpchar", "character varying[]", "bpchar[]"].contains(&base) {
+        true => Some(base.to_owned()),
+        false => Some(form.sql()),
+    }
 }
 
 /// The types that a declared one consists of: its own name, where it has one, and what stands for it.

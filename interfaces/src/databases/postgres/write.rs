@@ -35,18 +35,12 @@ impl Stop {
         match self {
             Stop::Error(error) => error,
             Stop::Server { failure, place, doing, key } => {
-                let class = failure.code().map(|code| code.code().get(..2).unwrap_or_default().to_owned());
-                let code = failure.code().map(|code| code.code().to_owned());
-                match (class.as_deref(), code.as_deref()) {
-                    // Columns or tables are not what they were a moment ago.
-                    (_, Some("42P01" | "42703" | "42704" | "0A000" | "42804")) if doing != DEFINING => {
-                        Error::Changed { place }
-                    }
+                let class = failure.code().and_then(|code| code.code().get(..2)).unwrap_or_default();
+                match key {
                     // Integrity and data: it is the record's fault.
-                    (Some("22" | "23" | "44"), _) => match key {
-                        Some(key) => Error::Write { place, key, problem: failure.to_string() },
-                        None => failure.into_error(place, doing),
-                    },
+                    Some(key) if matches!(class, "22" | "23" | "44") => {
+                        Error::Write { place, key, problem: failure.to_string() }
+                    }
                     _ => failure.into_error(place, doing),
                 }
             }
@@ -64,8 +58,6 @@ impl Stop {
         matches!(self, Stop::Server { failure, .. } if failure.is_conflict())
     }
 }
-
-const DEFINING: &str = "making or altering the table";
 
 /// In what manner a set is written: the plainest first, others where constraints ask for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,8 +198,11 @@ fn known_state(postgres: &Postgres, expected: &Stamp, now: &State) -> Result<Opt
     let Some(known) = State::of(expected).filter(|known| known.identity == now.identity) else {
         return Err(changed(postgres));
     };
-    let gone = known.tables.iter().any(|(oid, _)| !now.tables.iter().any(|(there, _)| there == oid));
-    if gone { Err(changed(postgres)) } else { Ok(Some(known)) }
+    // Whoever altered or dropped one of the tables may mean that what is to be written goes elsewhere.
+    match known.tables.iter().all(|table| now.tables.contains(table)) {
+        true => Ok(Some(known)),
+        false => Err(changed(postgres)),
+    }
 }
 
 fn changed(postgres: &Postgres) -> Stop {
@@ -283,7 +278,8 @@ fn define(
     write: &CollectionWrite<'_>,
     place: &str,
 ) -> Result<Option<Table>, Stop> {
-    let failed = |failure| Stop::Server { failure, place: place.to_owned(), doing: DEFINING, key: None };
+    let failed =
+        |failure| Stop::Server { failure, place: place.to_owned(), doing: "making or altering the table", key: None };
     let unsupported = |problem: String| Err(Stop::Error(Error::Unsupported { place: place.to_owned(), problem }));
     if let Some(table) = found.as_ref().filter(|table| !matches!(table.sort, Sort::Table | Sort::Partitioned)) {
         let what = if table.sort == Sort::View { "a view" } else { "a foreign table" };
@@ -341,7 +337,8 @@ fn define(
 }
 
 fn create(session: &Session, name: &TableName, schema: &Schema, place: &str) -> Result<(), Stop> {
-    let failed = |failure| Stop::Server { failure, place: place.to_owned(), doing: DEFINING, key: None };
+    let failed =
+        |failure| Stop::Server { failure, place: place.to_owned(), doing: "making or altering the table", key: None };
     let key: &[u32] = match &schema.key {
         KeySpec::Fields(slots) => slots,
         KeySpec::WholeRow => &[],
@@ -367,8 +364,8 @@ fn create(session: &Session, name: &TableName, schema: &Schema, place: &str) -> 
 /// The type of a column for `field`: its own where the database has such a type, made of the same; else what that is made
 /// of.
 fn column_type(session: &Session, field: &Field) -> Result<String, Failure> {
-    let base = Form::of(field).sql();
     let declared = field.declared.as_deref().unwrap_or_default();
+    let base = types::base_sql(declared).unwrap_or_else(|| Form::of(field).sql());
     let own = types::own_name(declared).filter(|name| is_type_name(name));
     if let Some(own) = own {
         let sql = "SELECT to_regtype($1)::oid";
