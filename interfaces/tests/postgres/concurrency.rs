@@ -9,13 +9,20 @@ use deltabus_test_servers::postgres::shared;
 
 use super::{Db, insert, int, put, removal, text};
 
+const THREE: &str = "CREATE TABLE t (id int PRIMARY KEY, c text); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')";
+
 fn three() -> Db {
-    Db::new("CREATE TABLE t (id int PRIMARY KEY, c text); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    Db::new(THREE)
+}
+
+/// The same where no other test's transaction ends at the wrong moment.
+fn three_alone() -> Db {
+    Db::alone(THREE)
 }
 
 #[test]
 fn only_records_that_others_wrote_are_in_the_way() {
-    let db = three();
+    let db = three_alone();
     let collection = db.collection("t");
     let stamp = db.stamp();
     db.run("UPDATE t SET c = 'theirs' WHERE id = 1");
@@ -43,7 +50,7 @@ fn a_table_that_was_altered_is_looked_at_again() {
     for change in
         ["ALTER TABLE t ADD COLUMN d int", "DROP TABLE t", "ALTER TABLE t RENAME TO u", "ALTER TABLE t DROP COLUMN c"]
     {
-        let db = three();
+        let db = three_alone();
         let collection = db.collection("t");
         let stamp = db.stamp();
         db.run(change);
@@ -78,7 +85,7 @@ fn a_row_written_between_stage_and_commit_waits_for_us() {
 #[test]
 fn a_row_that_another_transaction_holds_is_theirs_or_ours() {
     for end in ["COMMIT PREPARED", "ROLLBACK PREPARED"] {
-        let db = three();
+        let db = three_alone();
         let collection = db.collection("t");
         let stamp = db.stamp();
         let name = format!("held_{}", db.name);
@@ -136,7 +143,7 @@ fn deadlocks_are_tried_again() {
 
 #[test]
 fn a_connection_that_breaks_leaves_nothing_and_another_takes_its_place() {
-    let db = three();
+    let db = three_alone();
     let collection = db.collection("t");
     let mark = Mark { owner: "s/r".into(), value: vec![1] };
     let writes = [put(&collection, &[int(1), text("ours")], &[1])];

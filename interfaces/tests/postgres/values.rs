@@ -308,7 +308,7 @@ fn what_a_type_can_not_hold_is_refused() {
 /// Random values in a column, projected and brought in by every way there is, are read back.
 fn comes_back(field: &Field, values: impl Strategy<Value = Value>) {
     let db = Db::new("");
-    let fields = vec![Field::new("id", Some(Kind::Integer), 0), db.interface.field_for(field)];
+    let fields = [Field::new("id", Some(Kind::Integer), 0), field.clone()];
     let fields = fields.iter().map(|field| db.interface.field_for(field)).collect();
     let schema = Schema { fields, key: KeySpec::Fields(vec![0]) };
     let collection = Collection { name: CollectionName::new("t"), schema };

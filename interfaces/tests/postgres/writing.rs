@@ -91,7 +91,7 @@ fn partitions_identities_and_generated_columns_are_written() {
 #[test]
 fn missing_tables_are_made_and_columns_come_and_go() {
     let db = Db::new("");
-    let fields = vec![Field::new("Weird \"name\"", Some(Kind::Integer), 0), Field::new("select", Some(Kind::Text), 1)];
+    let fields = [Field::new("Weird \"name\"", Some(Kind::Integer), 0), Field::new("select", Some(Kind::Text), 1)];
     let fields: Vec<_> = fields.iter().map(|field| db.interface.field_for(field)).collect();
     let schema = deltabus_record::schema::Schema { fields, key: KeySpec::Fields(vec![0]) };
     let mut collection =
@@ -183,6 +183,14 @@ fn triggers_rules_and_cascades_are_found_by_the_next_look() {
     scan.start(at, extent).unwrap();
     assert!(scan.next().unwrap().is_some());
     drop(scan);
+    let off = db.reopened("triggers=off");
+    off.write(
+        "t",
+        &[put(&t, &[int(1), text("x"), text("mine")], &[2]), insert(&t, &[int(2), text("y"), text("ours")])],
+    )
+    .unwrap();
+    assert_eq!(db.run("SELECT at FROM t ORDER BY id"), "mine\nours");
+    assert_eq!(db.run("UPDATE t SET c = 'z' RETURNING at"), "touched\ntouched");
     let silent = db.collection("silent");
     db.write("silent", &[insert(&silent, &[int(1)])]).unwrap();
     assert!(db.rows("silent").is_empty());

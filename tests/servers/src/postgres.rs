@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Where a server's programs may be that are not on PATH: Debian's and Homebrew's places.
-const PLACES: [&str; 3] = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"];
+/// Where a server's programs may be that are not on PATH: the places of Debian, Red Hat and Homebrew.
+const PLACES: [&str; 4] = ["/usr/lib/postgresql", "/usr", "/opt/homebrew/opt", "/usr/local/opt"];
 
 /// Who runs the server where we are root, which PostgreSQL refuses to be.
 const USERS: [&str; 2] = ["postgres", "nobody"];

@@ -7,6 +7,7 @@
 //! | `key=a,b` | the same where one table is named |
 //! | `schema=s` | the default schema; else the first of the search path (`public`) |
 //! | `notify=CHANNEL` | look whenever something is sent on this channel (`NOTIFY`), beside polling |
+//! | `triggers=off` | the tables' own triggers don't fire when their records are written here: `on` is the default. Takes the owner's rights, and locks the table against other writers until the commit |
 //! | `lock_timeout=10000` | how many milliseconds to wait for a lock that another program holds |
 //! | `host`, `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert` … | connection parameters, as libpq's; what is not given comes from `PGHOST` and its like, the password also from `.pgpass` |
 //!
@@ -29,7 +30,9 @@
 //! edit outranks a deletion.
 //!
 //! Triggers, rules and cascades do at a write what they are there for. The commit's stamp then is one that equals no other,
-//! so that the next look finds what they did.
+//! so that the next look finds what they did. Where both ends have triggers that put their own values in the same columns
+//! (`last_update = now()`), edits would go back and forth without end: `triggers=off` at one of them, as PostgreSQL's own
+//! replication has it.
 //!
 //! Sequences that fill columns of a table are moved beyond the values that were brought in.
 
@@ -71,7 +74,7 @@ const LOCK_TIMEOUT_MS: u64 = 10_000;
 /// Where marks are kept.
 const MARK_TABLE: &str = "_deltabus";
 
-const OPTIONS: &[&str] = &["tables", "key", "key.TABLE", "schema", "notify", "lock_timeout"];
+const OPTIONS: &[&str] = &["tables", "key", "key.TABLE", "schema", "notify", "triggers", "lock_timeout"];
 
 /// A PostgreSQL database as source and destination; see the module's documentation.
 #[derive(Debug)]
@@ -80,6 +83,14 @@ pub(crate) struct Postgres {
     server: Arc<Server>,
     selection: Selection,
     channel: Option<String>,
+    triggers: Triggers,
+}
+
+/// Whether triggers fire when records are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Triggers {
+    On,
+    Off,
 }
 
 /// Which tables, with which keys.
@@ -197,6 +208,13 @@ impl Postgres {
             }
         }
         let channel = options.take("notify");
+        let triggers = match options.take("triggers").as_deref() {
+            None | Some("on") => Triggers::On,
+            Some("off") => Triggers::Off,
+            Some(other) => {
+                return Err(location.error(format!("option `triggers`: `{other}` is neither `on` nor `off`")));
+            }
+        };
         let lock_timeout_ms = match options.take("lock_timeout") {
             // PostgreSQL counts milliseconds in 31 bits; 0 would wait for ever.
             Some(value) => {
@@ -214,6 +232,7 @@ impl Postgres {
             server: Arc::new(Server::new(settings, schema, lock_timeout_ms)),
             selection: Selection { tables, keys },
             channel,
+            triggers,
         })
     }
 

@@ -53,8 +53,8 @@ impl Order {
         self.circular
     }
 
-    /// Has the foreign keys checked at the end, those of tables that are ours to alter; gives the statements that check them
-    /// and put everything back.
+    /// Has the foreign keys checked at the end, those of tables that are ours to alter; gives the statements that put
+    /// everything back.
     pub(super) fn defer(&self, session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>, Failure> {
         let mut after = Vec::new();
         for key in self.keys.iter().filter(|key| !key.deferrable) {
@@ -67,8 +67,6 @@ impl Order {
         }
         if !after.is_empty() {
             session.batch("SET CONSTRAINTS ALL DEFERRED")?;
-            // A table with checks still to be made can't be altered.
-            after.insert(0, "SET CONSTRAINTS ALL IMMEDIATE".into());
         }
         Ok(after)
     }

@@ -13,6 +13,7 @@ use deltabus_record::schema::Collection;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::connection::{Failure, Session, first};
@@ -114,35 +115,37 @@ impl View {
         let place = postgres.server.place();
         let missing = || Error::Missing { place: place.to_owned() };
         let failed = |failure: Failure| failure.into_error(place, "reading the list of tables");
-        // A lock is taken before the snapshot: one that came later could find a table emptied under it.
-        let session = postgres.server.begin("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")?;
-        let mut tables = Table::selected(&session, &postgres.selection).map_err(failed)?;
+        let session = postgres.server.begin("")?;
         for _ in 0..LOOKS_MAX {
-            if tables.is_empty() {
-                return Err(missing());
-            }
+            // A lock is taken before the snapshot: one that came later could find a table emptied under it.
+            let first = match locked {
+                Locked::Yes => Table::selected(&session, &postgres.selection).map_err(failed)?,
+                Locked::No => Vec::new(),
+            };
             let replayed = State::replayed(&session).map_err(failed)?;
-            session.batch(&format!("ROLLBACK; {BEGIN}")).map_err(failed)?;
-            if locked == Locked::Yes
-                && let Err(failure) = lock(&session, &tables)
-            {
-                if failure.code().is_some_and(|code| code.code() == "42P01") {
-                    session.batch("ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY").map_err(failed)?;
-                    tables = Table::selected(&session, &postgres.selection).map_err(failed)?;
-                    continue;
+            session.batch(BEGIN).map_err(failed)?;
+            let kept = match lock(&session, &first) {
+                Ok(()) => true,
+                // Gone since.
+                Err(failure) if failure.code() == Some(&SqlState::UNDEFINED_TABLE) => false,
+                Err(failure) => return Err(failure.into_error(place, "locking the tables")),
+            };
+            if kept {
+                let tables = Table::selected(&session, &postgres.selection).map_err(failed)?;
+                let same = |(a, b): (&Table, &Table)| a.oid == b.oid && a.name == b.name;
+                let all = first.len() == tables.len() && first.iter().zip(&tables).all(same);
+                if all || locked == Locked::No {
+                    if tables.is_empty() {
+                        if session.batch("COMMIT").is_ok() {
+                            postgres.server.keep(session);
+                        }
+                        return Err(missing());
+                    }
+                    let state = State::take(&session, replayed, &tables).map_err(failed)?;
+                    return Ok(View { session, tables, state });
                 }
-                return Err(failure.into_error(place, "locking the tables"));
             }
-            let found = Table::selected(&session, &postgres.selection).map_err(failed)?;
-            let same = |(a, b): (&Table, &Table)| a.oid == b.oid && a.name == b.name;
-            if locked == Locked::No || found.len() == tables.len() && found.iter().zip(&tables).all(same) {
-                if found.is_empty() {
-                    return Err(missing());
-                }
-                let state = State::take(&session, replayed, &found).map_err(failed)?;
-                return Ok(View { session, tables: found, state });
-            }
-            tables = found;
+            session.batch("ROLLBACK").map_err(failed)?;
         }
         Err(Error::Changed { place: place.to_owned() })
     }

@@ -32,8 +32,10 @@ pub(super) struct Table {
     pub(super) fingerprint: u64,
     /// Whether a row's `xmin` says when what is read of it last changed.
     pub(super) dated: bool,
-    /// Whether something happens at a write that the writer doesn't say: triggers, rules, cascades.
+    /// Whether something happens at a write that the writer doesn't say: rules, cascades.
     pub(super) reactive: bool,
+    /// Whether triggers do.
+    pub(super) triggers: bool,
     /// Whether rules take the place of inserting.
     pub(super) insert_rules: bool,
     /// Whether we own it, or may act as its owner.
@@ -153,6 +155,7 @@ impl Table {
                 fingerprint: 0,
                 dated: matches!(sort, Sort::Table | Sort::Partitioned) && !restricted && !foreign_parts,
                 reactive: row.try_get(8)?,
+                triggers: row.try_get(12)?,
                 insert_rules: row.try_get(9)?,
                 owned: row.try_get(10)?,
             };
@@ -253,7 +256,8 @@ pub(super) fn quote(name: &str) -> String {
 
 /// Oid, schema, name, whether that is the default schema, kind, what else gives the rows their meaning (the files of the
 /// table and of all partitions, row security), whether row security restricts us, whether a partition is a foreign table,
-/// whether writes have consequences, whether inserts have rules, whether we own it, the primary key's column numbers.
+/// whether writes have consequences, whether inserts have rules, whether we own it, the primary key's column numbers,
+/// whether there are triggers.
 const TABLES: &str = "
     SELECT c.oid, n.nspname::text, c.relname::text, n.nspname = current_schema(), c.relkind,
         concat_ws(' ', c.relkind, c.relfilenode, c.relrowsecurity,
@@ -262,14 +266,14 @@ const TABLES: &str = "
         row_security_active(c.oid),
         c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class q ON q.oid = p.relid
             WHERE q.relkind = 'f'),
-        EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A'))
-            OR c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
+        c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
             OR EXISTS (SELECT FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f'
                 AND (k.confupdtype NOT IN ('a', 'r') OR k.confdeltype NOT IN ('a', 'r'))),
         c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3'),
         pg_has_role(c.relowner, 'USAGE'),
         ARRAY(SELECT k.attnum::int2 FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, at)
-            WHERE i.indrelid = c.oid AND i.indisprimary AND k.at <= i.indnkeyatts ORDER BY k.at)
+            WHERE i.indrelid = c.oid AND i.indisprimary AND k.at <= i.indnkeyatts ORDER BY k.at),
+        EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A'))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace";
 
 /// Table, name, type, number, modifier, type's name with modifier, whether generated, not null, what else gives

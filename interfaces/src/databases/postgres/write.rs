@@ -9,7 +9,7 @@ use super::records::{Horizon, Plan, Target};
 use super::stamp::{State, short};
 use super::table::{NAME_BYTES_MAX, Sort, Table, TableName, quote};
 use super::types::{self, Form};
-use super::{MARK_TABLE, Postgres, place_of};
+use super::{MARK_TABLE, Postgres, Triggers, place_of};
 use crate::{Action, CollectionWrite, Content, Error, Mark, Result, Staged, Stamp};
 
 /// How often a transaction that met another one is tried again at once, before whoever asked looks again.
@@ -149,7 +149,10 @@ fn attempt<'a>(
     for write in writes.iter_mut() {
         let name = name_of(postgres, write.collection, &schema)?;
         let place = place_of(postgres, write.collection.name.as_str());
-        let found = Table::named(&session, &name).map_err(failed("reading the table's columns"))?;
+        let found = match there.iter().find(|table| table.name == name) {
+            Some(found) => Some(found.clone()),
+            None => Table::named(&session, &name).map_err(failed("reading the table's columns"))?,
+        };
         if let (Some(found), Some(known)) = (&found, &known)
             && !known.tables.contains(&(found.oid, found.fingerprint))
         {
@@ -169,18 +172,24 @@ fn attempt<'a>(
     let order = Order::of(&session, &oids).map_err(failed("reading foreign keys"))?;
     let loads = writes.iter().any(|write| matches!(write.action, Action::Load(_)));
     // A stream can't be tried again.
-    let deferred = match strategy.defer || loads && order.is_circular() {
+    let mut after = match strategy.defer || loads && order.is_circular() {
         true => order.defer(&session, &tables).map_err(failed("deferring foreign keys"))?,
         false => Vec::new(),
     };
+    if postgres.triggers == Triggers::Off {
+        after.extend(switch_off(&session, &tables).map_err(failed("switching triggers off"))?);
+    }
     write_all(writes, &targets, &order.parents_first, &horizon, strategy, loaded)?;
-    for statement in deferred {
-        session.batch(&statement).map_err(failed("checking foreign keys"))?;
+    if !after.is_empty() {
+        // A table with checks still to be made can't be altered.
+        after.insert(0, "SET CONSTRAINTS ALL IMMEDIATE".into());
+        session.batch(&after.join("; ")).map_err(failed("checking foreign keys"))?;
     }
     if let Some(mark) = mark {
         write_mark(&session, &schema, mark).map_err(failed("writing the mark"))?;
     }
-    let reactive = tables.iter().flatten().any(|table| table.reactive);
+    let triggers = postgres.triggers == Triggers::On;
+    let reactive = tables.iter().flatten().any(|table| table.reactive || table.triggers && triggers);
     let rows = session.query("SELECT pg_current_xact_id()::text::bigint", Vec::new());
     let own: i64 = rows.and_then(|rows| first(&rows)).map_err(failed("reading its state"))?;
     drop(targets);
@@ -391,6 +400,22 @@ fn is_type_name(name: &str) -> bool {
             char == '"' || quoted && !char.is_control() || char.is_alphanumeric() || matches!(char, '_' | '.' | '$')
         })
         && !quoted
+}
+
+/// Switches the tables' own triggers off; gives the statements that put them back as they were.
+fn switch_off(session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>, Failure> {
+    let mut after = Vec::new();
+    for table in tables.iter().flatten().filter(|table| table.triggers) {
+        let sql = "SELECT tgname::text, tgenabled = 'A' FROM pg_trigger
+            WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY tgname";
+        for row in session.query(sql, vec![Box::new(table.oid)])? {
+            let (name, always): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
+            let (table, name) = (table.name.sql(), quote(&name));
+            session.batch(&format!("ALTER TABLE {table} DISABLE TRIGGER {name}"))?;
+            after.push(format!("ALTER TABLE {table} ENABLE {} TRIGGER {name}", if always { "ALWAYS" } else { "" }));
+        }
+    }
+    Ok(after)
 }
 
 fn write_all(
