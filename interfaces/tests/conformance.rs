@@ -10,7 +10,7 @@ use deltabus_record::value::{Date, Decimal, Instant, Kind, Time, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use support::{Case, Named, Rows, Store, collection, sorted};
+use support::{Case, Named, Rows, Shared, Store, collection, sorted};
 
 /// The interfaces under test.
 const CASES: &[Case] = &[
@@ -58,6 +58,19 @@ const CASES: &[Case] = &[
         kinds: [Some(Kind::Float), Some(Kind::Bool), Some(Kind::Integer)],
         ..SQLITE
     },
+    POSTGRES,
+    Case {
+        name: "postgres, typed",
+        key_kind: Kind::Integer,
+        kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)],
+        ..POSTGRES
+    },
+    Case {
+        name: "postgres, more types",
+        key_kind: Kind::Integer,
+        kinds: [Some(Kind::DateTime), Some(Kind::Float), Some(Kind::Instant)],
+        ..POSTGRES
+    },
 ];
 
 const CSV: Case = Case {
@@ -67,6 +80,7 @@ const CSV: Case = Case {
     whole_row: Some("csv:{}"),
     key_kind: Kind::Text,
     kinds: [None; 3],
+    shared: Shared::Store,
 };
 
 const JSON: Case = Case {
@@ -76,6 +90,7 @@ const JSON: Case = Case {
     whole_row: Some("json:{}"),
     key_kind: Kind::Text,
     kinds: [None; 3],
+    shared: Shared::Store,
 };
 
 const SQLITE: Case = Case {
@@ -85,6 +100,17 @@ const SQLITE: Case = Case {
     whole_row: Some("sqlite:{}?tables=records"),
     key_kind: Kind::Text,
     kinds: [None; 3],
+    shared: Shared::Store,
+};
+
+const POSTGRES: Case = Case {
+    name: "postgres",
+    file: "none",
+    keyed: "{postgres}",
+    whole_row: Some("{postgres}&tables=records"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+    shared: Shared::Records,
 };
 
 /// How many random inputs each law is tried with, for each case.
@@ -318,8 +344,24 @@ fn what_somebody_else_wrote_is_not_overwritten() {
         let second = store.write(&[store.put(None, &rows[1])]);
         let write = [store.put(None, &rows[2])];
         for stale in [&missing, &first] {
-            let result = store.commit(&store.collection, &[], Action::Write(&write), stale);
+            // The record that was written since, and another.
+            for row in [&rows[1], &rows[2]] {
+                if case.shared == Shared::Records && stale == &first && row == &rows[2] {
+                    continue;
+                }
+                let again = [store.put(None, row)];
+                let result = store.commit(&store.collection, &[], Action::Write(&again), stale);
+                assert!(matches!(result, Err(Error::Changed { .. })), "{}: {result:?}", case.name);
+            }
+        }
+        if case.shared == Shared::Records {
+            let gone = [store.removal(&rows[1])];
+            let result = store.commit(&store.collection, &[], Action::Write(&gone), &first);
             assert!(matches!(result, Err(Error::Changed { .. })), "{}: {result:?}", case.name);
+            let mut writes =
+                [CollectionWrite { collection: &store.collection, dropped: &[], action: Action::Write(&write) }];
+            store.interface.stage(&mut writes, &first, None, &NoContents).unwrap().commit().unwrap();
+            assert_eq!(store.rows(), named(&store, &rows), "{}", case.name);
         }
         if !store.interface.transactional() {
             let mut writes =

@@ -102,19 +102,15 @@ fn numbered(base: &ReceiverName, before: usize) -> Result<ReceiverName, Error> {
 
 /// The name of the receiver at a location: made once, then found again in the state directory.
 fn name_for(state: &StateDirectory, source: &SourceName, location: &Location) -> Result<ReceiverName, Error> {
-    let path = std::path::absolute(&location.path).map_err(|error| Error::Io {
-        doing: "find",
-        path: location.path.clone(),
-        source: error,
-    })?;
-    let here = format!("{}:{}", location.interface, path.display());
+    let here =
+        location.place().map_err(|error| Error::Io { doing: "find", path: location.path.clone(), source: error })?;
     for (of, receiver) in state.receivers()?.into_iter().filter(|(of, _)| of == source) {
         let known = std::fs::read_to_string(state.receiver_folder(&of, &receiver).join("location"));
         if known.is_ok_and(|known| known == here) {
             return Ok(receiver);
         }
     }
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let stem = location.path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     let stem: String =
         stem.chars().filter(|char| char.is_ascii_lowercase() || char.is_ascii_digit()).take(24).collect();
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &here) as u32;

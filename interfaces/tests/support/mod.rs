@@ -1,4 +1,4 @@
-//! A store under test: made in a folder of its own, written and read through its interface only.
+//! A store under test: made in a folder or a schema of its own, written and read through its interface only.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -12,6 +12,7 @@ use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Value};
+use deltabus_test_servers::postgres::{Lease, lease};
 
 /// One line of the suite's table.
 #[derive(Clone, Copy)]
@@ -20,7 +21,8 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The file that the locations name.
     pub(crate) file: &'static str,
-    /// A location whose records have the key `id`; `{}` stands for the file's path.
+    /// A location whose records have the key `id`; `{}` stands for the file's path, `{postgres}` for a database with a
+    /// schema that isn't there.
     pub(crate) keyed: &'static str,
     /// A location whose records have no key but themselves, where the store can have such.
     pub(crate) whole_row: Option<&'static str>,
@@ -28,7 +30,20 @@ pub(crate) struct Case {
     pub(crate) key_kind: Kind,
     /// Kinds of the fields `a`, `b`, `c` at the source; `None`: values of any kind.
     pub(crate) kinds: [Option<Kind>; 3],
+    /// What others may write without [`Error::Changed`].
+    pub(crate) shared: Shared,
 }
+
+/// What several writers of a store share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// The store as a whole: it is at the state expected, or it isn't.
+    Store,
+    /// Each record by itself.
+    Records,
+}
+
+const POSTGRES: &str = "{postgres}";
 
 /// A row by the names of its fields.
 pub(crate) type Named = BTreeMap<String, Value>;
@@ -39,6 +54,7 @@ pub(crate) struct Store {
     pub(crate) collection: Collection,
     pub(crate) path: PathBuf,
     _folder: tempfile::TempDir,
+    _server: Option<Lease>,
 }
 
 /// What a scan found.
@@ -64,12 +80,19 @@ impl Store {
     fn at(case: &Case, location: &str, key: &[&str]) -> Store {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(case.file);
-        let location = location.replace("{}", path.to_str().unwrap());
+        let mut location = location.replace("{}", path.to_str().unwrap());
+        // Stores that are looked at together share no server: its stamps move with every commit.
+        let server = location.contains(POSTGRES).then(lease);
+        if let Some(server) = &server {
+            let schema = format!("schema={}", server.fresh_name());
+            location = location.replace(POSTGRES, &server.location("postgres", &schema));
+        }
         let interface = open(&Location::parse(&location).unwrap()).unwrap();
         let [a, b, c] = case.kinds;
         let fields = [("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)];
         let fields = fields.into_iter().enumerate().map(|(at, (name, kind))| Field::new(name, kind, at as u32));
-        let mut store = Store { interface, collection: collection(Vec::new(), key), path, _folder: folder };
+        let mut store =
+            Store { interface, collection: collection(Vec::new(), key), path, _folder: folder, _server: server };
         store.collection = collection(fields.map(|field| store.interface.field_for(&field)).collect(), key);
         store
     }

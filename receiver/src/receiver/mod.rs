@@ -342,8 +342,7 @@ impl Receiver {
     /// A receiver that is pointed at another place begins there anew: nothing that stands there is an edit.
     fn settle_location(&self) -> Result<(), Error> {
         let given = &self.config.location;
-        let path = std::path::absolute(&given.path).unwrap_or_else(|_| given.path.clone());
-        let here = format!("{}:{}", given.interface, path.display());
+        let here = given.place().unwrap_or_else(|_| given.to_string());
         let view = self.store.view();
         let before = ledger::location(&view)?;
         if before.as_deref() == Some(here.as_str()) {
