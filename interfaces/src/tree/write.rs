@@ -245,7 +245,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             FileContent::Unknown => return self.inline(path, b"", before, attributes),
         };
         if let Some((from, seen)) = self.moved(&large)? {
-            let taken = self.staging.take(&from, &seen);
+            let taken = self.staging.take(&from, &seen)?;
             let attributes = Attributes {
                 mode: attributes.mode.filter(|mode| *mode != seen.mode),
                 mtime: attributes.mtime.filter(|mtime| *mtime != seen.mtime),
