@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::path::PathBuf;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use deltabus_interfaces::{
-    Action, CollectionWrite, Decoded, Error, Extent, Fingerprint, Interface, Location, Mark, NoContents, RecordWrite,
+    Action, CollectionWrite, Contents, Decoded, Error, Extent, Fingerprint, Interface, Location, Mark, RecordWrite,
     Records, Stamp, open,
 };
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::{Kind, Large, Value};
+use proptest::prelude::BoxedStrategy;
 
 /// One line of the suite's table.
 #[derive(Clone, Copy)]
@@ -28,6 +31,18 @@ pub(crate) struct Case {
     pub(crate) key_kind: Kind,
     /// Kinds of the fields `a`, `b`, `c` at the source; `None`: values of any kind.
     pub(crate) kinds: [Option<Kind>; 3],
+    /// Other fields than `id`, `a`, `b`, `c`, for stores whose fields are fixed.
+    pub(crate) shape: Option<&'static Shape>,
+}
+
+/// The records of a store whose fields are fixed.
+pub(crate) struct Shape {
+    /// The fields with their kinds; the first is the key.
+    pub(crate) fields: &'static [(&'static str, Kind)],
+    /// A record at the source.
+    pub(crate) record: fn() -> BoxedStrategy<Vec<Value>>,
+    /// A record that the store takes, of this number.
+    pub(crate) plain: fn(i64) -> Vec<Value>,
 }
 
 /// A row by the names of its fields.
@@ -38,7 +53,26 @@ pub(crate) struct Store {
     pub(crate) interface: Box<dyn Interface>,
     pub(crate) collection: Collection,
     pub(crate) path: PathBuf,
+    contents: Chest,
     _folder: tempfile::TempDir,
+}
+
+/// The contents of the references among the values.
+#[derive(Default)]
+struct Chest(Mutex<BTreeMap<[u8; 32], Vec<u8>>>);
+
+impl Chest {
+    fn keep(&self, bytes: Vec<u8>) -> Value {
+        let large = Large { hash: *blake3::hash(&bytes).as_bytes(), length: bytes.len() as u64, text: false };
+        self.0.lock().unwrap().insert(large.hash, bytes);
+        Value::Large(Box::new(large))
+    }
+}
+
+impl Contents for Chest {
+    fn read<'a>(&'a self, large: &Large, _: Option<&Path>) -> Result<Box<dyn Read + Send + 'a>, Error> {
+        Ok(Box::new(Cursor::new(self.0.lock().unwrap()[&large.hash].clone())))
+    }
 }
 
 /// What a scan found.
@@ -53,7 +87,7 @@ pub(crate) struct Found {
 impl Store {
     /// A store with records of the key `id` and the fields `a`, `b`, `c`; nothing is there yet.
     pub(crate) fn keyed(case: &Case) -> Store {
-        Store::at(case, case.keyed, &["id"])
+        Store::at(case, case.keyed, &[case.shape.map_or("id", |shape| shape.fields[0].0)])
     }
 
     /// The same with whole-row keys.
@@ -67,9 +101,13 @@ impl Store {
         let location = location.replace("{}", path.to_str().unwrap());
         let interface = open(&Location::parse(&location).unwrap()).unwrap();
         let [a, b, c] = case.kinds;
-        let fields = [("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)];
+        let fields = match case.shape {
+            None => vec![("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)],
+            Some(shape) => shape.fields.iter().map(|(name, kind)| (*name, Some(*kind))).collect(),
+        };
         let fields = fields.into_iter().enumerate().map(|(at, (name, kind))| Field::new(name, kind, at as u32));
-        let mut store = Store { interface, collection: collection(Vec::new(), key), path, _folder: folder };
+        let contents = Chest::default();
+        let mut store = Store { interface, collection: collection(Vec::new(), key), path, contents, _folder: folder };
         store.collection = collection(fields.map(|field| store.interface.field_for(&field)).collect(), key);
         store
     }
@@ -82,6 +120,14 @@ impl Store {
     }
 
     fn project_value(&self, value: &Value, field: &Field) -> Option<Value> {
+        match self.project_kind(value, field)? {
+            // A field of references gives bytes back as the reference to them.
+            Value::Bytes(bytes) if field.kind == Some(Kind::Large) => Some(self.contents.keep(bytes)),
+            value => Some(value),
+        }
+    }
+
+    fn project_kind(&self, value: &Value, field: &Field) -> Option<Value> {
         if self.interface.verbatim(field).contains(value.kind()) {
             return Some(value.clone());
         }
@@ -118,6 +164,11 @@ impl Store {
         Ok(found)
     }
 
+    /// Where references among the values are read from.
+    pub(crate) fn contents(&self) -> &dyn Contents {
+        &self.contents
+    }
+
     /// The rows there, sorted, so that stores of any order compare.
     pub(crate) fn rows(&self) -> Vec<Named> {
         sorted(self.scan().unwrap().rows)
@@ -149,7 +200,7 @@ impl Store {
     ) -> Result<Stamp, Error> {
         let mark = Mark { owner: "source/receiver".into(), value: format!("{expected:?}").into_bytes() };
         let mut writes = [CollectionWrite { collection, dropped, action }];
-        let staged = self.interface.stage(&mut writes, expected, Some(&mark), &NoContents)?;
+        let staged = self.interface.stage(&mut writes, expected, Some(&mark), &self.contents)?;
         let content = staged.content();
         let stamp = staged.commit()?;
         assert_eq!(stamp, self.stamp(), "the stamp after a commit is the commit's");
