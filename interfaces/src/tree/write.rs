@@ -16,7 +16,7 @@ use super::walk::{now, walk};
 use super::{Tree, name, read, walk};
 use crate::contents::hex;
 use crate::file::BLOCK_BYTES;
-use crate::folder::{Attributes, EntryKind, EntryPath, Moment, NewFile, Sealed, Seen, Staging};
+use crate::folder::{Attributes, EntryKind, EntryPath, NewFile, Sealed, Seen, Staging};
 use crate::{Action, CollectionWrite, Content, Contents, Error, Mark, RecordWrite, Result, Staged, Stamp};
 
 /// Builds the state that `writes` lead to; see [`crate::Interface::stage`].
@@ -196,6 +196,7 @@ impl<'a, 'c> Writer<'a, 'c> {
         };
         // What is not to be written stays as it is there.
         let mode = mode.filter(|_| changed.mode || same.is_none());
+        let has_time = mtime.is_some();
         let mtime = mtime.filter(|_| changed.mtime || same.is_none());
         let attributes = Attributes { mode, mtime };
         match what {
@@ -221,8 +222,8 @@ impl<'a, 'c> Writer<'a, 'c> {
                 _ => {
                     let attributes = Attributes {
                         mode: mode.or(same.map(|same| same.mode)),
-                        mtime: mtime
-                            .or(same.filter(|_| wanted_time_kept(&self.tree.options, mtime)).map(|same| same.mtime)),
+                        // A source without times has the time of writing; one with them has not changed it.
+                        mtime: mtime.or(same.filter(|_| has_time).map(|same| same.mtime)),
                     };
                     let (hash, made) = self.file(&path, content, replaced.as_ref(), attributes)?;
                     Ok((path, Written { kind, hash: Some(hash), made }))
@@ -497,11 +498,6 @@ impl<'a, 'c> Writer<'a, 'c> {
     }
 }
 
-/// Where times are kept, a content that comes without a new one keeps the old.
-fn wanted_time_kept(options: &super::Options, mtime: Option<Moment>) -> bool {
-    options.mtimes && mtime.is_none()
-}
-
 /// Fills `file` with all that `from` gives; fails if that is not the content of `large`.
 fn fill(mut from: impl Read, large: &Large, file: &mut NewFile, block: &mut [u8]) -> io::Result<()> {
     let mut hasher = blake3::Hasher::new();
@@ -567,5 +563,49 @@ impl Staged for StagedTree<'_> {
             known.forget(&left.path);
         }
         Ok(known.stamp())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deltabus_record::key::Key;
+    use deltabus_record::schema::Collection;
+
+    use super::*;
+    use crate::{Interface, Location, NoContents};
+
+    #[test]
+    fn names_that_are_one_here_are_an_error_that_names_both() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("README"), "1").unwrap();
+        let tree = Tree::open(&Location::parse(&format!("tree:{}", folder.path().display())).unwrap()).unwrap();
+        tree.blindness.set(Blindness { case: true, normalization: true }).unwrap();
+        let collection = Collection { name: tree.collection.name.clone(), schema: tree.collection.schema.clone() };
+        let values = |path: &str| {
+            let instant = deltabus_record::value::Instant { seconds: 1, nanos: 0, offset_seconds: 0 };
+            let content = Value::Bytes(b"new".to_vec());
+            let (path, mode) = (Value::text(path), Value::Integer(0o644));
+            [path, Value::text("file"), content, Value::Null, mode, Value::Instant(instant)]
+        };
+        let put = |path: &str| RecordWrite::Put {
+            key: Key::of(&[Value::text(path)]),
+            row: Row::of(&values(path)),
+            changed: (0..6).collect(),
+        };
+        let remove =
+            |path: &str| RecordWrite::Remove { key: Key::of(&[Value::text(path)]), row: Row::of(&values(path)) };
+        let write = |writes: &[RecordWrite]| {
+            let expected = tree.stamp().unwrap();
+            let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(writes) }];
+            tree.stage(&mut writes, &expected, None, &NoContents)?.commit()
+        };
+        for clashing in [&[put("readme")][..], &[put("a\u{e9}"), put("ae\u{301}")], &[put("B/x"), put("b/y")]] {
+            let error = write(clashing).unwrap_err().to_string();
+            assert!(error.contains("one name"), "{error}");
+            assert_eq!(std::fs::read(folder.path().join("README")).unwrap(), b"1");
+            assert_eq!(tree.known().paths().count(), 1);
+        }
+        write(&[remove("README"), put("readme")]).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("readme")).unwrap(), b"new");
     }
 }

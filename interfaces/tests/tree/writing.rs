@@ -429,3 +429,38 @@ fn ten_thousand_files_come_change_and_go() {
     assert_eq!(tree.on_disk(), after);
     assert_eq!(tree.scan().unwrap().model, after);
 }
+
+#[test]
+fn contents_come_inline_too_and_missing_folders_are_made() {
+    let tree = Tree::with(&model([("a", file("a"))]));
+    let inline = |path: &str, content: &str| {
+        let mut values = tree.row(path, &file("")).values();
+        values[tree.collection.schema.slot("content").unwrap()] = Value::Bytes(content.into());
+        RecordWrite::Put { key: key(path), row: Row::of(&values), changed: (0..6).collect() }
+    };
+    tree.write(&[inline("a", "new"), inline("b/c/d", "deep"), inline("e", "")]).unwrap();
+    let found = tree.scan().unwrap().model;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b", "b/c", "b/c/d", "e"]);
+    assert_eq!((&found["a"], &found["b/c/d"], &found["e"]), (&file("new"), &file("deep"), &file("")));
+    assert_eq!(tree.chest.asked(), [(large(b"a"), None)]);
+}
+
+#[test]
+fn a_source_without_modes_and_times_leaves_them_as_they_are() {
+    let there = model([("a", Entry::File { content: b"a".to_vec(), mode: 0o600, mtime: 5 }), ("b", file("b"))]);
+    let tree = Tree::with(&there);
+    let mut narrow = tree.collection.clone();
+    narrow.schema.fields.truncate(3);
+    let row = |path: &str, content: &str| {
+        let content = Value::Bytes(content.into());
+        let row = Row::of(&[Value::text(path), Value::text("file"), content]);
+        RecordWrite::Put { key: key(path), row, changed: vec![2] }
+    };
+    let writes = [row("a", "new"), row("c", "c")];
+    let mut write = [CollectionWrite { collection: &narrow, dropped: &[], action: Action::Write(&writes) }];
+    tree.interface.stage(&mut write, &tree.stamp(), None, &tree.chest).unwrap().commit().unwrap();
+    let now = tree.on_disk();
+    assert!(matches!(&now["a"], Entry::File { content, mode: 0o600, mtime } if content == b"new" && *mtime > MTIME));
+    assert!(matches!(&now["c"], Entry::File { content, .. } if content == b"c"));
+    assert_eq!(now["b"], there["b"]);
+}
