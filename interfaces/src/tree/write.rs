@@ -11,6 +11,7 @@ use rustix::fs::fstat;
 
 use super::clash::{Blindness, clash};
 use super::ignoring::{IGNORE_FILE, Rules};
+use super::moves::Relocated;
 use super::types::{Changed, FileContent, Slots, Wanted, What};
 use super::walk::{now, walk};
 use super::{Tree, name, read, walk};
@@ -52,15 +53,17 @@ pub(super) fn stage<'a>(
 }
 
 /// Puts a change together, record by record.
-struct Writer<'a, 'c> {
+pub(super) struct Writer<'a, 'c> {
     tree: &'a Tree,
-    staging: Staging,
+    pub(super) staging: Staging,
     contents: &'c dyn Contents,
     /// What is to go, unless it is moved.
     removed: HashMap<EntryPath, Removed>,
     /// Files that are to go, by the hash that they have as far as known.
     removed_files: HashMap<[u8; 32], Vec<EntryPath>>,
-    written: HashMap<EntryPath, Written>,
+    pub(super) written: HashMap<EntryPath, Written>,
+    /// What moves with its folder.
+    pub(super) relocated: Vec<Relocated>,
     /// Folders that give their place to something else, so must have nothing in them that is not to go.
     cleared: Vec<EntryPath>,
     /// The rules that hold in each folder asked for; `None` where there are none at all.
@@ -74,12 +77,12 @@ struct Removed {
 }
 
 /// What will stand at a path.
-struct Written {
-    kind: EntryKind,
+pub(super) struct Written {
+    pub(super) kind: EntryKind,
     /// Its content, where it is known.
-    hash: Option<[u8; 32]>,
+    pub(super) hash: Option<[u8; 32]>,
     /// What a new file looks like.
-    made: Option<Seen>,
+    pub(super) made: Option<Seen>,
 }
 
 impl<'a, 'c> Writer<'a, 'c> {
@@ -93,6 +96,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             removed: HashMap::new(),
             removed_files: HashMap::new(),
             written: HashMap::new(),
+            relocated: Vec::new(),
             cleared: Vec::new(),
             rules: patterns.then(HashMap::new),
             block: vec![0; BLOCK_BYTES],
@@ -116,9 +120,13 @@ impl<'a, 'c> Writer<'a, 'c> {
                         self.remove(&slots, &row.values())?;
                     }
                 }
+                let moved = self.move_folders(&slots, writes)?;
                 for write in *writes {
                     if let RecordWrite::Put { row, changed, .. } = write {
-                        self.put(&slots, row.values(), slots.changed(changed))?;
+                        let values = row.values();
+                        if moved.is_empty() || !slots.path(&values).is_ok_and(|path| moved.contains(&path)) {
+                            self.put(&slots, values, slots.changed(changed))?;
+                        }
                     }
                 }
             }
@@ -296,29 +304,54 @@ impl<'a, 'c> Writer<'a, 'c> {
 
     /// A file that goes and has this content.
     fn moved(&mut self, large: &Large) -> Result<Option<(EntryPath, Seen)>> {
-        let Some(candidates) = self.removed_files.get_mut(&large.hash) else { return Ok(None) };
-        while let Some(path) = candidates.pop() {
-            let Some(removed) = self.removed.get_mut(&path) else { continue };
-            let Some(seen) = removed.seen.filter(|seen| !removed.moved && seen.size == large.length) else { continue };
-            let known = self.tree.known().hash(&path, &seen);
-            let hash = match known {
-                Some(hash) => hash,
-                None => {
-                    let failed = |error| self.tree.folder().error("read", Some(&path), error);
-                    let file = match self.staging.beneath().read(&path) {
-                        Ok(file) => file,
-                        // What can't be read can still go, and come from elsewhere.
-                        Err(_) => continue,
-                    };
-                    read::hash(file, &mut self.block).map_err(failed)?.0
+        while let Some(path) = self.removed_files.get_mut(&large.hash).and_then(Vec::pop) {
+            let Some(removed) = self.removed.get(&path) else { continue };
+            let Some(seen) = removed.seen.filter(|_| !removed.moved) else { continue };
+            if self.has_content(&path, &seen, large) {
+                if let Some(removed) = self.removed.get_mut(&path) {
+                    removed.moved = true;
                 }
-            };
-            if hash == large.hash {
-                removed.moved = true;
                 return Ok(Some((path, seen)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the file has this content, as known or else by reading it; not if it can't be read.
+    pub(super) fn has_content(&mut self, path: &EntryPath, seen: &Seen, large: &Large) -> bool {
+        let known = self.tree.known().hash(path, seen);
+        let hash = known.or_else(|| {
+            let file = self.staging.beneath().read(path).ok()?;
+            read::hash(file, &mut self.block).ok().map(|(hash, _)| hash)
+        });
+        seen.size == large.length && hash == Some(large.hash)
+    }
+
+    /// What is to go from `path` and has not moved.
+    pub(super) fn removed_as(&self, path: &EntryPath) -> Option<Seen> {
+        self.removed.get(path).and_then(|removed| removed.seen)
+    }
+
+    /// What is at `path` goes by moving.
+    pub(super) fn mark_moved(&mut self, path: &EntryPath) {
+        if let Some(removed) = self.removed.get_mut(path) {
+            removed.moved = true;
+        }
+    }
+
+    /// The folders that are to go and are in none that is to go.
+    pub(super) fn removed_tops(&self) -> Vec<EntryPath> {
+        let folder = |path: &EntryPath| {
+            let seen = self.removed.get(path).and_then(|removed| removed.seen);
+            seen.is_some_and(|seen| seen.kind == EntryKind::Folder)
+        };
+        let top = |path: &&EntryPath| folder(path) && !path.parent().is_some_and(|parent| folder(&parent));
+        self.removed.keys().filter(top).cloned().collect()
+    }
+
+    /// Whether anything may be ignored.
+    pub(super) fn has_patterns(&self) -> bool {
+        self.rules.is_some()
     }
 
     /// Fills `file` from one that is here and has the content; `false` if there is none.
@@ -356,7 +389,7 @@ impl<'a, 'c> Writer<'a, 'c> {
     }
 
     /// What stands at `path`; [`Error::Changed`] if that is not what the expected state had there.
-    fn look(&mut self, path: &EntryPath) -> Result<Option<Seen>> {
+    pub(super) fn look(&mut self, path: &EntryPath) -> Result<Option<Seen>> {
         let seen = self.staging.beneath().seen(path);
         let seen = seen.map_err(|error| self.tree.folder().error("examine", Some(path), error))?;
         let expected = self.tree.known().seen(path).copied();
@@ -420,7 +453,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             }
         }
         let sealed = self.staging.seal()?;
-        Ok(Box::new(StagedTree { tree: self.tree, sealed, written: self.written }))
+        Ok(Box::new(StagedTree { tree: self.tree, sealed, written: self.written, relocated: self.relocated }))
     }
 
     /// Makes the folders that records are in without having a record; fails where one can't be.
@@ -533,6 +566,7 @@ struct StagedTree<'a> {
     tree: &'a Tree,
     sealed: Sealed,
     written: HashMap<EntryPath, Written>,
+    relocated: Vec<Relocated>,
 }
 
 impl Staged for StagedTree<'_> {
@@ -556,6 +590,14 @@ impl Staged for StagedTree<'_> {
                 continue;
             }
             known.put(&path, seen, written.and_then(|written| written.hash), now);
+        }
+        // A folder that could not be moved is among what is left, and the sum without these is no tree's.
+        let all_moved = outcome.left.is_empty();
+        for Relocated { from, to, seen } in &self.relocated {
+            known.forget(from);
+            if all_moved {
+                known.put(to, Some(*seen), self.written.get(to).and_then(|written| written.hash), now);
+            }
         }
         for left in &outcome.left {
             tracing::warn!(tree = %self.tree.folder().place(), entry = %left.path, problem = %left.problem, "left as it is");
