@@ -29,6 +29,7 @@ mod clash;
 mod contents;
 mod ignoring;
 mod known;
+mod moves;
 mod name;
 mod read;
 mod types;

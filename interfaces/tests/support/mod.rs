@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::path::PathBuf;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use deltabus_interfaces::{
-    Action, CollectionWrite, Decoded, Error, Extent, Fingerprint, Interface, Location, Mark, NoContents, RecordWrite,
+    Action, CollectionWrite, Contents, Decoded, Error, Extent, Fingerprint, Interface, Location, Mark, RecordWrite,
     Records, Stamp, open,
 };
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::{Kind, Large, Value};
 use deltabus_test_servers::postgres::{Lease, lease};
+use proptest::prelude::BoxedStrategy;
 
 /// One line of the suite's table.
 #[derive(Clone, Copy)]
@@ -32,6 +35,18 @@ pub(crate) struct Case {
     pub(crate) kinds: [Option<Kind>; 3],
     /// What others may write without [`Error::Changed`].
     pub(crate) shared: Shared,
+    /// Other fields than `id`, `a`, `b`, `c`, for stores whose fields are fixed.
+    pub(crate) shape: Option<&'static Shape>,
+}
+
+/// The records of a store whose fields are fixed.
+pub(crate) struct Shape {
+    /// The fields with their kinds; the first is the key.
+    pub(crate) fields: &'static [(&'static str, Kind)],
+    /// A record at the source.
+    pub(crate) record: fn() -> BoxedStrategy<Vec<Value>>,
+    /// A record that the store takes, of this number.
+    pub(crate) plain: fn(i64) -> Vec<Value>,
 }
 
 /// What several writers of a store share.
@@ -53,8 +68,27 @@ pub(crate) struct Store {
     pub(crate) interface: Box<dyn Interface>,
     pub(crate) collection: Collection,
     pub(crate) path: PathBuf,
+    contents: Chest,
     _folder: tempfile::TempDir,
     _server: Option<Lease>,
+}
+
+/// The contents of the references among the values.
+#[derive(Default)]
+struct Chest(Mutex<BTreeMap<[u8; 32], Vec<u8>>>);
+
+impl Chest {
+    fn keep(&self, bytes: Vec<u8>) -> Value {
+        let large = Large { hash: *blake3::hash(&bytes).as_bytes(), length: bytes.len() as u64, text: false };
+        self.0.lock().unwrap().insert(large.hash, bytes);
+        Value::Large(Box::new(large))
+    }
+}
+
+impl Contents for Chest {
+    fn read<'a>(&'a self, large: &Large, _: Option<&Path>) -> Result<Box<dyn Read + Send + 'a>, Error> {
+        Ok(Box::new(Cursor::new(self.0.lock().unwrap()[&large.hash].clone())))
+    }
 }
 
 /// What a scan found.
@@ -69,7 +103,7 @@ pub(crate) struct Found {
 impl Store {
     /// A store with records of the key `id` and the fields `a`, `b`, `c`; nothing is there yet.
     pub(crate) fn keyed(case: &Case) -> Store {
-        Store::at(case, case.keyed, &["id"])
+        Store::at(case, case.keyed, &[case.shape.map_or("id", |shape| shape.fields[0].0)])
     }
 
     /// The same with whole-row keys.
@@ -89,10 +123,19 @@ impl Store {
         }
         let interface = open(&Location::parse(&location).unwrap()).unwrap();
         let [a, b, c] = case.kinds;
-        let fields = [("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)];
+        let fields = match case.shape {
+            None => vec![("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)],
+            Some(shape) => shape.fields.iter().map(|(name, kind)| (*name, Some(*kind))).collect(),
+        };
         let fields = fields.into_iter().enumerate().map(|(at, (name, kind))| Field::new(name, kind, at as u32));
-        let mut store =
-            Store { interface, collection: collection(Vec::new(), key), path, _folder: folder, _server: server };
+        let mut store = Store {
+            interface,
+            collection: collection(Vec::new(), key),
+            path,
+            contents: Chest::default(),
+            _folder: folder,
+            _server: server,
+        };
         store.collection = collection(fields.map(|field| store.interface.field_for(&field)).collect(), key);
         store
     }
@@ -105,6 +148,14 @@ impl Store {
     }
 
     fn project_value(&self, value: &Value, field: &Field) -> Option<Value> {
+        match self.project_kind(value, field)? {
+            // A field of references gives bytes back as the reference to them.
+            Value::Bytes(bytes) if field.kind == Some(Kind::Large) => Some(self.contents.keep(bytes)),
+            value => Some(value),
+        }
+    }
+
+    fn project_kind(&self, value: &Value, field: &Field) -> Option<Value> {
         if self.interface.verbatim(field).contains(value.kind()) {
             return Some(value.clone());
         }
@@ -141,6 +192,11 @@ impl Store {
         Ok(found)
     }
 
+    /// Where references among the values are read from.
+    pub(crate) fn contents(&self) -> &dyn Contents {
+        &self.contents
+    }
+
     /// The rows there, sorted, so that stores of any order compare.
     pub(crate) fn rows(&self) -> Vec<Named> {
         sorted(self.scan().unwrap().rows)
@@ -172,7 +228,7 @@ impl Store {
     ) -> Result<Stamp, Error> {
         let mark = Mark { owner: "source/receiver".into(), value: format!("{expected:?}").into_bytes() };
         let mut writes = [CollectionWrite { collection, dropped, action }];
-        let staged = self.interface.stage(&mut writes, expected, Some(&mark), &NoContents)?;
+        let staged = self.interface.stage(&mut writes, expected, Some(&mark), &self.contents)?;
         let content = staged.content();
         let stamp = staged.commit()?;
         assert_eq!(stamp, self.stamp(), "the stamp after a commit is the commit's");
