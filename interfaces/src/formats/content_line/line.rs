@@ -221,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parameters_come_back(values in prop::collection::vec("[^\r]{0,12}|[;:,\"^nN\n\\]{0,6}", 1..4)) {
+        fn parameters_come_back(values in prop::collection::vec("[^\r]{0,12}|[;:,\"^nN\n'\\\\]{0,6}", 1..4)) {
             let head = format!("A;{}:v", write::parameter("X-P", &values));
             let line = Line::parse(head.as_bytes()).unwrap();
             prop_assert_eq!(&line.parameters[0].values, &values);
