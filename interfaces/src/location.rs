@@ -33,13 +33,15 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("json", "json"),
     ("ndjson", "ndjson"),
     ("jsonl", "ndjson"),
+    ("vcf", "vcard"),
+    ("vcard", "vcard"),
     ("db", "sqlite"),
     ("sqlite", "sqlite"),
     ("sqlite3", "sqlite"),
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "sqlite"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "sqlite"];
 
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.

@@ -51,6 +51,20 @@ const CASES: &[Case] = &[
     },
     Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
     Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
+    VCARD,
+    Case { name: "vcard 3.0", keyed: "vcard:{}?version=3.0", ..VCARD },
+    Case { name: "vcard 2.1", keyed: "vcard:{}?version=2.1", ..VCARD },
+    Case { name: "vcard, UTF-16", keyed: "vcard:{}?encoding=utf-16le", ..VCARD },
+    Case { name: "vcard, latin1", keyed: "vcard:{}?encoding=latin1", ..VCARD },
+    Case { name: "vcard, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..VCARD },
+    Case {
+        name: "vcard, a key of the source's",
+        key: "id",
+        own: &["uid", "version"],
+        whole_row: Some("vcard:{}"),
+        key_kind: Kind::Integer,
+        ..VCARD
+    },
     SQLITE,
     Case {
         name: "sqlite, typed",
@@ -64,6 +78,8 @@ const CSV: Case = Case {
     name: "csv",
     file: "records.csv",
     keyed: "csv:{}?key=id",
+    key: "id",
+    own: &[],
     whole_row: Some("csv:{}"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -73,7 +89,20 @@ const JSON: Case = Case {
     name: "json",
     file: "records.json",
     keyed: "json:{}?key=id",
+    key: "id",
+    own: &[],
     whole_row: Some("json:{}"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+};
+
+const VCARD: Case = Case {
+    name: "vcard",
+    file: "records.vcf",
+    keyed: "vcard:{}",
+    key: "uid",
+    own: &["version"],
+    whole_row: None,
     key_kind: Kind::Text,
     kinds: [None; 3],
 };
@@ -82,6 +111,8 @@ const SQLITE: Case = Case {
     name: "sqlite",
     file: "records.db",
     keyed: "sqlite:{}",
+    key: "id",
+    own: &[],
     whole_row: Some("sqlite:{}?tables=records"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -206,7 +237,7 @@ fn what_the_collection_lacks_stays() {
             let mut fields = store.collection.schema.fields.clone();
             let extra = Field::new("extra", Some(Kind::Text), fields.len() as u32);
             fields.insert(1, store.interface.field_for(&extra));
-            let wide = collection(fields, &["id"]);
+            let wide = collection(fields, &[case.key]);
             let widen = |(at, row): (usize, &Vec<Value>)| {
                 let mut row = row.clone();
                 row.insert(1, Value::text(format!("extra {at}")));
@@ -248,7 +279,7 @@ fn fields_come_and_go() {
             let mut fields = store.collection.schema.fields.clone();
             fields[1].dropped = true;
             fields.push(store.interface.field_for(&Field::new("new", Some(Kind::Text), 9)));
-            let next = collection(fields, &["id"]);
+            let next = collection(fields, &[case.key]);
             let mut first = rows[0].clone();
             first[1] = Value::Absent;
             first.push(Value::text("here"));
