@@ -580,6 +580,13 @@ fn values_of_other_kinds_are_told_or_carried() {
             r#"[{"value":"1","odd":2}]"#,
             "X-DELTABUS-FIELD;NAME=phones;KIND=list:[{\"value\":\"1\"\\,\"odd\":2}]\n",
         ),
+        // Its line would go on in the next.
+        (
+            "phones",
+            json_value(r#"[{"value":"1=","params":{"X-A":"QUOTED-PRINTABLE"}}]"#),
+            r#"[{"value":"1=","params":{"X-A":"QUOTED-PRINTABLE"}}]"#,
+            "X-DELTABUS-FIELD;NAME=phones;KIND=list:",
+        ),
         ("phones", json_value(r#"[{"value":"1"}]"#), r#"[{"value":"1"}]"#, "TEL:1\n"),
         (
             "other",
