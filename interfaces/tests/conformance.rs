@@ -65,6 +65,7 @@ const CASES: &[Case] = &[
         key_kind: Kind::Integer,
         ..VCARD
     },
+    Case { name: "vcard, a folder", file: "records", inside: Some("a.vcf"), keyed: "vcard:{}/", ..VCARD },
     SQLITE,
     Case {
         name: "sqlite, typed",
@@ -77,6 +78,7 @@ const CASES: &[Case] = &[
 const CSV: Case = Case {
     name: "csv",
     file: "records.csv",
+    inside: None,
     keyed: "csv:{}?key=id",
     key: "id",
     own: &[],
@@ -88,6 +90,7 @@ const CSV: Case = Case {
 const JSON: Case = Case {
     name: "json",
     file: "records.json",
+    inside: None,
     keyed: "json:{}?key=id",
     key: "id",
     own: &[],
@@ -99,6 +102,7 @@ const JSON: Case = Case {
 const VCARD: Case = Case {
     name: "vcard",
     file: "records.vcf",
+    inside: None,
     keyed: "vcard:{}",
     key: "uid",
     own: &["version"],
@@ -110,6 +114,7 @@ const VCARD: Case = Case {
 const SQLITE: Case = Case {
     name: "sqlite",
     file: "records.db",
+    inside: None,
     keyed: "sqlite:{}",
     key: "id",
     own: &[],
@@ -428,7 +433,7 @@ fn no_bytes_make_it_panic() {
         |case| (bytes(), rows(*case, 1..3)),
         |case, (bytes, rows)| {
             for store in [Some(Store::keyed(case)), Store::whole_row(case)].into_iter().flatten() {
-                std::fs::write(&store.path, &bytes).unwrap();
+                let planted = store.plant(&bytes);
                 let scanned = store.scan();
                 let rows = projected(&store, &rows);
                 let writes: Vec<_> = rows.iter().map(|row| store.put(None, row)).collect();
@@ -437,7 +442,7 @@ fn no_bytes_make_it_panic() {
                     // What could be read can still be read.
                     Ok(_) if scanned.is_ok() => drop(store.scan().unwrap()),
                     Ok(_) => {}
-                    Err(_) => assert_eq!(std::fs::read(&store.path).unwrap(), bytes),
+                    Err(_) => assert_eq!(std::fs::read(&planted).unwrap(), bytes),
                 }
             }
         },

@@ -20,6 +20,8 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The file that the locations name.
     pub(crate) file: &'static str,
+    /// A file inside that, where it is a folder.
+    pub(crate) inside: Option<&'static str>,
     /// A location whose records have the key [`Case::key`]; `{}` stands for the file's path.
     pub(crate) keyed: &'static str,
     /// What the key's field is called.
@@ -42,6 +44,7 @@ pub(crate) struct Store {
     pub(crate) interface: Box<dyn Interface>,
     pub(crate) collection: Collection,
     pub(crate) path: PathBuf,
+    inside: Option<&'static str>,
     own: &'static [&'static str],
     _folder: tempfile::TempDir,
 }
@@ -74,8 +77,14 @@ impl Store {
         let [a, b, c] = case.kinds;
         let fields = [(case.key, Some(case.key_kind)), ("a", a), ("b", b), ("c", c)];
         let fields = fields.into_iter().enumerate().map(|(at, (name, kind))| Field::new(name, kind, at as u32));
-        let mut store =
-            Store { interface, collection: collection(Vec::new(), key), path, own: case.own, _folder: folder };
+        let mut store = Store {
+            interface,
+            collection: collection(Vec::new(), key),
+            path,
+            inside: case.inside,
+            own: case.own,
+            _folder: folder,
+        };
         store.collection = collection(fields.map(|field| store.interface.field_for(&field)).collect(), key);
         store
     }
@@ -101,6 +110,19 @@ impl Store {
 
     pub(crate) fn stamp(&self) -> Stamp {
         self.interface.stamp().unwrap()
+    }
+
+    /// Puts `bytes` where the store's data are, and gives the file that they are in.
+    pub(crate) fn plant(&self, bytes: &[u8]) -> PathBuf {
+        let path = match self.inside {
+            None => self.path.clone(),
+            Some(inside) => {
+                std::fs::create_dir_all(&self.path).unwrap();
+                self.path.join(inside)
+            }
+        };
+        std::fs::write(&path, bytes).unwrap();
+        path
     }
 
     /// Reads everything.

@@ -37,17 +37,10 @@ pub(super) struct Cards {
     pub(super) extras: Vec<(String, Option<Kind>)>,
 }
 
-/// Two cards with one key: the places of the second and the first.
-#[derive(Debug)]
-pub(super) struct Duplicate {
-    pub(super) key: String,
-    pub(super) second: usize,
-    pub(super) first: usize,
-}
-
 impl Cards {
-    /// Finds the cards in `content`. Nothing else may stand there but blank lines.
-    pub(super) fn find(content: &[u8], charsets: Charsets) -> Result<Cards, Problem> {
+    /// Finds the cards in `content`. Nothing else may stand there but blank lines. `scope`, where there is one, takes the
+    /// place of the names in the keys of cards without a `UID`.
+    pub(super) fn find(content: &[u8], charsets: Charsets, scope: Option<[u8; 32]>) -> Result<Cards, Problem> {
         let mut found = Cards::default();
         let mut events = Events::new(content);
         let mut names = blake3::Hasher::new();
@@ -94,7 +87,7 @@ impl Cards {
                         if !named {
                             names.update(&content[begin.start..span.end]);
                         }
-                        let identity = names.finalize().into();
+                        let identity = scope.unwrap_or_else(|| names.finalize().into());
                         found.cards.push(CardAt { range, line: begin.line, uid, identity });
                     }
                 }
@@ -106,26 +99,18 @@ impl Cards {
     }
 
     fn note(&mut self, (name, kind): (String, Kind)) {
-        if is_own(&name) {
-            return;
-        }
-        let kind = Some(kind);
-        match self.extras.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) if *known == kind => {}
-            Some((_, known)) => *known = None,
-            None => self.extras.push((name, kind)),
+        if !is_own(&name) {
+            note(&mut self.extras, name, Some(kind));
         }
     }
+}
 
-    /// Fails if two cards have one key.
-    pub(super) fn distinct(&self) -> Result<(), Duplicate> {
-        let mut known = HashMap::with_capacity(self.keys.len());
-        for (second, key) in self.keys.iter().enumerate() {
-            if let Some(first) = known.insert(key.as_str(), second) {
-                return Err(Duplicate { key: key.clone(), second, first });
-            }
-        }
-        Ok(())
+/// Adds a field to those known; one whose values are of several kinds has none.
+pub(super) fn note(extras: &mut Vec<(String, Option<Kind>)>, name: String, kind: Option<Kind>) {
+    match extras.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, known)) if *known == kind => {}
+        Some((_, known)) => *known = None,
+        None => extras.push((name, kind)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use deltabus_record::text;
-use deltabus_record::value::Value;
+use deltabus_record::value::{Kind, Value};
 
 use super::card::{Card, CardAt, CardLine, Cards, Item};
 use super::changes::{Step, steps};
@@ -151,8 +151,8 @@ pub(super) fn edit(
     text: &Text,
     at: &CardAt,
     card: &Card,
-    cards: &Cards,
-    place: usize,
+    key: &str,
+    extras: &[(String, Option<Kind>)],
     wanted: &[(&str, Value)],
 ) -> Vec<u8> {
     let own = &text.content[at.range.clone()];
@@ -163,7 +163,7 @@ pub(super) fn edit(
     });
     let version = wanted.iter().find(|(name, _)| *name == fields::VERSION).and_then(|(_, value)| text::to_text(value));
     if version.is_some_and(|version| Some(version.as_str()) != named) {
-        return rebuilt(text, at, card, cards, place, wanted, ending);
+        return rebuilt(text, at, card, key, extras, wanted, ending);
     }
     let mut edits =
         Edits { text, card, put: Put { version: card.version, charsets: text.charsets(), ending }, edits: Vec::new() };
@@ -182,14 +182,14 @@ fn rebuilt(
     text: &Text,
     at: &CardAt,
     card: &Card,
-    cards: &Cards,
-    place: usize,
+    key: &str,
+    extras: &[(String, Option<Kind>)],
     wanted: &[(&str, Value)],
     ending: &str,
 ) -> Vec<u8> {
     let mut new = NewCard::default();
-    let names = super::read::names(&cards.extras);
-    let values = card.clone().values(&cards.keys[place], &cards.extras);
+    let names = super::read::names(extras);
+    let values = card.clone().values(key, extras);
     for (name, value) in names.iter().zip(values) {
         let changed = wanted.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
         // A key that was made of names stays so; the caller sees to it that it stays.
@@ -207,7 +207,7 @@ fn rebuilt(
 
 /// A card's bytes with a `UID` put in.
 pub(super) fn pin(bytes: &[u8], uid: &str, charsets: Charsets) -> Result<Vec<u8>, Problem> {
-    let cards = Cards::find(bytes, charsets)?;
+    let cards = Cards::find(bytes, charsets, None)?;
     let Some(at) = cards.cards.first() else { return Ok(bytes.to_vec()) };
     let card = Card::read(bytes, at, charsets)?;
     let mut line = Vec::new();
