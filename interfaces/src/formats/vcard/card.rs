@@ -60,7 +60,7 @@ impl Cards {
                 (Event::Line(span), 1) => match name_of(&content[span.start..span.end]) {
                     [b'U' | b'u', rest @ ..] if rest.eq_ignore_ascii_case(b"ID") => {
                         if let Some((_, uid @ None)) = &mut open {
-                            let read = read_line(content, span, Fold::Octets, charsets, |line| text_of_line(line));
+                            let read = read_line(content, span, Fold::Octets, charsets, text_of_line);
                             *uid = Some(read?).filter(|uid| !uid.is_empty());
                         }
                     }

@@ -209,10 +209,11 @@ impl Rewrite<'_> {
         }
         let living = |name: &String| self.collection.schema.slot(name).is_some();
         wanted.extend(self.dropped.iter().filter(|name| !living(name)).map(|name| (name.as_str(), Value::Absent)));
-        wanted.retain(|(name, value)| {
-            // The key stays; a card without a version reads as one.
-            !(*value == Value::Absent && [fields::UID, fields::VERSION].contains(name))
-                && !(*name == fields::UID && *value == Value::text(key.as_str()))
+        // The key stays; a card without a version reads as one.
+        wanted.retain(|(name, value)| match *name {
+            fields::UID => *value != Value::Absent && *value != Value::text(key.as_str()),
+            fields::VERSION => *value != Value::Absent,
+            _ => true,
         });
         let at = &self.file.cards.cards[place];
         let card = self.file.read(at)?;
