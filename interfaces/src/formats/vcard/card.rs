@@ -23,7 +23,7 @@ pub(super) struct CardAt {
     pub(super) line: u64,
     /// What `UID` says, if it says anything.
     pub(super) uid: Option<String>,
-    /// What stands in for a missing `UID`: a hash of the names.
+    /// What stands in for a missing `UID`: a hash of the names; zeros where there is one.
     pub(super) identity: [u8; 32],
 }
 
@@ -43,8 +43,7 @@ impl Cards {
     pub(super) fn find(content: &[u8], charsets: Charsets, scope: Option<[u8; 32]>) -> Result<Cards, Problem> {
         let mut found = Cards::default();
         let mut events = Events::new(content);
-        let mut names = blake3::Hasher::new();
-        let mut named = false;
+        let mut names: Vec<Span> = Vec::new();
         let mut open: Option<(Span, Option<String>)> = None;
         while let Some(event) = events.next()? {
             match (event, events.depth()) {
@@ -54,8 +53,7 @@ impl Cards {
                         return Err(Problem::new(span.start, text));
                     }
                     open = Some((span, None));
-                    names.reset();
-                    named = false;
+                    names.clear();
                 }
                 (Event::Line(span), 1) => match name_of(&content[span.start..span.end]) {
                     [b'U' | b'u', rest @ ..] if rest.eq_ignore_ascii_case(b"ID") => {
@@ -65,14 +63,7 @@ impl Cards {
                         }
                     }
                     name if name.eq_ignore_ascii_case(b"FN") || name.eq_ignore_ascii_case(b"N") => {
-                        let line = span.unfolded(content, Fold::Octets);
-                        let value = memchr::memchr(b':', &line).map_or(&[][..], |at| &line[at + 1..]);
-                        if value.iter().any(|byte| !matches!(byte, b';' | b' ')) {
-                            named = true;
-                            names.update(&name.to_ascii_uppercase());
-                            names.update(&(value.len() as u64).to_le_bytes());
-                            names.update(value);
-                        }
+                        names.push(span);
                     }
                     name if name.eq_ignore_ascii_case(extension::PROPERTY.as_bytes()) => {
                         let read = read_line(content, span, Fold::Octets, charsets, extension::read_kind);
@@ -83,11 +74,11 @@ impl Cards {
                 (Event::End(span, _), 0) => {
                     if let Some((begin, uid)) = open.take() {
                         let range = begin.start..span.next;
-                        // A card without a name is known by all that it says.
-                        if !named {
-                            names.update(&content[begin.start..span.end]);
-                        }
-                        let identity = scope.unwrap_or_else(|| names.finalize().into());
+                        let identity = match (&uid, scope) {
+                            (Some(_), _) => [0; 32],
+                            (None, Some(scope)) => scope,
+                            (None, None) => identity(content, &names, begin.start..span.end),
+                        };
                         found.cards.push(CardAt { range, line: begin.line, uid, identity });
                     }
                 }
@@ -117,6 +108,26 @@ pub(super) fn note(extras: &mut Vec<(String, Option<Kind>)>, name: String, kind:
 /// Whether a field of that name has a property of its own here.
 pub(super) fn is_own(field: &str) -> bool {
     [fields::UID, fields::VERSION, fields::OTHER].contains(&field) || fields::by_field(field).is_some()
+}
+
+/// What tells a card without a `UID` apart: what the lines `FN` and `N` say; of a card without a name all that it says.
+fn identity(content: &[u8], names: &[Span], whole: Range<usize>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut named = false;
+    for span in names {
+        let line = span.unfolded(content, Fold::Octets);
+        let value = memchr::memchr(b':', &line).map_or(&[][..], |at| &line[at + 1..]);
+        if value.iter().any(|byte| !matches!(byte, b';' | b' ')) {
+            named = true;
+            hasher.update(&name_of(&line).to_ascii_uppercase());
+            hasher.update(&(value.len() as u64).to_le_bytes());
+            hasher.update(value);
+        }
+    }
+    if !named {
+        hasher.update(&content[whole]);
+    }
+    hasher.finalize().into()
 }
 
 /// The keys of cards: the `UID`, else one made of the identity and how many cards of the same have gone before.
