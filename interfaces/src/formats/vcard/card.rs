@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use deltabus_record::text;
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::Value;
 
 use super::extension;
+use super::extras::{EXTRAS_MAX, Extras};
 use super::fields::{self, FIELDS, by_property};
 use super::other::Other;
 use super::property::{Property, Version};
@@ -33,8 +34,8 @@ pub(super) struct Cards {
     pub(super) cards: Vec<CardAt>,
     /// The key of each.
     pub(super) keys: Vec<String>,
-    /// The fields that vCard has no property for, and the kind of their values, in the order of their first appearance.
-    pub(super) extras: Vec<(String, Option<Kind>)>,
+    /// The fields that vCard has no property for.
+    pub(super) extras: Extras,
 }
 
 impl Cards {
@@ -67,7 +68,13 @@ impl Cards {
                     }
                     name if name.eq_ignore_ascii_case(extension::PROPERTY.as_bytes()) => {
                         let read = read_line(content, span, Fold::Octets, charsets, extension::read_kind);
-                        found.note(read?);
+                        let (name, kind) = read?;
+                        if !is_own(&name) && !found.extras.note(&name, Some(kind)) {
+                            return Err(Problem::new(
+                                span.start,
+                                format!("more than {EXTRAS_MAX} fields of deltabus's own"),
+                            ));
+                        }
                     }
                     _ => {}
                 },
@@ -87,21 +94,6 @@ impl Cards {
         }
         found.keys = keys(found.cards.iter().map(|card| (card.uid.as_deref(), &card.identity)));
         Ok(found)
-    }
-
-    fn note(&mut self, (name, kind): (String, Kind)) {
-        if !is_own(&name) {
-            note(&mut self.extras, name, Some(kind));
-        }
-    }
-}
-
-/// Adds a field to those known; one whose values are of several kinds has none.
-pub(super) fn note(extras: &mut Vec<(String, Option<Kind>)>, name: String, kind: Option<Kind>) {
-    match extras.iter_mut().find(|(known, _)| *known == name) {
-        Some((_, known)) if *known == kind => {}
-        Some((_, known)) => *known = None,
-        None => extras.push((name, kind)),
     }
 }
 
@@ -265,7 +257,7 @@ impl Card {
     }
 
     /// The values of the row: key, fields, version, other, and the fields `extras`.
-    pub(super) fn values(self, key: &str, extras: &[(String, Option<Kind>)]) -> Vec<Value> {
+    pub(super) fn values(self, key: &str, extras: &Extras) -> Vec<Value> {
         let mut values = vec![Value::Absent; FIELDS.len() + 3 + extras.len()];
         values[0] = Value::text(key);
         let mut properties: Vec<Vec<Property>> = vec![Vec::new(); FIELDS.len()];
@@ -287,10 +279,7 @@ impl Card {
             values[OTHER_SLOT] = Value::List(others);
         }
         for (name, value) in carried {
-            let slot = slot_of(&name).or_else(|| {
-                let at = extras.iter().position(|(extra, _)| *extra == name)?;
-                Some(OTHER_SLOT + 1 + at)
-            });
+            let slot = slot_of(&name).or_else(|| Some(OTHER_SLOT + 1 + extras.place(&name)?));
             // What a real property says outranks what was carried in its place.
             if let Some(slot) = slot.filter(|slot| *slot > 0 && values[*slot] == Value::Absent) {
                 values[slot] = value;

@@ -1,12 +1,14 @@
 //! A card's lines: of new cards, and those that an edit touches.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use deltabus_record::text;
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::Value;
 
 use super::card::{Card, CardAt, CardLine, Cards, Item};
 use super::changes::{Step, steps};
+use super::extras::Extras;
 use super::fields::{self, FIELDS, FieldOf};
 use super::other::Other;
 use super::property::{Meaning, Property, Version};
@@ -152,7 +154,7 @@ pub(super) fn edit(
     at: &CardAt,
     card: &Card,
     key: &str,
-    extras: &[(String, Option<Kind>)],
+    extras: &Extras,
     wanted: &[(&str, Value)],
 ) -> Vec<u8> {
     let own = &text.content[at.range.clone()];
@@ -183,21 +185,22 @@ fn rebuilt(
     at: &CardAt,
     card: &Card,
     key: &str,
-    extras: &[(String, Option<Kind>)],
+    extras: &Extras,
     wanted: &[(&str, Value)],
     ending: &str,
 ) -> Vec<u8> {
     let mut new = NewCard::default();
     let names = super::read::names(extras);
     let values = card.clone().values(key, extras);
+    let mut changed: HashMap<&str, &Value> = wanted.iter().map(|(name, value)| (*name, value)).collect();
     for (name, value) in names.iter().zip(values) {
-        let changed = wanted.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
+        let value = changed.remove(name).cloned().unwrap_or(value);
         // A key that was made of names stays so; the caller sees to it that it stays.
         if *name != fields::UID || at.uid.is_some() {
-            new.set(name, changed.unwrap_or(value));
+            new.set(name, value);
         }
     }
-    for (name, value) in wanted.iter().filter(|(name, _)| !names.contains(name)) {
+    for (name, value) in wanted.iter().filter(|(name, _)| changed.contains_key(name)) {
         new.set(name, value.clone());
     }
     let mut out = Vec::new();

@@ -27,6 +27,7 @@
 mod card;
 mod changes;
 mod extension;
+mod extras;
 mod fields;
 mod folder;
 mod lines;

@@ -6,6 +6,7 @@ use deltabus_record::value::Kind;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Vcard;
+use super::extras::Extras;
 use super::fields::{self, FIELDS};
 use super::shelf::{Shelf, ShelfFile};
 use crate::{Decoded, Extent, Fingerprint, Position, Result, Scan, Stamp, stem};
@@ -27,7 +28,7 @@ impl VcardScan {
     pub(super) fn open(vcard: &Vcard) -> Result<VcardScan> {
         let shelf = vcard.shelf()?;
         let schema = schema(&shelf.extras);
-        let names: Vec<_> = shelf.extras.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = shelf.extras.iter().map(|(name, _)| name).collect();
         let layout = xxh3_64(names.join("\0").as_bytes()) ^ LAYOUT;
         let collections = vec![Collection { name: stem(vcard.path()), schema }];
         let places = shelf.places();
@@ -46,19 +47,19 @@ impl VcardScan {
 const LAYOUT: u64 = 1;
 
 /// The names of the fields, by slot.
-pub(super) fn names(extras: &[(String, Option<Kind>)]) -> Vec<&str> {
+pub(super) fn names(extras: &Extras) -> Vec<&str> {
     let known = FIELDS.iter().map(|field| field.field);
     let all = std::iter::once(fields::UID).chain(known).chain([fields::VERSION, fields::OTHER]);
-    all.chain(extras.iter().map(|(name, _)| name.as_str())).collect()
+    all.chain(extras.iter().map(|(name, _)| name)).collect()
 }
 
 /// The schema of every file of cards, and the fields that only this one has.
-fn schema(extras: &[(String, Option<Kind>)]) -> Schema {
+fn schema(extras: &Extras) -> Schema {
     let known = FIELDS.iter().map(|field| (field.field, field.kind()));
     let known = std::iter::once((fields::UID, Some(Kind::Text)))
         .chain(known)
         .chain([(fields::VERSION, Some(Kind::Text)), (fields::OTHER, Some(Kind::List))]);
-    let all = known.chain(extras.iter().map(|(name, kind)| (name.as_str(), *kind)));
+    let all = known.chain(extras.iter());
     let field = |(ordinal, (name, kind)): (usize, (&str, _))| Field::new(name, kind, ordinal as u32);
     Schema { fields: all.enumerate().map(field).collect(), key: KeySpec::Fields(vec![0]) }
 }

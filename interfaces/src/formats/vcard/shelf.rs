@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 
 use deltabus_record::text;
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::Value;
 
-use super::card::{Card, CardAt, Cards, note};
+use super::card::{Card, CardAt, Cards};
+use super::extras::{EXTRAS_MAX, Extras};
 use super::{Text, Vcard};
 use crate::file::FileStore;
 use crate::folder::{EntryKind, EntryPath, Folder, Seen, is_missing};
@@ -33,7 +34,7 @@ pub(super) type Listing = BTreeMap<EntryPath, Seen>;
 pub(super) struct Shelf {
     pub(super) files: Vec<ShelfFile>,
     /// The fields that vCard has no property for.
-    pub(super) extras: Vec<(String, Option<Kind>)>,
+    pub(super) extras: Extras,
     pub(super) stamp: Stamp,
 }
 
@@ -138,10 +139,11 @@ impl Vcard {
                 (files, stamp_of(&listing))
             }
         };
-        let mut extras = Vec::new();
+        let mut extras = Extras::default();
         for file in &files {
-            for (name, kind) in &file.cards.extras {
-                note(&mut extras, name.clone(), *kind);
+            if !file.cards.extras.iter().all(|(name, kind)| extras.note(name, kind)) {
+                let problem = format!("the cards have more than {EXTRAS_MAX} fields of deltabus's own");
+                return Err(Error::Unsupported { place: self.place(), problem });
             }
         }
         let shelf = Shelf { files, extras, stamp };

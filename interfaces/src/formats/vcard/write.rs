@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::io::Write;
 
+use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder, RowReader};
-use deltabus_record::schema::{Collection, KeySpec};
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::schema::{Collection, Field, KeySpec};
+use deltabus_record::value::Value;
 
 use super::card::{Cards, keys, made_uid};
+use super::extras::Extras;
 use super::lines::{NewCard, edit, pin};
 use super::shelf::{Place, Shelf, ShelfFile};
 use super::{Vcard, fields};
@@ -49,7 +51,7 @@ pub(super) fn stage<'a>(
             };
             let shelf = shelf.unwrap_or_else(|| Shelf {
                 files: vec![ShelfFile::empty(file.place(), vcard.encoding)],
-                extras: Vec::new(),
+                extras: Extras::default(),
                 stamp: Stamp::MISSING,
             });
             let next = next(vcard, &shelf, write)?;
@@ -68,13 +70,13 @@ pub(super) fn stage<'a>(
         }
         Place::Folder(folder) => {
             let shelf = match expected.is_missing() {
-                true => Shelf { files: Vec::new(), extras: Vec::new(), stamp: Stamp::MISSING },
+                true => Shelf { files: Vec::new(), extras: Extras::default(), stamp: Stamp::MISSING },
                 false => at_stamp(vcard, expected)?,
             };
             let next = match (last, removed) {
                 (Some(write), false) => next(vcard, &shelf, write)?,
                 (last, _) => {
-                    let empty = Shelf { files: Vec::new(), extras: Vec::new(), stamp: Stamp::MISSING };
+                    let empty = Shelf { files: Vec::new(), extras: Extras::default(), stamp: Stamp::MISSING };
                     let new = last.map(|write| self::next(vcard, &empty, write)).transpose()?;
                     let files = shelf.files.iter().map(|_| removed.then(Vec::new)).collect();
                     Next { files, new: new.map(|next| next.new).unwrap_or_default() }
@@ -129,8 +131,13 @@ fn next(vcard: &Vcard, shelf: &Shelf, write: &mut CollectionWrite<'_>) -> Result
         Action::Write(writes) => {
             let mut wanted = Wanted::new(collection, writes);
             let mut files = Vec::with_capacity(shelf.files.len());
+            let names = super::read::names(&shelf.extras);
+            let places: HashMap<&str, usize> = names.into_iter().enumerate().map(|(at, name)| (name, at)).collect();
+            let slot = |field: &Field| places.get(field.name.as_str()).copied().filter(|_| !field.dropped);
+            let slots: Vec<_> = collection.schema.fields.iter().map(slot).collect();
             for file in &shelf.files {
-                let rewrite = Rewrite { file, extras: &shelf.extras, collection, dropped: write.dropped };
+                let (extras, dropped) = (&shelf.extras, write.dropped);
+                let rewrite = Rewrite { file, extras, slots: &slots, collection, dropped };
                 files.push(rewrite.run(&mut wanted)?);
             }
             Ok(Next { files, new: wanted.rest().into_iter().map(|row| new.card(&row.values())).collect() })
@@ -142,7 +149,9 @@ fn next(vcard: &Vcard, shelf: &Shelf, write: &mut CollectionWrite<'_>) -> Result
 /// A file on its way to a new one.
 struct Rewrite<'a> {
     file: &'a ShelfFile,
-    extras: &'a [(String, Option<Kind>)],
+    extras: &'a Extras,
+    /// Where a card's values have those of the collection.
+    slots: &'a [Option<usize>],
     collection: &'a Collection,
     dropped: &'a [String],
 }
@@ -175,22 +184,15 @@ impl Rewrite<'_> {
     /// The key of the card at `place`, in the collection's terms.
     fn key_content(&self, place: usize) -> Result<Vec<u8>> {
         let schema = &self.collection.schema;
-        let mut row = RowBuilder::default();
         let cards = &self.file.cards;
-        let uid = Value::text(cards.keys[place].as_str());
-        let by_uid = schema.key_names() == [fields::UID];
-        let values = match by_uid {
-            true => Vec::new(),
-            false => self.file.read(&cards.cards[place])?.values(&cards.keys[place], self.extras),
-        };
-        let names = super::read::names(self.extras);
-        for field in &schema.fields {
-            let value = match names.iter().position(|name| *name == field.name).filter(|_| !field.dropped) {
-                Some(0) => &uid,
-                Some(slot) => values.get(slot).unwrap_or(&Value::Absent),
-                None => &Value::Absent,
-            };
-            row.push(value);
+        let key = cards.keys[place].as_str();
+        if schema.key_names() == [fields::UID] {
+            return Ok(Key::of(&[Value::text(key)]).as_bytes().to_vec());
+        }
+        let values = self.file.read(&cards.cards[place])?.values(key, self.extras);
+        let mut row = RowBuilder::default();
+        for slot in self.slots {
+            row.push(slot.and_then(|slot| values.get(slot)).unwrap_or(&Value::Absent));
         }
         let mut key = Vec::new();
         schema.key_content_into(row.as_bytes(), &mut key);
