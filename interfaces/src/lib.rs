@@ -40,6 +40,7 @@ pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
         "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
         "json" | "ndjson" => Ok(Box::new(formats::json::Json::open(location)?)),
         "postgres" => Ok(Box::new(databases::postgres::Postgres::open(location)?)),
+        "vcard" => Ok(Box::new(formats::vcard::Vcard::open(location)?)),
         "sqlite" => Ok(Box::new(databases::sqlite::Sqlite::open(location)?)),
         "tree" => Ok(Box::new(tree::Tree::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),

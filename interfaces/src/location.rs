@@ -49,13 +49,15 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("json", "json"),
     ("ndjson", "ndjson"),
     ("jsonl", "ndjson"),
+    ("vcf", "vcard"),
+    ("vcard", "vcard"),
     ("db", "sqlite"),
     ("sqlite", "sqlite"),
     ("sqlite3", "sqlite"),
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "postgres", "sqlite", "tree"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "postgres", "sqlite", "tree"];
 
 /// Which URL's scheme speaks for which interface.
 const SCHEMES: &[(&str, &str)] = &[("postgres", "postgres"), ("postgresql", "postgres")];

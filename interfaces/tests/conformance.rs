@@ -51,6 +51,21 @@ const CASES: &[Case] = &[
     },
     Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
     Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
+    VCARD,
+    Case { name: "vcard 3.0", keyed: "vcard:{}?version=3.0", ..VCARD },
+    Case { name: "vcard 2.1", keyed: "vcard:{}?version=2.1", ..VCARD },
+    Case { name: "vcard, UTF-16", keyed: "vcard:{}?encoding=utf-16le", ..VCARD },
+    Case { name: "vcard, latin1", keyed: "vcard:{}?encoding=latin1", ..VCARD },
+    Case { name: "vcard, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..VCARD },
+    Case {
+        name: "vcard, a key of the source's",
+        key: "id",
+        own: &["uid", "version"],
+        whole_row: Some("vcard:{}"),
+        key_kind: Kind::Integer,
+        ..VCARD
+    },
+    Case { name: "vcard, a folder", file: "records", inside: Some("a.vcf"), keyed: "vcard:{}/", ..VCARD },
     SQLITE,
     Case {
         name: "sqlite, typed",
@@ -77,7 +92,10 @@ const CASES: &[Case] = &[
 const CSV: Case = Case {
     name: "csv",
     file: "records.csv",
+    inside: None,
     keyed: "csv:{}?key=id",
+    key: "id",
+    own: &[],
     whole_row: Some("csv:{}"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -88,8 +106,25 @@ const CSV: Case = Case {
 const JSON: Case = Case {
     name: "json",
     file: "records.json",
+    inside: None,
     keyed: "json:{}?key=id",
+    key: "id",
+    own: &[],
     whole_row: Some("json:{}"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+    shared: Shared::Store,
+    shape: None,
+};
+
+const VCARD: Case = Case {
+    name: "vcard",
+    file: "records.vcf",
+    inside: None,
+    keyed: "vcard:{}",
+    key: "uid",
+    own: &["version"],
+    whole_row: None,
     key_kind: Kind::Text,
     kinds: [None; 3],
     shared: Shared::Store,
@@ -99,7 +134,10 @@ const JSON: Case = Case {
 const SQLITE: Case = Case {
     name: "sqlite",
     file: "records.db",
+    inside: None,
     keyed: "sqlite:{}",
+    key: "id",
+    own: &[],
     whole_row: Some("sqlite:{}?tables=records"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -110,7 +148,10 @@ const SQLITE: Case = Case {
 const POSTGRES: Case = Case {
     name: "postgres",
     file: "none",
+    inside: None,
     keyed: "{postgres}",
+    key: "id",
+    own: &[],
     whole_row: Some("{postgres}&tables=records"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -286,7 +327,7 @@ fn what_the_collection_lacks_stays() {
             let mut fields = store.collection.schema.fields.clone();
             let extra = Field::new("extra", Some(Kind::Text), fields.len() as u32);
             fields.insert(1, store.interface.field_for(&extra));
-            let wide = collection(fields, &["id"]);
+            let wide = collection(fields, &[case.key]);
             let widen = |(at, row): (usize, &Vec<Value>)| {
                 let mut row = row.clone();
                 row.insert(1, Value::text(format!("extra {at}")));
@@ -328,7 +369,7 @@ fn fields_come_and_go() {
             let mut fields = store.collection.schema.fields.clone();
             fields[1].dropped = true;
             fields.push(store.interface.field_for(&Field::new("new", Some(Kind::Text), 9)));
-            let next = collection(fields, &["id"]);
+            let next = collection(fields, &[case.key]);
             let mut first = rows[0].clone();
             first[1] = Value::Absent;
             first.push(Value::text("here"));
@@ -493,7 +534,7 @@ fn no_bytes_make_it_panic() {
         |case| (bytes(), rows(*case, 1..3)),
         |case, (bytes, rows)| {
             for store in [Some(Store::keyed(case)), Store::whole_row(case)].into_iter().flatten() {
-                std::fs::write(&store.path, &bytes).unwrap();
+                let planted = store.plant(&bytes);
                 let scanned = store.scan();
                 let rows = projected(&store, &rows);
                 let writes: Vec<_> = rows.iter().map(|row| store.put(None, row)).collect();
@@ -506,7 +547,7 @@ fn no_bytes_make_it_panic() {
                     // What could be read can still be read.
                     Ok(_) if scanned.is_ok() => drop(store.scan().unwrap()),
                     Ok(_) => {}
-                    Err(_) => assert_eq!(std::fs::read(&store.path).unwrap(), bytes),
+                    Err(_) => assert_eq!(std::fs::read(&planted).unwrap(), bytes),
                 }
             }
         },

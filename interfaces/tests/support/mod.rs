@@ -24,12 +24,18 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The file that the locations name.
     pub(crate) file: &'static str,
-    /// A location whose records have the key `id`; `{}` stands for the file's path, `{postgres}` for a database with a
-    /// schema that isn't there.
+    /// A file inside that, where it is a folder.
+    pub(crate) inside: Option<&'static str>,
+    /// A location whose records have the key [`Case::key`]; `{}` stands for the file's path, `{postgres}` for a database
+    /// with a schema that isn't there.
     pub(crate) keyed: &'static str,
+    /// What the key's field is called.
+    pub(crate) key: &'static str,
+    /// Fields that the store has by itself, whatever is written to it: nobody else looks at them.
+    pub(crate) own: &'static [&'static str],
     /// A location whose records have no key but themselves, where the store can have such.
     pub(crate) whole_row: Option<&'static str>,
-    /// The kind of the values of `id`.
+    /// The kind of the key's values.
     pub(crate) key_kind: Kind,
     /// Kinds of the fields `a`, `b`, `c` at the source; `None`: values of any kind.
     pub(crate) kinds: [Option<Kind>; 3],
@@ -69,6 +75,8 @@ pub(crate) struct Store {
     pub(crate) collection: Collection,
     pub(crate) path: PathBuf,
     contents: Chest,
+    inside: Option<&'static str>,
+    own: &'static [&'static str],
     _folder: tempfile::TempDir,
     _server: Option<Lease>,
 }
@@ -101,9 +109,9 @@ pub(crate) struct Found {
 }
 
 impl Store {
-    /// A store with records of the key `id` and the fields `a`, `b`, `c`; nothing is there yet.
+    /// A store with records of the key [`Case::key`] and the fields `a`, `b`, `c`; nothing is there yet.
     pub(crate) fn keyed(case: &Case) -> Store {
-        Store::at(case, case.keyed, &[case.shape.map_or("id", |shape| shape.fields[0].0)])
+        Store::at(case, case.keyed, &[case.shape.map_or(case.key, |shape| shape.fields[0].0)])
     }
 
     /// The same with whole-row keys.
@@ -124,7 +132,7 @@ impl Store {
         let interface = open(&Location::parse(&location).unwrap()).unwrap();
         let [a, b, c] = case.kinds;
         let fields = match case.shape {
-            None => vec![("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)],
+            None => vec![(case.key, Some(case.key_kind)), ("a", a), ("b", b), ("c", c)],
             Some(shape) => shape.fields.iter().map(|(name, kind)| (*name, Some(*kind))).collect(),
         };
         let fields = fields.into_iter().enumerate().map(|(at, (name, kind))| Field::new(name, kind, at as u32));
@@ -135,6 +143,8 @@ impl Store {
             contents: Chest::default(),
             _folder: folder,
             _server: server,
+            inside: case.inside,
+            own: case.own,
         };
         store.collection = collection(fields.map(|field| store.interface.field_for(&field)).collect(), key);
         store
@@ -171,6 +181,19 @@ impl Store {
         self.interface.stamp().unwrap()
     }
 
+    /// Puts `bytes` where the store's data are, and gives the file that they are in.
+    pub(crate) fn plant(&self, bytes: &[u8]) -> PathBuf {
+        let path = match self.inside {
+            None => self.path.clone(),
+            Some(inside) => {
+                std::fs::create_dir_all(&self.path).unwrap();
+                self.path.join(inside)
+            }
+        };
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
     /// Reads everything.
     pub(crate) fn scan(&self) -> Result<Found, Error> {
         let mut scan = self.interface.scan(None)?;
@@ -185,7 +208,9 @@ impl Store {
                 assert_eq!(scan.decode(&mut row)?, Decoded::Record);
                 let row = Row::from_bytes(row.as_bytes()).expect("a scan gives canonical rows");
                 found.fingerprints.push(fingerprint);
-                found.rows.push(named(&schema, &row));
+                let mut row = named(&schema, &row);
+                row.retain(|name, _| !self.own.contains(&name.as_str()));
+                found.rows.push(row);
             }
         }
         scan.finish()?;
