@@ -34,6 +34,7 @@ pub use watch::{Notify, Signal, Watching};
 pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
     match location.interface.as_str() {
         "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
+        "icalendar" => Ok(Box::new(formats::icalendar::ICalendar::open(location)?)),
         "json" | "ndjson" => Ok(Box::new(formats::json::Json::open(location)?)),
         "sqlite" => Ok(Box::new(databases::sqlite::Sqlite::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),

@@ -30,6 +30,11 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("csv", "csv"),
     ("tsv", "tsv"),
     ("tab", "tsv"),
+    ("ics", "icalendar"),
+    ("ical", "icalendar"),
+    ("icalendar", "icalendar"),
+    ("ifb", "icalendar"),
+    ("vcs", "icalendar"),
     ("json", "json"),
     ("ndjson", "ndjson"),
     ("jsonl", "ndjson"),
@@ -39,7 +44,7 @@ const EXTENSIONS: &[(&str, &str)] = &[
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "sqlite"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "icalendar", "sqlite"];
 
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.

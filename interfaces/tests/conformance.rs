@@ -51,6 +51,9 @@ const CASES: &[Case] = &[
     },
     Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
     Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
+    ICALENDAR,
+    Case { name: "icalendar, UTF-16", keyed: "icalendar:{}?encoding=utf-16le", ..ICALENDAR },
+    Case { name: "icalendar, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..ICALENDAR },
     SQLITE,
     Case {
         name: "sqlite, typed",
@@ -64,6 +67,8 @@ const CSV: Case = Case {
     name: "csv",
     file: "records.csv",
     keyed: "csv:{}?key=id",
+    key: "id",
+    own: &[],
     whole_row: Some("csv:{}"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -73,7 +78,20 @@ const JSON: Case = Case {
     name: "json",
     file: "records.json",
     keyed: "json:{}?key=id",
+    key: "id",
+    own: &[],
     whole_row: Some("json:{}"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+};
+
+const ICALENDAR: Case = Case {
+    name: "icalendar",
+    file: "records.ics",
+    keyed: "icalendar:{}",
+    key: "uid",
+    own: &["component"],
+    whole_row: None,
     key_kind: Kind::Text,
     kinds: [None; 3],
 };
@@ -82,6 +100,8 @@ const SQLITE: Case = Case {
     name: "sqlite",
     file: "records.db",
     keyed: "sqlite:{}",
+    key: "id",
+    own: &[],
     whole_row: Some("sqlite:{}?tables=records"),
     key_kind: Kind::Text,
     kinds: [None; 3],
@@ -206,7 +226,7 @@ fn what_the_collection_lacks_stays() {
             let mut fields = store.collection.schema.fields.clone();
             let extra = Field::new("extra", Some(Kind::Text), fields.len() as u32);
             fields.insert(1, store.interface.field_for(&extra));
-            let wide = collection(fields, &["id"]);
+            let wide = collection(fields, &[case.key]);
             let widen = |(at, row): (usize, &Vec<Value>)| {
                 let mut row = row.clone();
                 row.insert(1, Value::text(format!("extra {at}")));
@@ -248,7 +268,7 @@ fn fields_come_and_go() {
             let mut fields = store.collection.schema.fields.clone();
             fields[1].dropped = true;
             fields.push(store.interface.field_for(&Field::new("new", Some(Kind::Text), 9)));
-            let next = collection(fields, &["id"]);
+            let next = collection(fields, &[case.key]);
             let mut first = rows[0].clone();
             first[1] = Value::Absent;
             first.push(Value::text("here"));

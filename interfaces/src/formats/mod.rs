@@ -2,4 +2,5 @@
 
 pub(crate) mod content_line;
 pub(crate) mod csv;
+pub(crate) mod icalendar;
 pub(crate) mod json;

@@ -20,11 +20,15 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The file that the locations name.
     pub(crate) file: &'static str,
-    /// A location whose records have the key `id`; `{}` stands for the file's path.
+    /// A location whose records have the key [`Case::key`]; `{}` stands for the file's path.
     pub(crate) keyed: &'static str,
+    /// What the key's field is called.
+    pub(crate) key: &'static str,
+    /// Fields that the store has by itself, whatever is written to it: nobody else looks at them.
+    pub(crate) own: &'static [&'static str],
     /// A location whose records have no key but themselves, where the store can have such.
     pub(crate) whole_row: Option<&'static str>,
-    /// The kind of the values of `id`.
+    /// The kind of the key's values.
     pub(crate) key_kind: Kind,
     /// Kinds of the fields `a`, `b`, `c` at the source; `None`: values of any kind.
     pub(crate) kinds: [Option<Kind>; 3],
@@ -38,6 +42,7 @@ pub(crate) struct Store {
     pub(crate) interface: Box<dyn Interface>,
     pub(crate) collection: Collection,
     pub(crate) path: PathBuf,
+    own: &'static [&'static str],
     _folder: tempfile::TempDir,
 }
 
@@ -51,9 +56,9 @@ pub(crate) struct Found {
 }
 
 impl Store {
-    /// A store with records of the key `id` and the fields `a`, `b`, `c`; nothing is there yet.
+    /// A store with records of the key [`Case::key`] and the fields `a`, `b`, `c`; nothing is there yet.
     pub(crate) fn keyed(case: &Case) -> Store {
-        Store::at(case, case.keyed, &["id"])
+        Store::at(case, case.keyed, &[case.key])
     }
 
     /// The same with whole-row keys.
@@ -67,9 +72,10 @@ impl Store {
         let location = location.replace("{}", path.to_str().unwrap());
         let interface = open(&Location::parse(&location).unwrap()).unwrap();
         let [a, b, c] = case.kinds;
-        let fields = [("id", Some(case.key_kind)), ("a", a), ("b", b), ("c", c)];
+        let fields = [(case.key, Some(case.key_kind)), ("a", a), ("b", b), ("c", c)];
         let fields = fields.into_iter().enumerate().map(|(at, (name, kind))| Field::new(name, kind, at as u32));
-        let mut store = Store { interface, collection: collection(Vec::new(), key), path, _folder: folder };
+        let mut store =
+            Store { interface, collection: collection(Vec::new(), key), path, own: case.own, _folder: folder };
         store.collection = collection(fields.map(|field| store.interface.field_for(&field)).collect(), key);
         store
     }
@@ -111,7 +117,9 @@ impl Store {
                 assert_eq!(scan.decode(&mut row)?, Decoded::Record);
                 let row = Row::from_bytes(row.as_bytes()).expect("a scan gives canonical rows");
                 found.fingerprints.push(fingerprint);
-                found.rows.push(named(&schema, &row));
+                let mut row = named(&schema, &row);
+                row.retain(|name, _| !self.own.contains(&name.as_str()));
+                found.rows.push(row);
             }
         }
         scan.finish()?;

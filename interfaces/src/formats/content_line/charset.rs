@@ -135,7 +135,7 @@ impl FileForm {
 }
 
 /// The characters of a value in the character set `label`; UTF-8 where none is named.
-pub(super) fn decode<'a>(label: Option<&str>, value: &'a [u8]) -> Result<Cow<'a, str>, Problem> {
+pub(crate) fn decode<'a>(label: Option<&str>, value: &'a [u8]) -> Result<Cow<'a, str>, Problem> {
     let named = match label {
         None => None,
         Some(label) => Some(known(label).ok_or_else(|| {

@@ -19,6 +19,15 @@ pub(crate) struct Line<'a> {
     pub(crate) value: Cow<'a, str>,
 }
 
+/// Where the character set of values is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Charsets {
+    /// By `CHARSET` in each line, else it is UTF-8.
+    OfValues,
+    /// By the file's encoding, from which all is UTF-8 already.
+    OfFile,
+}
+
 /// A parameter: `TYPE=home,"a,b"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parameter<'a> {
@@ -31,6 +40,11 @@ pub(crate) struct Parameter<'a> {
 impl<'a> Line<'a> {
     /// Takes an unfolded line apart. Problems are at offsets in it.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Line<'a>, Problem> {
+        Line::parse_in(line, Charsets::OfValues)
+    }
+
+    /// The same where the file's encoding says how values are to be read.
+    pub(crate) fn parse_in(line: &'a [u8], charsets: Charsets) -> Result<Line<'a>, Problem> {
         let (head, value) = match head_length(line)? {
             Some(length) => (&line[..length], &line[length + 1..]),
             None => return Err(Problem::new(0, "this line has no `:` between its name and a value")),
@@ -61,7 +75,7 @@ impl<'a> Line<'a> {
         parsed.value = match value.is_ascii() {
             true => std::str::from_utf8(value).map(Cow::Borrowed).unwrap_or_default(),
             false => {
-                let label = parsed.parameter("CHARSET");
+                let label = parsed.parameter("CHARSET").filter(|_| charsets == Charsets::OfValues);
                 charset::decode(label.as_deref(), value)
                     .map_err(|problem| Problem::new(head.len() + 1 + problem.at, problem.text))?
             }
@@ -154,7 +168,7 @@ fn head_length(line: &[u8]) -> Result<Option<usize>, Problem> {
 }
 
 /// Names are letters, digits and hyphens; what else is visible and divides nothing is met in the wild.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b':' | b';' | b'='))
 }

@@ -109,18 +109,24 @@ pub(crate) fn parameter(name: &str, values: &[impl AsRef<str>]) -> String {
 pub(crate) struct Splice<'a> {
     bytes: &'a [u8],
     at: usize,
+    end: usize,
     out: Vec<u8>,
 }
 
 impl<'a> Splice<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Splice<'a> {
-        Splice { bytes, at: 0, out: Vec::with_capacity(bytes.len() + 256) }
+        Splice::within(bytes, 0..bytes.len())
+    }
+
+    /// The bytes of `range`; edits are at offsets in `bytes`.
+    pub(crate) fn within(bytes: &'a [u8], range: std::ops::Range<usize>) -> Splice<'a> {
+        Splice { bytes, at: range.start, end: range.end, out: Vec::with_capacity(range.len() + 256) }
     }
 
     /// Puts `new` in place of `range` (an empty one inserts, empty bytes remove). Ranges that don't follow the one before
     /// are an error in the caller.
     pub(crate) fn replace(&mut self, range: std::ops::Range<usize>, new: &[u8]) {
-        assert!(self.at <= range.start && range.start <= range.end, "edits come in order");
+        assert!(self.at <= range.start && range.start <= range.end && range.end <= self.end, "edits come in order");
         self.out.extend_from_slice(&self.bytes[self.at..range.start]);
         self.out.extend_from_slice(new);
         self.at = range.end;
@@ -128,7 +134,7 @@ impl<'a> Splice<'a> {
 
     /// The bytes with all edits.
     pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.out.extend_from_slice(&self.bytes[self.at..]);
+        self.out.extend_from_slice(&self.bytes[self.at..self.end]);
         self.out
     }
 }
