@@ -36,6 +36,7 @@ pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
         "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
         "icalendar" => Ok(Box::new(formats::icalendar::ICalendar::open(location)?)),
         "json" | "ndjson" => Ok(Box::new(formats::json::Json::open(location)?)),
+        "vcard" => Ok(Box::new(formats::vcard::Vcard::open(location)?)),
         "sqlite" => Ok(Box::new(databases::sqlite::Sqlite::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),
     }

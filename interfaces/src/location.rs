@@ -38,13 +38,15 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("json", "json"),
     ("ndjson", "ndjson"),
     ("jsonl", "ndjson"),
+    ("vcf", "vcard"),
+    ("vcard", "vcard"),
     ("db", "sqlite"),
     ("sqlite", "sqlite"),
     ("sqlite3", "sqlite"),
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "icalendar", "sqlite"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "sqlite"];
 
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.

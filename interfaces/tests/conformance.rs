@@ -51,6 +51,20 @@ const CASES: &[Case] = &[
     },
     Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
     Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
+    VCARD,
+    Case { name: "vcard 3.0", keyed: "vcard:{}?version=3.0", ..VCARD },
+    Case { name: "vcard 2.1", keyed: "vcard:{}?version=2.1", ..VCARD },
+    Case { name: "vcard, UTF-16", keyed: "vcard:{}?encoding=utf-16le", ..VCARD },
+    Case { name: "vcard, latin1", keyed: "vcard:{}?encoding=latin1", ..VCARD },
+    Case { name: "vcard, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..VCARD },
+    Case {
+        name: "vcard, a key of the source's",
+        key: "id",
+        own: &["uid", "version"],
+        whole_row: Some("vcard:{}"),
+        key_kind: Kind::Integer,
+        ..VCARD
+    },
     ICALENDAR,
     Case { name: "icalendar, UTF-16", keyed: "icalendar:{}?encoding=utf-16le", ..ICALENDAR },
     Case { name: "icalendar, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..ICALENDAR },
@@ -91,6 +105,17 @@ const ICALENDAR: Case = Case {
     keyed: "icalendar:{}",
     key: "uid",
     own: &["component"],
+    whole_row: None,
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+};
+
+const VCARD: Case = Case {
+    name: "vcard",
+    file: "records.vcf",
+    keyed: "vcard:{}",
+    key: "uid",
+    own: &["version"],
     whole_row: None,
     key_kind: Kind::Text,
     kinds: [None; 3],

@@ -4,3 +4,4 @@ pub(crate) mod content_line;
 pub(crate) mod csv;
 pub(crate) mod icalendar;
 pub(crate) mod json;
+pub(crate) mod vcard;
