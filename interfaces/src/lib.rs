@@ -17,9 +17,11 @@ mod contents;
 mod databases;
 mod error;
 pub mod file;
+mod folder;
 mod formats;
 pub mod found;
 mod location;
+mod tree;
 pub mod wake;
 pub mod watch;
 
@@ -38,6 +40,7 @@ pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
         "json" | "ndjson" => Ok(Box::new(formats::json::Json::open(location)?)),
         "vcard" => Ok(Box::new(formats::vcard::Vcard::open(location)?)),
         "sqlite" => Ok(Box::new(databases::sqlite::Sqlite::open(location)?)),
+        "tree" => Ok(Box::new(tree::Tree::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),
     }
 }

@@ -46,7 +46,7 @@ const EXTENSIONS: &[(&str, &str)] = &[
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "sqlite"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "sqlite", "tree"];
 
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.

@@ -65,7 +65,7 @@ impl Watching {
     }
 }
 
-fn signal_of(kind: &EventKind) -> Option<Signal> {
+pub(crate) fn signal_of(kind: &EventKind) -> Option<Signal> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both | RenameMode::Any))
