@@ -67,6 +67,7 @@ const CASES: &[Case] = &[
     },
     ICALENDAR,
     Case { name: "icalendar, UTF-16", keyed: "icalendar:{}?encoding=utf-16le", ..ICALENDAR },
+    Case { name: "icalendar, a folder", file: "records", keyed: "icalendar:{}/", ..ICALENDAR },
     Case { name: "icalendar, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..ICALENDAR },
     SQLITE,
     Case {

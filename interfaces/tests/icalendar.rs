@@ -66,6 +66,20 @@ impl Store {
         row[collection.schema.slot(field).unwrap_or_else(|| panic!("no field {field}"))].clone()
     }
 
+    /// The records in the order of their keys.
+    fn sorted(&self) -> (Vec<String>, Vec<(String, String)>) {
+        let (collection, rows) = self.read().unwrap();
+        let uid = collection.schema.slot("uid").unwrap();
+        let fields: Vec<_> = collection.schema.fields.iter().map(|field| field.name.clone()).collect();
+        let said = |row: &Vec<Value>| {
+            let values = fields.iter().zip(row).filter(|(_, value)| **value != Value::Absent);
+            values.map(|(name, value)| format!("{name}: {value:?}\n")).collect::<String>()
+        };
+        let mut rows: Vec<_> = rows.iter().map(|row| (text::to_text(&row[uid]).unwrap(), said(row))).collect();
+        rows.sort();
+        (fields, rows)
+    }
+
     fn keys(&self) -> Vec<String> {
         let (collection, rows) = self.read().unwrap();
         let uid = collection.schema.slot("uid").unwrap();
@@ -197,7 +211,16 @@ fn fixtures() -> Vec<(&'static str, String)> {
         ("recurrence with overrides, alarms and attendees", MEETING.to_owned()),
         ("all sorts of components", SORTS.to_owned()),
         ("two calendar objects", format!("{MEETING}{}", SORTS.replace("PRODID:-//a//b//EN", "PRODID:-//c//d//EN"))),
-        ("several definitions of a zone", format!("{MEETING}{}", MEETING.replace("TZNAME:CET", "TZNAME:MEZ").replace("UID:meeting", "UID:other").replace("-//a//b", "-//c//d"))),
+        (
+            "several definitions of a zone",
+            format!(
+                "{MEETING}{}",
+                MEETING
+                    .replace("TZNAME:CET", "TZNAME:MEZ")
+                    .replace("UID:meeting", "UID:other")
+                    .replace("-//a//b", "-//c//d")
+            ),
+        ),
     ]
 }
 
@@ -342,9 +365,9 @@ fn a_calendar_comes_back_through_sqlite_and_csv() {
     for (name, content) in fixtures() {
         let from = Store::calendar(&content);
         let back = there_and_back(&from);
-        assert_eq!(from.read().unwrap(), back.read().unwrap(), "{name}: the records");
-        // What was made: the UID of a component that had none.
-        let made = |line: &String| !line.starts_with("UID:no-uid:");
+        assert_eq!(from.sorted(), back.sorted(), "{name}: the records");
+        // What was made: the UID of a component that had none, or none that tells it from another.
+        let made = |line: &String| !line.starts_with("UID:no-uid:") && !line.starts_with("UID:tzid:");
         let strip = |bytes: &[u8]| logical(bytes).into_iter().filter(made).collect::<Vec<_>>().join("\n");
         assert_eq!(tree(strip(&from.bytes()).as_bytes()), tree(strip(&back.bytes()).as_bytes()), "{name}: the lines");
     }
@@ -358,7 +381,7 @@ fn the_samples_of_real_programs_come_back() {
         let path = entry.unwrap().path();
         let from = Store::calendar(fs::read(&path).unwrap());
         let back = there_and_back(&from);
-        assert_eq!(from.read().unwrap(), back.read().unwrap(), "{}", path.display());
+        assert_eq!(from.sorted(), back.sorted(), "{}", path.display());
         let (lines, again) = (logical(&from.bytes()), logical(&back.bytes()));
         for line in &lines {
             assert!(again.contains(line), "{}: `{line}` is lost in\n{}", path.display(), again.join("\n"));

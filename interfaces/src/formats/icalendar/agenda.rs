@@ -33,8 +33,8 @@ pub(super) struct Agenda {
     headers: Vec<Vec<Vec<String>>>,
     /// A hash of what each object says of its records, 0 for nothing.
     hashes: Vec<Vec<u64>>,
-    /// Which definitions of time zones an object has that are not the first of their name: `(document, object)`.
-    variants: HashMap<(usize, usize), Vec<(String, String)>>,
+    /// The names and keys of the time zones in each object: `(document, object)`.
+    zones: HashMap<(usize, usize), Vec<(String, String)>>,
 }
 
 /// One record.
@@ -64,18 +64,10 @@ pub(super) struct Part {
     pub(super) place: usize,
 }
 
-/// Where the header comes from that records have without saying so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Default {
-    /// The first calendar object of the first document.
-    First,
-    /// Nowhere: it is what deltabus writes by itself.
-    Plain,
-}
-
 impl Agenda {
-    /// Sorts the components of `documents` into records.
-    pub(super) fn new(documents: Vec<Document>, default: Default) -> Result<Agenda, Error> {
+    /// Sorts the components of `documents` into records. The header that records have without saying so is that of the first
+    /// document's first calendar object, or what deltabus writes by itself.
+    pub(super) fn new(documents: Vec<Document>) -> Result<Agenda, Error> {
         let plain: Vec<String> = PLAIN_HEADER.iter().map(|line| (*line).to_owned()).collect();
         let mut headers = Vec::with_capacity(documents.len());
         for document in &documents {
@@ -90,10 +82,9 @@ impl Agenda {
             header: plain,
             headers,
             hashes: Vec::new(),
-            variants: HashMap::new(),
+            zones: HashMap::new(),
         };
-        if default == Default::First
-            && let Some(header) = agenda.headers.first().and_then(|headers| headers.first())
+        if let Some(header) = agenda.headers.first().and_then(|headers| headers.first())
             && *header != agenda.header
         {
             agenda.header = header.clone();
@@ -137,10 +128,8 @@ impl Agenda {
             if unit.name == VTIMEZONE {
                 let (key, known) = self.zone_key(part).map_err(|problem| self.documents[at].error(problem))?;
                 let unit = &self.documents[at].units[place];
-                if let (Some(zone), Some(object)) = (&unit.zone, unit.object)
-                    && key != zone_key(zone)
-                {
-                    self.variants.entry((at, object)).or_default().push((zone.clone(), key.clone()));
+                if let (Some(zone), Some(object)) = (&unit.zone, unit.object) {
+                    self.zones.entry((at, object)).or_default().push((zone.clone(), key.clone()));
                 }
                 match known {
                     Some(record) => self.records[record].parts.push(part),
@@ -235,6 +224,12 @@ impl Agenda {
         if *header == self.header { Value::Absent } else { calendar_value(header) }
     }
 
+    /// All calendar objects.
+    pub(super) fn objects(&self) -> impl Iterator<Item = Part> {
+        let documents = self.documents.iter().enumerate();
+        documents.flat_map(|(document, found)| (0..found.objects.len()).map(move |place| Part { document, place }))
+    }
+
     /// The header of an object.
     pub(super) fn header_of(&self, document: usize, object: usize) -> &[String] {
         &self.headers[document][object]
@@ -242,13 +237,21 @@ impl Agenda {
 
     /// What follows for a record's field [`TIMEZONES`].
     pub(super) fn timezones_of(&self, part: Part) -> Value {
-        let Some(object) = self.unit(part).object else { return Value::Absent };
-        let Some(variants) = self.variants.get(&(part.document, object)) else { return Value::Absent };
+        self.unit(part).object.map_or(Value::Absent, |object| self.timezones_in(part.document, object))
+    }
+
+    /// The same by the object.
+    pub(super) fn timezones_in(&self, document: usize, object: usize) -> Value {
+        let zones = self.zones.get(&(document, object)).map_or(&[][..], Vec::as_slice);
         let mut map: Vec<(String, Value)> = Vec::new();
-        for (zone, key) in variants {
-            if !map.iter().any(|(known, _)| known == zone) {
+        for (zone, key) in zones {
+            let is_first = zones.iter().any(|(other, key)| other == zone && *key == zone_key(zone));
+            if !is_first && !map.iter().any(|(known, _)| known == zone) {
                 map.push((zone.clone(), Value::text(key.as_str())));
             }
+        }
+        if map.is_empty() {
+            return Value::Absent;
         }
         Value::Map(map)
     }
@@ -347,13 +350,15 @@ impl Agenda {
     }
 
     fn place_hash(&self, at: usize, object: usize, header: &[String]) -> u64 {
-        let variants = self.variants.get(&(at, object));
-        if *header == self.header && variants.is_none() {
+        let timezones = self.timezones_in(at, object);
+        if *header == self.header && timezones == Value::Absent {
             return 0;
         }
         let mut text = header.join("\n");
-        for (zone, key) in variants.into_iter().flatten() {
-            text.push_str(&format!("\0{zone}\0{key}"));
+        if let Value::Map(map) = timezones {
+            for (zone, key) in map {
+                text.push_str(&format!("\0{zone}\0{key:?}"));
+            }
         }
         xxh3_64(text.as_bytes()) | 2
     }

@@ -7,7 +7,6 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::fields::{OVERRIDE_PROPERTY, Scope, UID};
 use super::property::read_field_line;
-use crate::file::FileStore;
 use crate::formats::content_line::{Event, Events, FileForm, Fold, Line, Problem, Span, Spans, place, unescape};
 use crate::{Error, Position};
 
@@ -71,11 +70,10 @@ pub(super) struct Unit {
 impl Document {
     /// Finds the objects and components in a file's bytes.
     pub(super) fn parse(
-        file: &FileStore,
+        place: String,
         bytes: Vec<u8>,
         encoding: Option<crate::formats::content_line::FileEncoding>,
     ) -> Result<Document, Error> {
-        let place = file.place();
         let (form, bytes) =
             FileForm::decode(bytes, encoding).map_err(|(content, problem)| data_error(&place, &content, problem))?;
         let mut document = Document { place, bytes, form, objects: Vec::new(), units: Vec::new() };

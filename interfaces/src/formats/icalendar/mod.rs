@@ -20,29 +20,44 @@ mod property;
 mod read;
 mod write;
 
+use std::collections::HashSet;
 use std::io::Write;
+use std::path::Path;
 
 use deltabus_record::schema::Field;
 use deltabus_record::value::{Kind, KindSet, Value};
 
 use crate::file::FileStore;
 use crate::formats::content_line::{FileEncoding, FileForm, Problem};
+use crate::formats::file_set::{FileChange, FileSet, SetFile};
 use crate::{
     Action, CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Refusal, Result, Scan,
     Staged, Stamp, Watching, stem,
 };
-use agenda::{Agenda, Default};
+use agenda::Agenda;
 use document::Document;
 use fields::{COMPONENT, Scope, Shape, UID};
+use write::{Layout, Next, Rewriting};
 
-/// A calendar file.
+/// The extensions of calendar files; new ones get the first.
+const EXTENSIONS: &[&str] = &["ics", "ical", "icalendar", "ifb", "vcs"];
+
+/// The file in a folder that holds the calendar's own record, and the time zones. Clients and servers pass over it.
+const HOME: &str = ".calendar.ics";
+
+/// A calendar: one file, or a folder with a file for each record.
 pub(crate) struct ICalendar {
-    file: FileStore,
+    store: Store,
     encoding: Option<FileEncoding>,
 }
 
+enum Store {
+    File(FileStore),
+    Folder(FileSet),
+}
+
 impl ICalendar {
-    /// The file at `location`; the options are checked, nothing is read.
+    /// The file or folder at `location`; the options are checked, nothing is read.
     pub(crate) fn open(location: &Location) -> Result<ICalendar> {
         let mut options = location.options.clone();
         let encoding = match options.take("encoding") {
@@ -53,37 +68,179 @@ impl ICalendar {
             })?),
         };
         options.finish(location, &["encoding"])?;
-        Ok(ICalendar { file: FileStore::new(&location.path), encoding })
+        let store = match FileSet::is_meant(&location.path) {
+            true => Store::Folder(FileSet::new(&location.path, EXTENSIONS, Some(HOME))),
+            false => Store::File(FileStore::new(&location.path)),
+        };
+        Ok(ICalendar { store, encoding })
     }
 
-    fn read(&self) -> Result<(Agenda, Stamp)> {
-        let mut reading = self.file.open()?;
-        let stamp = reading.stamp().clone();
-        let bytes = reading.read_all()?;
-        reading.check()?;
-        let document = Document::parse(&self.file, bytes, self.encoding)?;
-        Ok((Agenda::new(vec![document], Default::First)?, stamp))
+    fn read(&self) -> Result<(Agenda, Vec<String>, Stamp)> {
+        match &self.store {
+            Store::File(file) => {
+                let mut reading = file.open()?;
+                let stamp = reading.stamp().clone();
+                let bytes = reading.read_all()?;
+                reading.check()?;
+                let document = Document::parse(file.place(), bytes, self.encoding)?;
+                Ok((Agenda::new(vec![document])?, Vec::new(), stamp))
+            }
+            Store::Folder(set) => {
+                let (mut files, stamp) = set.read()?;
+                if files.first().is_none_or(|file| file.name != HOME) {
+                    files.insert(0, SetFile { name: HOME.to_owned(), bytes: Vec::new() });
+                }
+                let mut documents = Vec::with_capacity(files.len());
+                let mut names = Vec::with_capacity(files.len());
+                for SetFile { name, bytes } in files {
+                    documents.push(Document::parse(set.place(&name), bytes, self.encoding)?);
+                    names.push(name);
+                }
+                Ok((Agenda::new(documents)?, names, stamp))
+            }
+        }
     }
 
+    /// What is there where nothing is.
     fn nothing(&self) -> Result<Agenda> {
-        let mut document = Document::parse(&self.file, Vec::new(), self.encoding)?;
+        let mut document = Document::parse(self.place(), Vec::new(), self.encoding)?;
         document.form = FileForm::new(self.encoding);
-        Agenda::new(vec![document], Default::First)
+        Agenda::new(vec![document])
     }
+
+    fn place(&self) -> String {
+        match &self.store {
+            Store::File(file) => file.place(),
+            Store::Folder(set) => set.path().display().to_string(),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match &self.store {
+            Store::File(file) => file.path(),
+            Store::Folder(set) => set.path(),
+        }
+    }
+
+    fn encode(&self, place: String, form: FileForm, content: Vec<u8>) -> Result<Vec<u8>> {
+        form.encode(content).map_err(|Problem { text, .. }| Error::Unsupported {
+            place,
+            problem: format!("{text}; give it another `encoding`"),
+        })
+    }
+
+    fn stage_file(
+        &self,
+        file: &FileStore,
+        mut writes: Writes<'_, '_>,
+        expected: &Stamp,
+    ) -> Result<Box<dyn Staged + '_>> {
+        let Some(write) = &mut writes.last else {
+            return match writes.removed && !expected.is_missing() {
+                true => Ok(Box::new(file.remove(expected)?)),
+                false => Ok(Box::new(file.keep(expected)?)),
+            };
+        };
+        let mut replacement = file.replace(expected)?;
+        let agenda = match writes.removed || expected.is_missing() {
+            true => self.nothing()?,
+            false => {
+                let (agenda, _, stamp) = self.read()?;
+                if stamp != *expected {
+                    return Err(Error::Changed { place: file.place() });
+                }
+                agenda
+            }
+        };
+        let form = agenda.documents[0].form;
+        let old = agenda.documents[0].bytes.clone();
+        let rewritten = Rewriting::new(agenda, Layout::One).run(write)?;
+        let content = match rewritten.documents.into_iter().next() {
+            Some(Next::Content(content)) => content,
+            _ => old,
+        };
+        let bytes = self.encode(file.place(), form, content)?;
+        let failed = |source| Error::Io { doing: "write", path: file.path().to_owned(), source };
+        replacement.write_all(&bytes).map_err(failed)?;
+        Ok(Box::new(replacement.seal()?))
+    }
+
+    fn stage_folder<'s>(
+        &'s self,
+        set: &'s FileSet,
+        mut writes: Writes<'_, '_>,
+        expected: &Stamp,
+        mark: Option<&Mark>,
+    ) -> Result<Box<dyn Staged + 's>> {
+        let mut changes = Vec::new();
+        let (agenda, names) = match expected.is_missing() {
+            true => (self.nothing()?, vec![HOME.to_owned()]),
+            false => {
+                let (agenda, names, stamp) = self.read()?;
+                if stamp != *expected {
+                    return Err(Error::Changed { place: self.place() });
+                }
+                match writes.removed {
+                    false => (agenda, names),
+                    true => {
+                        let removal = |name: String| FileChange { name, bytes: None };
+                        changes.extend(names.into_iter().map(removal));
+                        (self.nothing()?, vec![HOME.to_owned()])
+                    }
+                }
+            }
+        };
+        if let Some(write) = &mut writes.last {
+            let forms: Vec<_> = agenda.documents.iter().map(|document| document.form).collect();
+            let new_form = FileForm::new(self.encoding);
+            let rewritten = Rewriting::new(agenda, Layout::Each).run(write)?;
+            for ((next, name), form) in rewritten.documents.into_iter().zip(&names).zip(forms) {
+                let bytes = match next {
+                    Next::Same => continue,
+                    Next::Gone => None,
+                    Next::Content(content) if content.is_empty() => None,
+                    Next::Content(content) => Some(self.encode(set.place(name), form, content)?),
+                };
+                changes.retain(|change: &FileChange| change.name != *name);
+                changes.push(FileChange { name: name.clone(), bytes });
+            }
+            let mut taken: HashSet<String> = names.iter().map(|name| name.to_lowercase()).collect();
+            for (key, content) in rewritten.new {
+                let name = set.name_for(&key, |name| taken.contains(&name.to_lowercase()));
+                taken.insert(name.to_lowercase());
+                let bytes = Some(self.encode(set.place(&name), new_form, content)?);
+                changes.retain(|change| change.name != name);
+                changes.push(FileChange { name, bytes });
+            }
+        }
+        set.stage(changes, expected, mark)
+    }
+}
+
+/// What is to be done to the one collection.
+struct Writes<'w, 'a> {
+    removed: bool,
+    last: Option<&'w mut CollectionWrite<'a>>,
 }
 
 impl Interface for ICalendar {
     fn stamp(&self) -> Result<Stamp> {
-        self.file.stamp()
+        match &self.store {
+            Store::File(file) => file.stamp(),
+            Store::Folder(set) => set.stamp(),
+        }
     }
 
     fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
-        Ok(Some(Watching::files(&self.file.watch(), notify)?))
+        match &self.store {
+            Store::File(file) => Watching::files(&file.watch(), notify).map(Some),
+            Store::Folder(set) => set.watch(notify).map(Some),
+        }
     }
 
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
-        let (agenda, stamp) = self.read()?;
-        Ok(Box::new(read::CalendarScan::new(stem(self.file.path()), agenda, stamp)?))
+        let (agenda, _, stamp) = self.read()?;
+        Ok(Box::new(read::CalendarScan::new(stem(self.path()), agenda, stamp)))
     }
 
     fn verbatim(&self, field: &Field) -> KindSet {
@@ -119,7 +276,7 @@ impl Interface for ICalendar {
         &self,
         writes: &mut [CollectionWrite<'_>],
         expected: &Stamp,
-        _mark: Option<&Mark>,
+        mark: Option<&Mark>,
         _contents: &dyn Contents,
     ) -> Result<Box<dyn Staged + '_>> {
         let mut removed = false;
@@ -129,45 +286,27 @@ impl Interface for ICalendar {
                 Action::Remove => removed = true,
                 _ if last.is_some() => {
                     let problem = format!("a calendar holds one collection; `{}` is a second", write.collection.name);
-                    return Err(Error::Unsupported { place: self.file.place(), problem });
+                    return Err(Error::Unsupported { place: self.place(), problem });
                 }
                 _ => last = Some(write),
             }
         }
-        let Some(write) = last else {
-            return match removed && !expected.is_missing() {
-                true => Ok(Box::new(self.file.remove(expected)?)),
-                false => Ok(Box::new(self.file.keep(expected)?)),
-            };
-        };
-        let mut replacement = self.file.replace(expected)?;
-        let agenda = match removed || expected.is_missing() {
-            true => self.nothing()?,
-            false => {
-                let (agenda, stamp) = self.read()?;
-                if stamp != *expected {
-                    return Err(Error::Changed { place: self.file.place() });
-                }
-                agenda
-            }
-        };
-        let form = agenda.documents[0].form;
-        let content = write::Rewriting::new(agenda).file(write)?;
-        let bytes = form.encode(content).map_err(|Problem { text, .. }| Error::Unsupported {
-            place: self.file.place(),
-            problem: format!("{text}; give the file another `encoding`"),
-        })?;
-        let failed = |source| Error::Io { doing: "write", path: self.file.path().to_owned(), source };
-        replacement.write_all(&bytes).map_err(failed)?;
-        Ok(Box::new(replacement.seal()?))
+        let writes = Writes { removed, last };
+        match &self.store {
+            Store::File(file) => self.stage_file(file, writes, expected),
+            Store::Folder(set) => self.stage_folder(set, writes, expected, mark),
+        }
     }
 
-    fn mark(&self, _owner: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
+    fn mark(&self, owner: &str) -> Result<Option<Vec<u8>>> {
+        match &self.store {
+            Store::File(_) => Ok(None),
+            Store::Folder(set) => set.mark(owner),
+        }
     }
 
     fn transactional(&self) -> bool {
-        false
+        matches!(self.store, Store::Folder(_))
     }
 
     fn single_collection(&self) -> bool {
@@ -175,7 +314,10 @@ impl Interface for ICalendar {
     }
 
     fn content(&self) -> Result<Option<Content>> {
-        self.file.content()
+        match &self.store {
+            Store::File(file) => file.content(),
+            Store::Folder(_) => Ok(None),
+        }
     }
 }
 

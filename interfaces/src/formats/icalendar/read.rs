@@ -26,11 +26,11 @@ pub(super) struct CalendarScan {
 }
 
 impl CalendarScan {
-    pub(super) fn new(name: CollectionName, agenda: Agenda, stamp: Stamp) -> Result<CalendarScan> {
+    pub(super) fn new(name: CollectionName, agenda: Agenda, stamp: Stamp) -> CalendarScan {
         let schema = schema(&agenda);
         let names: Vec<_> = schema.fields.iter().map(|field| field.name.as_str()).collect();
         let layout = xxh3_64(names.join("\0").as_bytes()) ^ LAYOUT_VERSION;
-        Ok(CalendarScan { agenda, stamp, collections: vec![Collection { name, schema }], layout, at: 0, read: 0 })
+        CalendarScan { agenda, stamp, collections: vec![Collection { name, schema }], layout, at: 0, read: 0 }
     }
 }
 

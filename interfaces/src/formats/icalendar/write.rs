@@ -1,5 +1,6 @@
 //! Writing: documents with some components spliced.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use deltabus_record::row::RowReader;
@@ -8,12 +9,12 @@ use deltabus_record::value::Value;
 
 use super::agenda::{Agenda, CALENDAR_KEY, Kind, PLAIN_HEADER, Part, Record, calendar_value, zone_key};
 use super::component::{Component, Style, Unwritable, common, rewrite, write};
-use super::document::{Document, VCALENDAR};
+use super::document::{Document, VCALENDAR, VTIMEZONE};
 use super::fields::{
     CALENDAR, CALENDAR_COMPONENT, COMPONENT, Members, OTHER, OVERRIDE_PROPERTY, OVERRIDES, Scope, TIMEZONES, UID, ZONE,
     component_of, name_of,
 };
-use crate::formats::content_line::{Fold, Splice, line_ending};
+use crate::formats::content_line::{Fold, Line, Spans, Splice, line_ending};
 use crate::{Action, CollectionWrite, Error, RecordWrite, Result};
 
 /// What was said of a record as a whole.
@@ -33,21 +34,68 @@ struct Edits {
     tail: Vec<u8>,
 }
 
-/// A set of documents on its way to the next.
+/// A set of documents on its way to the next. The first is the home of the calendar's own record and of time zones, there
+/// or not.
 pub(super) struct Rewriting {
     agenda: Agenda,
+    layout: Layout,
     edits: Vec<Edits>,
+    /// The header from now on, where it is another.
+    header: Option<Vec<String>>,
+    /// Definitions of time zones that are new, changed, or gone.
+    zones: HashMap<String, Option<Vec<u8>>>,
+    /// Components that go.
+    removed: HashSet<Part>,
+    /// What was written in each object: its time zones must be there too.
+    written: BTreeMap<(usize, usize), Vec<u8>>,
+    /// New files, with the key of the record in each.
+    files: Vec<(String, Vec<u8>)>,
+}
+
+/// Where new records go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In the one document.
+    One,
+    /// Each in a document of its own, but for the calendar's own record and time zones.
+    Each,
+}
+
+/// What is to become of the documents.
+#[derive(Debug)]
+pub(super) struct Rewritten {
+    /// For each document its next content: as it is, another, or none at all.
+    pub(super) documents: Vec<Next>,
+    /// New documents, with the key of the record in each.
+    pub(super) new: Vec<(String, Vec<u8>)>,
+}
+
+/// What is to become of one document.
+#[derive(Debug)]
+pub(super) enum Next {
+    Same,
+    Content(Vec<u8>),
+    Gone,
 }
 
 impl Rewriting {
     /// Begins with what is there.
-    pub(super) fn new(agenda: Agenda) -> Rewriting {
+    pub(super) fn new(agenda: Agenda, layout: Layout) -> Rewriting {
         let edits = agenda.documents.iter().map(|_| Edits::default()).collect();
-        Rewriting { agenda, edits }
+        Rewriting {
+            agenda,
+            layout,
+            edits,
+            header: None,
+            zones: HashMap::new(),
+            removed: HashSet::new(),
+            written: BTreeMap::new(),
+            files: Vec::new(),
+        }
     }
 
-    /// Applies a write to the one document there is, and gives its next content.
-    pub(super) fn file(mut self, write: &mut CollectionWrite<'_>) -> Result<Vec<u8>> {
+    /// Applies a write to the documents.
+    pub(super) fn run(mut self, write: &mut CollectionWrite<'_>) -> Result<Rewritten> {
         let wanted = self.wanted(write)?;
         let mut new = Vec::new();
         for wanted in wanted {
@@ -56,8 +104,168 @@ impl Rewriting {
             }
         }
         self.place(new)?;
-        let edits = std::mem::take(&mut self.edits[0]);
-        Ok(spliced(&self.agenda.documents[0], edits))
+        self.complete_zones();
+        let gone = self.gone();
+        let edits = std::mem::take(&mut self.edits);
+        let next = |(at, edits): (usize, Edits)| match gone.contains(&at) {
+            true => Next::Gone,
+            false if edits.ranges.is_empty() && edits.tail.is_empty() => Next::Same,
+            false => Next::Content(spliced(&self.agenda.documents[at], edits)),
+        };
+        Ok(Rewritten { documents: edits.into_iter().enumerate().map(next).collect(), new: self.files })
+    }
+
+    /// The definition of a time zone by its key, as it will be.
+    fn definition(&self, key: &str) -> Option<Vec<u8>> {
+        match self.zones.get(key) {
+            Some(definition) => definition.clone(),
+            None => {
+                let record = &self.agenda.records[self.agenda.find(key)?];
+                let part = (record.kind == Kind::Zone).then(|| record.parts[0])?;
+                Some(self.agenda.documents[part.document].unit_bytes(self.agenda.unit(part)).to_vec())
+            }
+        }
+    }
+
+    /// The definitions of the time zones that components mean, those left out that are `there`.
+    fn definitions(&self, components: &[u8], timezones: &Value, there: &[&str]) -> Vec<u8> {
+        let mut names: Vec<String> = there.iter().map(|name| (*name).to_owned()).collect();
+        let mut out = Vec::new();
+        let mut spans = Spans::new(components);
+        while let Ok(Some(span)) = spans.next() {
+            let unfolded = span.unfolded(components, Fold::Octets);
+            let line = Line::parse(&unfolded).ok();
+            let Some(name) = line.and_then(|line| line.parameter("TZID").map(|name| name.into_owned())) else {
+                continue;
+            };
+            if names.contains(&name) {
+                continue;
+            }
+            let key = match timezones {
+                Value::Map(map) => map.iter().find(|(zone, _)| *zone == name).map(|(_, key)| key),
+                _ => None,
+            };
+            let key = match key {
+                Some(Value::Text(key)) => key.clone(),
+                _ => zone_key(&name),
+            };
+            out.extend(self.definition(&key).unwrap_or_default());
+            names.push(name);
+        }
+        if let Value::Map(map) = timezones {
+            for (name, key) in map {
+                if let Value::Text(key) = key
+                    && !names.contains(name)
+                {
+                    out.extend(self.definition(key).unwrap_or_default());
+                    names.push(name.clone());
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether the definitions that `timezones` names are there to be put beside a component.
+    fn are_there(&self, timezones: &Value) -> bool {
+        let Value::Map(map) = timezones else { return *timezones == Value::Absent };
+        map.iter().all(|(zone, key)| match key {
+            Value::Text(key) if *key != zone_key(zone) => self.definition(key).is_some_and(|definition| {
+                let component = Component::parse(&definition, 0..definition.len(), 1, Fold::Octets);
+                component.is_ok_and(|component| {
+                    *component.decode(Scope::Record).members.get(ZONE) == Value::text(zone.as_str())
+                })
+            }),
+            _ => false,
+        })
+    }
+
+    /// Puts the time zones beside what was written, where they are not: but for the home, which has its own.
+    fn complete_zones(&mut self) {
+        for ((document, object), bytes) in std::mem::take(&mut self.written) {
+            if (document, object) == (0, 0) {
+                continue;
+            }
+            let parts = |(place, unit): (usize, &super::document::Unit)| {
+                let part = Part { document, place };
+                let stays = unit.object == Some(object) && !self.removed.contains(&part);
+                if stays { unit.zone.clone() } else { None }
+            };
+            let units = self.agenda.documents[document].units.iter().enumerate();
+            let there: Vec<String> = units.filter_map(parts).collect();
+            let there: Vec<&str> = there.iter().map(String::as_str).collect();
+            let missing = self.definitions(&bytes, &Value::Absent, &there);
+            if !missing.is_empty() {
+                let at = self.agenda.documents[document].objects[object].first;
+                self.edits[document].ranges.insert(0, (at..at, missing));
+            }
+        }
+    }
+
+    /// The documents that go, since nothing is left in them. Time zones that were only there find a home.
+    fn gone(&mut self) -> HashSet<usize> {
+        let mut gone = HashSet::new();
+        if self.layout == Layout::One {
+            return gone;
+        }
+        for (at, document) in self.agenda.documents.iter().enumerate().skip(1) {
+            let part = |place: usize| Part { document: at, place };
+            let has_items = document.units.iter().any(|unit| unit.name != VTIMEZONE);
+            let left = |(place, unit): (usize, &super::document::Unit)| {
+                !self.removed.contains(&part(place)) && (!has_items || unit.name != VTIMEZONE)
+            };
+            let touched = (0..document.units.len()).any(|place| self.removed.contains(&part(place)));
+            if touched && !document.units.iter().enumerate().any(left) && self.edits[at].tail.is_empty() {
+                gone.insert(at);
+            }
+        }
+        let mut homeless = Vec::new();
+        for record in self.agenda.records.iter().filter(|record| record.kind == Kind::Zone) {
+            let stays = |part: &Part| !self.removed.contains(part) && !gone.contains(&part.document);
+            let was = |part: &Part| !self.removed.contains(part);
+            if !record.parts.iter().any(stays) && record.parts.iter().any(was) {
+                homeless.push(record.key.clone());
+            }
+        }
+        let definitions: Vec<u8> = homeless.iter().filter_map(|key| self.definition(key)).flatten().collect();
+        if !definitions.is_empty() {
+            self.bring_home(Vec::new(), definitions, Vec::new());
+        }
+        gone
+    }
+
+    /// Puts time zones and components in the home's calendar object, which is made where missing.
+    fn bring_home(&mut self, made: Vec<u8>, zones: Vec<u8>, items: Vec<u8>) {
+        let document = &self.agenda.documents[0];
+        let ending = line_ending(&document.bytes);
+        match document.objects.first() {
+            Some(object) => {
+                let (first, end) = (object.first, object.end);
+                let ranges = &mut self.edits[0].ranges;
+                if !zones.is_empty() {
+                    ranges.push((first..first, zones));
+                }
+                if !items.is_empty() {
+                    ranges.push((end..end, items));
+                }
+            }
+            None => {
+                let close = format!("END:{VCALENDAR}{ending}");
+                let tail = &mut self.edits[0].tail;
+                if tail.is_empty() || !made.is_empty() {
+                    let mut open = made;
+                    if open.is_empty() {
+                        open = header_text(self.header.as_ref().unwrap_or(&self.agenda.header), ending);
+                    } else {
+                        open.truncate(open.len() - close.len());
+                    }
+                    tail.extend([open, zones, items, close.into_bytes()].concat());
+                } else {
+                    // It was made just now; what else is new stands behind its end.
+                    let at = find(tail, close.as_bytes()).unwrap_or(tail.len());
+                    tail.splice(at..at, [zones, items].concat());
+                }
+            }
+        }
     }
 
     /// What each write leads to, as members.
@@ -166,10 +374,7 @@ impl Rewriting {
             problem: unwritable.0,
         };
         let Some(members) = wanted.members else {
-            match kind {
-                Kind::Calendar => self.set_header(&parts, &plain_header()).map_err(|problem| failed(problem, ""))?,
-                _ => parts.iter().for_each(|part| self.remove(*part)),
-            }
+            self.take_out(&key, kind, &parts).map_err(|problem| failed(problem, ""))?;
             return Ok(None);
         };
         if self.agenda.decode(&self.agenda.records[place])? == members {
@@ -177,10 +382,7 @@ impl Rewriting {
         }
         if kind_of(&key, &members) != kind {
             // Another sort of component stands elsewhere.
-            match kind {
-                Kind::Calendar => self.set_header(&parts, &plain_header()).map_err(|problem| failed(problem, ""))?,
-                _ => parts.iter().for_each(|part| self.remove(*part)),
-            }
+            self.take_out(&key, kind, &parts).map_err(|problem| failed(problem, ""))?;
             return Ok(Some((key, members)));
         }
         let place_name = self.agenda.documents[parts[0].document].place.clone();
@@ -193,9 +395,18 @@ impl Rewriting {
         Ok(None)
     }
 
-    fn remove(&mut self, part: Part) {
-        let range = self.agenda.unit(part).range.clone();
-        self.edits[part.document].ranges.push((range, Vec::new()));
+    fn take_out(&mut self, key: &str, kind: Kind, parts: &[Part]) -> Result<(), Unwritable> {
+        match kind {
+            Kind::Calendar => return self.set_header(parts, &plain_header()),
+            Kind::Zone => drop(self.zones.insert(key.to_owned(), None)),
+            Kind::Item => {}
+        }
+        for part in parts {
+            let range = self.agenda.unit(*part).range.clone();
+            self.edits[part.document].ranges.push((range, Vec::new()));
+            self.removed.insert(*part);
+        }
+        Ok(())
     }
 
     /// Gives the objects another header.
@@ -207,6 +418,7 @@ impl Rewriting {
             let style = Style { fold: object.fold, ending: line_ending(&document.bytes) };
             let (old, _) = self.agenda.header_bytes(*part);
             let mut new = rewrite(&old, Scope::Record, &members, style)?;
+            self.header = Some(header_lines(&new, style.fold));
             // The `END` stays where it is.
             new.truncate(new.len() - (object.range.end - object.end));
             let edits = &mut self.edits[part.document].ranges;
@@ -226,6 +438,7 @@ impl Rewriting {
             let follows =
                 [(COMPONENT, Value::text(component_of(&unit.name))), (CALENDAR, self.agenda.zone_calendar(parts[0]))];
             let new = rewrite(document.unit_bytes(unit), Scope::Record, &zone_members(key, members, &follows), style)?;
+            self.zones.entry(key.to_owned()).or_insert_with(|| Some(new.clone()));
             self.edits[part.document].ranges.push((unit.range.clone(), new));
         }
         Ok(())
@@ -309,13 +522,18 @@ impl Rewriting {
             }
             edits.push((behind.document, at..at, bytes));
         }
+        if let Some(object) = unit.object {
+            let all = edits.iter().filter(|(document, ..)| *document == first.document);
+            let bytes = all.flat_map(|(_, _, new)| new.iter().copied());
+            self.written.entry((first.document, object)).or_default().extend(bytes);
+        }
         for (document, range, new) in edits {
             self.edits[document].ranges.push((range, new));
         }
         Ok(())
     }
 
-    /// Brings new records in: in the first calendar object, in one with their header, or outside any.
+    /// Brings new records in: in the first calendar object, in one with their header, outside any, or in files of their own.
     fn place(&mut self, mut new: Vec<(String, Members)>) -> Result<()> {
         let document = &self.agenda.documents[0];
         let ending = line_ending(&document.bytes);
@@ -325,111 +543,187 @@ impl Rewriting {
             key: format!("{key:?}"),
             problem: unwritable.0,
         };
-        let header = new.iter().position(|(key, members)| kind_of(key, members) == Kind::Calendar);
-        let header = header.map(|at| new.remove(at));
-        let default = document.objects.first().cloned();
-        let recorded = header.is_some() || self.agenda.find(CALENDAR_KEY).is_some();
-        let style = |fold| Style { fold, ending };
-        let fold = default.as_ref().map_or(Fold::Octets, |object| object.fold);
+        let has_home = !document.objects.is_empty();
+        let is_bare = !document.units.is_empty();
+        let fold = document.objects.first().map_or(Fold::Octets, |object| object.fold);
+        let style = Style { fold, ending };
+        let own = new.iter().position(|(key, members)| kind_of(key, members) == Kind::Calendar);
+        let own = own.map(|at| new.remove(at));
+        let recorded = own.is_some()
+            || self.agenda.find(CALENDAR_KEY).is_some_and(|at| self.agenda.records[at].kind == Kind::Calendar);
 
-        // The header: of the object that is there, or of one that is made.
+        // The header, of objects that are there and of one that is made.
         let mut made = Vec::new();
-        match (&default, &header) {
-            (Some(_), Some((key, members))) => {
-                let objects: Vec<_> = (0..document.objects.len())
-                    .map(|place| Part { document: 0, place })
-                    .filter(|part| self.agenda.header_of(0, part.place) == self.agenda.header)
-                    .collect();
-                self.set_header(&objects, members).map_err(|problem| failed(key, problem))?;
+        if let Some((key, members)) = &own {
+            let objects: Vec<Part> = self.agenda.objects().collect();
+            let objects: Vec<Part> = objects
+                .into_iter()
+                .filter(|part| self.agenda.header_of(part.document, part.place) == self.agenda.header)
+                .collect();
+            self.set_header(&objects, members).map_err(|problem| failed(key, problem))?;
+            if !has_home {
+                let members = stated(members, &[(COMPONENT, Value::text(CALENDAR_COMPONENT))]);
+                made = write(VCALENDAR, Scope::Record, &members, style).map_err(|problem| failed(key, problem))?;
+                self.header = Some(header_lines(&made, fold));
             }
-            (None, _) => {
-                let members = header.as_ref().map_or_else(plain_header, |(_, members)| members.clone());
-                let members = stated(&members, &[(COMPONENT, Value::text(CALENDAR_COMPONENT))]);
-                made = write(VCALENDAR, Scope::Record, &members, style(fold))
-                    .map_err(|problem| failed("calendar:", problem))?;
+        }
+        let header = self.header.clone().unwrap_or_else(|| self.agenda.header.clone());
+
+        // Time zones first: components bring those along that they mean.
+        let (mut zones, mut bare) = (Vec::new(), Vec::new());
+        let mut variants = Vec::new();
+        for (key, members) in new.iter().filter(|(key, members)| kind_of(key, members) == Kind::Zone) {
+            let nowhere = is_nowhere(members);
+            let calendar = if nowhere { members.get(CALENDAR).clone() } else { Value::Absent };
+            let follows = [(COMPONENT, Value::text("timezone")), (CALENDAR, calendar)];
+            let bytes = write(VTIMEZONE, Scope::Record, &zone_members(key, members, &follows), style);
+            let bytes = bytes.map_err(|problem| failed(key, problem))?;
+            if nowhere {
+                bare.extend(bytes);
+                continue;
             }
-            (Some(_), None) => {}
+            self.zones.insert(key.clone(), Some(bytes.clone()));
+            // The definition that a name means by itself comes before others.
+            match members.get(ZONE) {
+                Value::Text(zone) if zone_key(zone) != *key => variants.push((key.clone(), bytes)),
+                _ => zones.extend(bytes),
+            }
         }
 
-        let (mut zones, mut items, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-        let mut others: Vec<(Value, Vec<u8>)> = Vec::new();
-        for (key, members) in &new {
+        let mut items = Vec::new();
+        let mut others: Vec<Other> = Vec::new();
+        for (key, members) in new.iter().filter(|(key, members)| kind_of(key, members) == Kind::Item) {
             let calendar = members.get(CALENDAR);
-            let nowhere = matches!(calendar, Value::List(lines) if lines.is_empty());
-            let written = if kind_of(key, members) == Kind::Zone {
-                let calendar = if nowhere { calendar.clone() } else { Value::Absent };
-                let follows = [(COMPONENT, Value::text("timezone")), (CALENDAR, calendar)];
-                let bytes = write("VTIMEZONE", Scope::Record, &zone_members(key, members, &follows), style(fold));
-                bytes.map(|bytes| if nowhere { bare.extend(bytes) } else { zones.extend(bytes) })
-            } else {
-                let elsewhere = recorded && is_header(calendar) && *calendar != calendar_value(&self.agenda.header);
-                let stands = if nowhere || elsewhere { calendar.clone() } else { Value::Absent };
-                item_bytes(key, members, stands, style(fold)).map(|bytes| {
-                    if nowhere {
-                        bare.extend(bytes);
-                    } else if elsewhere {
-                        match others.iter_mut().find(|(header, _)| header == calendar) {
-                            Some((_, other)) => other.extend(bytes),
-                            None => others.push((calendar.clone(), bytes)),
-                        }
-                    } else {
-                        items.extend(bytes);
-                    }
-                })
+            let nowhere = is_nowhere(members);
+            let apart = self.layout == Layout::Each;
+            let elsewhere = (recorded || apart) && is_header(calendar) && *calendar != calendar_value(&header);
+            let stands = if nowhere || elsewhere { calendar.clone() } else { Value::Absent };
+            let bare_timezones = Value::Absent;
+            let beside = (elsewhere || apart) && !nowhere && self.are_there(members.get(TIMEZONES));
+            let timezones = if beside { members.get(TIMEZONES) } else { &bare_timezones };
+            let bytes =
+                item_bytes(key, members, stands, timezones.clone(), style).map_err(|problem| failed(key, problem))?;
+            let own_header = match calendar {
+                Value::List(lines) if elsewhere => lines
+                    .iter()
+                    .skip(1)
+                    .filter_map(|line| match line {
+                        Value::Text(line) => Some(line.clone()),
+                        _ => None,
+                    })
+                    .collect(),
+                _ => header.clone(),
             };
-            written.map_err(|problem| failed(key, problem))?;
+            if apart {
+                let mut file = Vec::new();
+                if nowhere {
+                    file = bytes;
+                } else {
+                    file.extend(header_text(&own_header, ending));
+                    file.extend(self.definitions(&bytes, timezones, &[]));
+                    file.extend(bytes);
+                    file.extend(format!("END:{VCALENDAR}{ending}").into_bytes());
+                }
+                self.files.push((key.clone(), file));
+            } else if nowhere {
+                bare.extend(bytes);
+            } else if elsewhere {
+                let fits = |other: &&mut Other| other.header == own_header && other.timezones == *timezones;
+                match others.iter_mut().find(fits) {
+                    Some(other) => other.components.extend(bytes),
+                    None => others.push(Other { header: own_header, timezones: timezones.clone(), components: bytes }),
+                }
+            } else {
+                items.extend(bytes);
+            }
+        }
+        // Another definition of a name stands where it is meant, beside the components that mean it.
+        let meant = |key: &String| {
+            others.iter().any(|other| matches!(&other.timezones, Value::Map(map) if map.iter().any(|(_, value)| *value == Value::text(key.as_str()))))
+        };
+        for (key, bytes) in &variants {
+            if !meant(key) {
+                zones.extend_from_slice(bytes);
+            }
         }
 
-        match default {
-            Some(object) => {
-                let ranges = &mut self.edits[0].ranges;
-                if !zones.is_empty() {
-                    ranges.push((object.first..object.first, zones));
-                }
-                if !items.is_empty() {
-                    ranges.push((object.end..object.end, items));
-                }
-            }
+        let alone = zones.is_empty() && items.is_empty() && own.is_none();
+        let wants_object = match self.layout {
             // A file of nothing but components outside any calendar stays one.
-            None if zones.is_empty() && items.is_empty() && !recorded && !bare.is_empty() => {}
-            None if zones.is_empty() && items.is_empty() && !recorded && !self.agenda.documents[0].units.is_empty() => {
+            Layout::One => !alone || !(is_bare || !bare.is_empty()),
+            Layout::Each => !alone,
+        };
+        if has_home || wants_object {
+            if !has_home && made.is_empty() {
+                made = write(VCALENDAR, Scope::Record, &plain_own(), style)
+                    .map_err(|problem| failed(CALENDAR_KEY, problem))?;
             }
-            None => {
-                let end = made.len() - format!("END:{VCALENDAR}{ending}").len();
-                let close = made.split_off(end);
-                self.edits[0].tail.extend([made, zones, items, close].concat());
-            }
+            self.bring_home(made, zones, items);
         }
-        for (header, bytes) in others {
-            self.elsewhere(&header, bytes, ending);
+        for other in others {
+            self.elsewhere(other, ending);
         }
         self.edits[0].tail.extend(bare);
         Ok(())
     }
 
-    /// Puts components in a calendar object of that header, behind the first.
-    fn elsewhere(&mut self, header: &Value, bytes: Vec<u8>, ending: &str) {
+    /// Puts components in a calendar object of their header, behind the first.
+    fn elsewhere(&mut self, other: Other, ending: &str) {
         let document = &self.agenda.documents[0];
-        let found =
-            (1..document.objects.len()).find(|object| calendar_value(self.agenda.header_of(0, *object)) == *header);
-        match found {
+        let fits = |object: &usize| {
+            self.agenda.header_of(0, *object) == other.header && self.agenda.timezones_in(0, *object) == other.timezones
+        };
+        match (1..document.objects.len()).find(fits) {
             Some(object) => {
                 let at = document.objects[object].end;
-                self.edits[0].ranges.push((at..at, bytes));
+                self.written.entry((0, object)).or_default().extend_from_slice(&other.components);
+                self.edits[0].ranges.push((at..at, other.components));
             }
             None => {
-                let Value::List(lines) = header else { return };
-                let tail = &mut self.edits[0].tail;
-                for line in lines {
-                    if let Value::Text(line) = line {
-                        super::property::write_line(line, Fold::Octets, ending, tail);
-                    }
-                }
-                tail.extend(bytes);
-                tail.extend(format!("END:{VCALENDAR}{ending}").into_bytes());
+                let definitions = self.definitions(&other.components, &other.timezones, &[]);
+                let mut text = header_text(&other.header, ending);
+                text.extend(definitions);
+                text.extend(other.components);
+                text.extend(format!("END:{VCALENDAR}{ending}").into_bytes());
+                self.edits[0].tail.extend(text);
             }
         }
     }
+}
+
+/// Components for a calendar object of its own.
+struct Other {
+    header: Vec<String>,
+    timezones: Value,
+    components: Vec<u8>,
+}
+
+/// Whether a record stands outside any calendar object.
+fn is_nowhere(members: &Members) -> bool {
+    matches!(members.get(CALENDAR), Value::List(lines) if lines.is_empty())
+}
+
+fn plain_own() -> Members {
+    stated(&plain_header(), &[(COMPONENT, Value::text(CALENDAR_COMPONENT))])
+}
+
+/// The lines of a calendar object's header.
+fn header_lines(bytes: &[u8], fold: Fold) -> Vec<String> {
+    let component = Component::parse(bytes, 0..bytes.len(), 1, fold);
+    component.map(|component| component.lines().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// The beginning of a calendar object.
+fn header_text(header: &[String], ending: &str) -> Vec<u8> {
+    let mut out = format!("BEGIN:{VCALENDAR}{ending}").into_bytes();
+    for line in header {
+        super::property::write_line(line, Fold::Octets, ending, &mut out);
+    }
+    out
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
 /// The document with its edits.
@@ -476,7 +770,7 @@ fn kind_of(key: &str, members: &Members) -> Kind {
 /// The component's name, where a component can have it.
 fn members_name(members: &Members) -> Option<&str> {
     match members.get(COMPONENT) {
-        Value::Text(component) => name_of(component).filter(|name| *name != VCALENDAR && *name != "VTIMEZONE"),
+        Value::Text(component) => name_of(component).filter(|name| *name != VCALENDAR && *name != VTIMEZONE),
         _ => None,
     }
 }
@@ -577,9 +871,15 @@ fn map_of(value: &Value) -> Option<Members> {
 }
 
 /// The components of a new record that stands in a calendar with the field [`CALENDAR`] `stands`.
-fn item_bytes(key: &str, members: &Members, stands: Value, style: Style) -> Result<Vec<u8>, Unwritable> {
+fn item_bytes(
+    key: &str,
+    members: &Members,
+    stands: Value,
+    timezones: Value,
+    style: Style,
+) -> Result<Vec<u8>, Unwritable> {
     let name = members_name(members).unwrap_or("VEVENT");
-    let follows = [(COMPONENT, Value::Text(component_of(name))), (CALENDAR, stands)];
+    let follows = [(COMPONENT, Value::Text(component_of(name))), (CALENDAR, stands), (TIMEZONES, timezones)];
     let item = Item::new(key, members, &follows, true);
     let mut bytes = Vec::new();
     if let Some(master) = &item.master {
