@@ -67,7 +67,7 @@ const CASES: &[Case] = &[
     },
     ICALENDAR,
     Case { name: "icalendar, UTF-16", keyed: "icalendar:{}?encoding=utf-16le", ..ICALENDAR },
-    Case { name: "icalendar, a folder", file: "records", keyed: "icalendar:{}/", ..ICALENDAR },
+    Case { name: "icalendar, a folder", file: "records", inside: Some("a.ics"), keyed: "icalendar:{}/", ..ICALENDAR },
     Case { name: "icalendar, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..ICALENDAR },
     SQLITE,
     Case {
@@ -81,6 +81,7 @@ const CASES: &[Case] = &[
 const CSV: Case = Case {
     name: "csv",
     file: "records.csv",
+    inside: None,
     keyed: "csv:{}?key=id",
     key: "id",
     own: &[],
@@ -92,6 +93,7 @@ const CSV: Case = Case {
 const JSON: Case = Case {
     name: "json",
     file: "records.json",
+    inside: None,
     keyed: "json:{}?key=id",
     key: "id",
     own: &[],
@@ -103,6 +105,7 @@ const JSON: Case = Case {
 const ICALENDAR: Case = Case {
     name: "icalendar",
     file: "records.ics",
+    inside: None,
     keyed: "icalendar:{}",
     key: "uid",
     own: &["component"],
@@ -114,6 +117,7 @@ const ICALENDAR: Case = Case {
 const VCARD: Case = Case {
     name: "vcard",
     file: "records.vcf",
+    inside: None,
     keyed: "vcard:{}",
     key: "uid",
     own: &["version"],
@@ -125,6 +129,7 @@ const VCARD: Case = Case {
 const SQLITE: Case = Case {
     name: "sqlite",
     file: "records.db",
+    inside: None,
     keyed: "sqlite:{}",
     key: "id",
     own: &[],
@@ -443,7 +448,9 @@ fn no_bytes_make_it_panic() {
         |case| (bytes(), rows(*case, 1..3)),
         |case, (bytes, rows)| {
             for store in [Some(Store::keyed(case)), Store::whole_row(case)].into_iter().flatten() {
-                std::fs::write(&store.path, &bytes).unwrap();
+                let path = case.inside.map_or_else(|| store.path.clone(), |name| store.path.join(name));
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, &bytes).unwrap();
                 let scanned = store.scan();
                 let rows = projected(&store, &rows);
                 let writes: Vec<_> = rows.iter().map(|row| store.put(None, row)).collect();
@@ -452,7 +459,7 @@ fn no_bytes_make_it_panic() {
                     // What could be read can still be read.
                     Ok(_) if scanned.is_ok() => drop(store.scan().unwrap()),
                     Ok(_) => {}
-                    Err(_) => assert_eq!(std::fs::read(&store.path).unwrap(), bytes),
+                    Err(_) => assert_eq!(std::fs::read(&path).unwrap(), bytes),
                 }
             }
         },

@@ -124,7 +124,7 @@ impl Folder {
     ///
     /// Gives what could not be done because somebody changed it. [`Error::Locked`] while another process is committing.
     pub(crate) fn recover(&self) -> Result<Vec<Left>> {
-        if !self.journal_path().try_exists().map_err(|error| self.error("examine", None, error))? {
+        if !self.has_journal()? {
             return Ok(Vec::new());
         }
         let lock = self.lock()?;
@@ -184,6 +184,15 @@ impl Folder {
         return self.faults.is_cut_off();
         #[cfg(not(test))]
         false
+    }
+
+    /// Whether a commit was cut off.
+    fn has_journal(&self) -> Result<bool> {
+        match fs::symlink_metadata(self.journal_path()) {
+            Ok(_) => Ok(true),
+            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) => Err(self.error("examine", None, error)),
+        }
     }
 
     fn journal_path(&self) -> PathBuf {

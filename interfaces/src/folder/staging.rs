@@ -321,7 +321,7 @@ impl Bench {
         };
         let beneath = root.open()?;
         let lock = root.lock()?;
-        if root.journal_path().try_exists().map_err(|error| failed("examine", error))? {
+        if root.has_journal()? {
             root.finish(&lock)?;
         }
         let stage = root.path.join(WORK).join(STAGE_FOLDER);
@@ -352,7 +352,7 @@ impl Drop for Bench {
             }
             return;
         }
-        let committed = self.folder.journal_path().try_exists().unwrap_or(true);
+        let committed = self.folder.has_journal().unwrap_or(true);
         if self.made.is_none() && !committed {
             let _ = fs::remove_dir_all(self.folder.path.join(WORK).join(STAGE_FOLDER));
         }

@@ -97,6 +97,7 @@ impl Rules {
 /// The patterns of these lines; the error has the line, counted from 1.
 fn build<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Gitignore, (u64, String)> {
     let mut builder = GitignoreBuilder::new("");
+    builder.allow_unclosed_class(false);
     for (at, line) in lines.enumerate() {
         let added = builder.add_line(None, line);
         added.map_err(|error| (at as u64 + 1, format!("`{line}` is no pattern: {error}")))?;

@@ -222,7 +222,8 @@ pub(super) fn names(beneath: &mut Beneath, path: Option<&EntryPath>) -> io::Resu
     for entry in folder {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") && !(path.is_none() && is_own(name)) {
+        let own = path.is_none() && is_own(name);
+        if !own && !matches!(name, b"." | b"..") {
             names.push(name.to_vec());
         }
     }

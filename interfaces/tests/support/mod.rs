@@ -20,6 +20,8 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The file that the locations name.
     pub(crate) file: &'static str,
+    /// The name of a file in it, where it is a folder.
+    pub(crate) inside: Option<&'static str>,
     /// A location whose records have the key [`Case::key`]; `{}` stands for the file's path.
     pub(crate) keyed: &'static str,
     /// What the key's field is called.

@@ -5,7 +5,9 @@ use std::error::Error as StdError;
 use std::fs;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 
 use deltabus_interfaces::{
@@ -324,4 +326,17 @@ impl Records for Rows<'_> {
     fn row(&self) -> &[u8] {
         self.current.unwrap().1.as_bytes()
     }
+}
+
+/// Runs a test as a user whom permissions bind: root is bound by none, so it starts the test again as nobody.
+pub(crate) fn bound_by_permissions(test: &str, body: impl FnOnce()) {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return body();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", test, "--nocapture"]).uid(NOBODY).gid(NOBODY).current_dir("/tmp");
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "as nobody: {said}{output:?}");
 }

@@ -144,7 +144,8 @@ pub(crate) fn decode<'a>(label: Option<&str>, value: &'a [u8]) -> Result<Cow<'a,
     };
     match named.filter(|charset| *charset != encoding_rs::UTF_8) {
         None => std::str::from_utf8(value).map(Cow::Borrowed).map_err(|error| {
-            let text = "these bytes are not UTF-8; if the file is in another encoding, say so with `encoding=`";
+            let text =
+                "these bytes are not UTF-8; another character set must be named, by `CHARSET` or the option `encoding`";
             Problem::new(error.valid_up_to(), text)
         }),
         Some(charset) => charset

@@ -28,7 +28,7 @@ mod write;
 
 pub(crate) use charset::{FileEncoding, FileForm, decode as charset_decode, encode as charset_encode};
 pub(crate) use component::{Event, Events};
-pub(crate) use line::{Charsets, Line, Parameter, is_name};
+pub(crate) use line::{Charsets, Line, is_name};
 pub(crate) use span::{Fold, Span, Spans, line_ending, place};
 pub(crate) use text::{escape, split, unescape};
 pub(crate) use transfer::{base64_decode, base64_encode, qp_decode, qp_encode};

@@ -7,7 +7,9 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::fields::{OVERRIDE_PROPERTY, Scope, UID};
 use super::property::read_field_line;
-use crate::formats::content_line::{Event, Events, FileForm, Fold, Line, Problem, Span, Spans, place, unescape};
+use crate::formats::content_line::{
+    Charsets, Event, Events, FileForm, Fold, Line, Problem, Span, Spans, place, unescape,
+};
 use crate::{Error, Position};
 
 /// The calendar object's component.
@@ -241,25 +243,31 @@ fn data_error(place_name: &str, bytes: &[u8], problem: Problem) -> Error {
     Error::Data { position, problem: problem.text }
 }
 
-/// A logical line as text. A value in a character set of its own is brought into that of the file.
+/// A logical line as text. A value in a character set of its own is brought into UTF-8, and says so.
+///
+/// What is UTF-8 is taken for that whatever `CHARSET` says: the file was in another encoding as a whole, or the program that
+/// wrote it meant well.
 pub(super) fn logical(bytes: &[u8], span: Span, fold: Fold) -> Result<String, Problem> {
     let unfolded = span.unfolded(bytes, fold);
-    match std::str::from_utf8(&unfolded) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(_) => {
-            let line = Line::parse(&unfolded)
-                .map_err(|problem| Problem::new(span.origin(bytes, fold, problem.at), problem.text))?;
-            let label = line.parameter("CHARSET").unwrap_or_default().into_owned();
-            let mut head = line.head.to_owned();
-            if let Some(at) = head.to_ascii_uppercase().find("CHARSET=") {
-                let start = at + "CHARSET=".len();
-                let length = head[start..].find(';').unwrap_or(head.len() - start);
-                debug_assert!(length >= label.len());
-                head.replace_range(start..start + length, "UTF-8");
-            }
-            Ok(format!("{head}:{}", line.value))
-        }
+    if unfolded.is_ascii() {
+        return Ok(String::from_utf8_lossy(&unfolded).into_owned());
     }
+    let failed = |problem: Problem| Problem::new(span.origin(bytes, fold, problem.at), problem.text);
+    let text = std::str::from_utf8(&unfolded);
+    let head_length = unfolded.iter().position(|byte| *byte == b':').unwrap_or(unfolded.len());
+    let named = unfolded[..head_length].to_ascii_uppercase().windows(8).any(|window| window == b"CHARSET=");
+    if let (Ok(text), false) = (text, named) {
+        return Ok(text.to_owned());
+    }
+    let charsets = if text.is_ok() { Charsets::OfFile } else { Charsets::OfValues };
+    let line = Line::parse_in(&unfolded, charsets).map_err(failed)?;
+    let mut head = line.head.to_owned();
+    if let Some(at) = head.to_ascii_uppercase().find("CHARSET=").filter(|_| !line.value.is_ascii()) {
+        let start = at + "CHARSET=".len();
+        let length = head[start..].find(';').unwrap_or(head.len() - start);
+        head.replace_range(start..start + length, "UTF-8");
+    }
+    Ok(format!("{head}:{}", line.value))
 }
 
 /// Takes a logical line apart, with problems at their place in the file.

@@ -292,7 +292,7 @@ impl Edits<'_> {
             let new = if let Wanted::Properties(_, properties) = wanted { properties } else { Vec::new() };
             let text = self.text;
             self.list(&old, &new, |put, old, property, out| {
-                let kept = old.and_then(|(line, old)| put.with_head(&text.content, line, old, &FIELDS[at], property));
+                let kept = old.and_then(|(line, _)| put.with_head(&text.content, line, &FIELDS[at], property));
                 match kept {
                     Some(line) => put.line(line.as_bytes(), out),
                     None => put.property(&FIELDS[at], property, out),
@@ -360,18 +360,8 @@ impl Edits<'_> {
 }
 
 impl Put<'_> {
-    /// The line of `property` with all before the colon as it stands in the line of `old`, if that means the same.
-    fn with_head(
-        &self,
-        content: &[u8],
-        line: &CardLine,
-        old: &Property,
-        field: &FieldOf,
-        property: &Property,
-    ) -> Option<String> {
-        if old.attributes != property.attributes {
-            return None;
-        }
+    /// The line of `property` with all before the colon as it stands in `line`, if that means the same.
+    fn with_head(&self, content: &[u8], line: &CardLine, field: &FieldOf, property: &Property) -> Option<String> {
         let unfolded = line.span.unfolded(content, self.version.fold());
         let old_line = Line::parse_in(&unfolded, self.charsets).ok()?;
         let (encoding, value) = property.encode(field, self.version);

@@ -122,8 +122,13 @@ impl Attributes {
         }
     }
 
-    /// Brings what can be said in two ways into one: a type `pref` is the preference 1, unless another is given.
+    /// Brings what can be said in two ways into one: `TYPE="a,b"` is two types (RFC 6350, 5.6), a type `pref` is the
+    /// preference 1, unless another is given.
     pub(super) fn settle(&mut self) {
+        if self.types.iter().any(|word| word.is_empty() || word.contains(',')) {
+            let words = self.types.iter().flat_map(|word| word.split(',')).filter(|word| !word.is_empty());
+            self.types = words.map(str::to_owned).collect();
+        }
         if self.pref.is_none() && self.types.iter().any(|word| word.eq_ignore_ascii_case("pref")) {
             self.types.retain(|word| !word.eq_ignore_ascii_case("pref"));
             self.pref = Some(1);
