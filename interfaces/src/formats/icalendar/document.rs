@@ -149,7 +149,7 @@ impl Document {
                     open = Some((unit, depth));
                 }
                 Event::Begin(..) => {}
-                Event::Line(span) => match &mut open {
+                Event::Line(span) => match self.check(span).map(|()| &mut open)? {
                     Some((unit, own)) if *own == depth => self.note(unit, span)?,
                     Some(_) => {}
                     None => {
@@ -182,6 +182,21 @@ impl Document {
             }
         }
         Ok((objects, units))
+    }
+
+    /// Fails for what is no line, wherever it stands: a broken file is told of before anything is done with it.
+    fn check(&self, span: Span) -> Result<(), Problem> {
+        let raw = &self.bytes[span.start..span.end];
+        let plain =
+            raw.iter().position(|byte| matches!(byte, b':' | b';' | b'"' | b',' | b'=') || !byte.is_ascii_graphic());
+        // Most lines are a name, a colon and a value.
+        if plain.is_some_and(|at| at > 0 && raw[at] == b':') {
+            return Ok(());
+        }
+        let unfolded = span.unfolded(&self.bytes, Fold::Octets);
+        let parsed = Line::parse_in(&unfolded, Charsets::OfFile).or_else(|_| Line::parse(&unfolded));
+        let failed = |problem: Problem| Problem::new(span.origin(&self.bytes, Fold::Octets, problem.at), problem.text);
+        parsed.map(drop).map_err(failed)
     }
 
     /// Notes what a component's own line says about which record it is.

@@ -250,10 +250,6 @@ impl Members {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn into_map(self) -> Value {
         Value::Map(self.0)
     }

@@ -110,11 +110,10 @@ fn read_text(line: &Line<'_>) -> Option<String> {
 
 /// Whether the value is in quoted-printable (vCalendar 1.0).
 fn is_quoted_printable(line: &Line<'_>) -> bool {
-    let names = |parameter: &crate::formats::content_line::Parameter<'_>| {
+    line.parameters.iter().any(|parameter| {
         (parameter.name.is_none() || parameter.is("ENCODING"))
             && parameter.values.iter().any(|value| value.eq_ignore_ascii_case("QUOTED-PRINTABLE"))
-    };
-    line.parameters.iter().any(names)
+    })
 }
 
 fn read_moment(spec: &Spec, line: &Line<'_>, zoned: bool) -> Option<Single> {

@@ -650,7 +650,7 @@ impl Rewriting {
         let alone = zones.is_empty() && items.is_empty() && own.is_none();
         let wants_object = match self.layout {
             // A file of nothing but components outside any calendar stays one.
-            Layout::One => !alone || !(is_bare || !bare.is_empty()),
+            Layout::One => !alone || (!is_bare && bare.is_empty()),
             Layout::Each => !alone,
         };
         if has_home || wants_object {
