@@ -11,7 +11,6 @@ use deltabus_record::schema::{Collection, Field};
 use deltabus_record::text;
 use deltabus_record::value::Value;
 use proptest::prelude::*;
-use proptest::prelude::*;
 
 /// A store in a folder of its own.
 struct Store {
