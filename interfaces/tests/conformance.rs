@@ -68,6 +68,14 @@ const CASES: &[Case] = &[
     ICALENDAR,
     Case { name: "icalendar, UTF-16", keyed: "icalendar:{}?encoding=utf-16le", ..ICALENDAR },
     Case { name: "icalendar, a folder", file: "records", inside: Some("a.ics"), keyed: "icalendar:{}/", ..ICALENDAR },
+    Case {
+        name: "icalendar, a key of the source's",
+        key: "id",
+        own: &["uid", "component"],
+        whole_row: Some("icalendar:{}"),
+        key_kind: Kind::Integer,
+        ..ICALENDAR
+    },
     Case { name: "icalendar, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..ICALENDAR },
     SQLITE,
     Case {

@@ -14,11 +14,16 @@
 mod agenda;
 mod component;
 mod document;
+mod edit;
 mod fields;
+mod item;
+mod place;
 mod project;
 mod property;
 mod read;
+mod wanted;
 mod write;
+mod zones;
 
 use std::collections::HashSet;
 use std::io::Write;
