@@ -636,6 +636,17 @@ fn components_without_uid_keep_the_key_that_was_made() {
     store.set(&keys[1], "summary", Value::text("y")).unwrap();
     assert!(store.keys().contains(&keys[1]), "it has the key in writing now: {}", store.text());
     assert_eq!(store.value(&keys[1], "summary"), Value::text("y"));
+    assert!(store.keys().contains(&keys[2]), "the other keeps its own, now that nothing equal is before it");
+    let zones = MEETING
+        .replace("BEGIN:VEVENT", "BEGIN:X-NOTHING")
+        .replace("END:VEVENT", "END:X-NOTHING")
+        .replace("UID:meeting", "X-A:b");
+    let store = Store::calendar(format!("{MEETING}{}", zones.replace("TZNAME:CET", "TZNAME:MEZ")));
+    let keys = store.keys();
+    assert!(keys.iter().any(|key| key.starts_with("tzid:Europe/Oslo#")), "{keys:?}");
+    store.remove("tzid:Europe/Oslo").unwrap();
+    let left: Vec<_> = keys.into_iter().filter(|key| key != "tzid:Europe/Oslo").collect();
+    assert_eq!(store.keys(), left);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(super) struct Agenda {
     pub(super) documents: Vec<Document>,
     pub(super) records: Vec<Record>,
     places: HashMap<String, usize>,
+    /// How many components without UID have each hash.
+    made: HashMap<u64, u32>,
     /// The header that records have without saying so.
     pub(super) header: Vec<String>,
     /// The headers of each document's objects.
@@ -79,6 +81,7 @@ impl Agenda {
             documents,
             records: Vec::new(),
             places: HashMap::new(),
+            made: HashMap::new(),
             header: plain,
             headers,
             hashes: Vec::new(),
@@ -116,7 +119,8 @@ impl Agenda {
         {
             for (place, header) in self.headers[at].iter().enumerate() {
                 let part = Part { document: at, place };
-                if *header == self.header && !self.records[calendar].parts.contains(&part) {
+                // The first is there already.
+                if *header == self.header && (at, place) != (0, 0) {
                     self.records[calendar].parts.push(part);
                 }
             }
@@ -142,12 +146,18 @@ impl Agenda {
                 None => {
                     let made = lines_hash(&document.bytes, unit.range.clone(), unit.fold);
                     let made = made.map_err(|problem| document.error(problem))? as u64;
-                    let keys = (1u32..).map(|count| match count {
-                        1 => format!("{MADE_PREFIX}{made:016x}"),
-                        count => format!("{MADE_PREFIX}{made:016x}-{count}"),
-                    });
                     // Equal components are told apart by their order.
-                    keys.into_iter().find(|key| !self.places.contains_key(key)).unwrap_or_default()
+                    loop {
+                        let count = self.made.entry(made).or_default();
+                        *count += 1;
+                        let key = match count {
+                            1 => format!("{MADE_PREFIX}{made:016x}"),
+                            count => format!("{MADE_PREFIX}{made:016x}-{count}"),
+                        };
+                        if !self.places.contains_key(&key) {
+                            break key;
+                        }
+                    }
                 }
             };
             match self.find(&key) {
@@ -363,6 +373,15 @@ impl Agenda {
         xxh3_64(text.as_bytes()) | 2
     }
 
+    /// Whether a record's key doesn't stand in it, nor is the name of its time zone.
+    pub(super) fn is_unsaid(&self, record: &Record) -> bool {
+        if record.kind == Kind::Calendar {
+            return false;
+        }
+        let unit = self.unit(record.parts[0]);
+        unit.uid.is_none() && unit.zone.as_deref().is_none_or(|zone| zone_key(zone) != record.key)
+    }
+
     /// How many bytes a record takes.
     pub(super) fn length(&self, record: &Record) -> u64 {
         match record.kind {
@@ -392,6 +411,15 @@ impl Agenda {
 /// The key of a time zone.
 pub(super) fn zone_key(zone: &str) -> String {
     format!("{ZONE_PREFIX}{zone}")
+}
+
+/// What keys have in common of which each depends on the others: `no-uid:HASH` of `no-uid:HASH-2`, `tzid:NAME` of
+/// `tzid:NAME#HASH`. `None` for keys that depend on nothing.
+pub(super) fn made_base(key: &str) -> Option<&str> {
+    if key.starts_with(MADE_PREFIX) {
+        return Some(key.get(..MADE_PREFIX.len() + 16).unwrap_or(key));
+    }
+    key.starts_with(ZONE_PREFIX).then(|| key.rsplit_once('#').map_or(key, |(base, _)| base))
 }
 
 /// A header as the value of the field [`CALENDAR`].

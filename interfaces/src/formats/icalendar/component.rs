@@ -1,6 +1,6 @@
 //! One component between its bytes and its members; edits rewrite the lines that say something else, and no others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use deltabus_record::value::Value;
@@ -130,7 +130,9 @@ impl Component {
                             spec.name.to_owned()
                         }
                         Some(Read::Elements(spec, values)) => {
-                            firsts.push(spec.name);
+                            if !firsts.contains(&spec.name) {
+                                firsts.push(spec.name);
+                            }
                             list(spec.name, values);
                             spec.name.to_owned()
                         }
@@ -154,12 +156,10 @@ impl Component {
             heads.sort_by(|a, b| a.0.cmp(&b.0));
             members.set(PARAMETERS, Value::Map(heads));
         }
-        for (name, value) in forced {
-            match scope.spec(&name) {
-                Some(Spec { shape: Shape::Context, .. }) => members.state(&name, value),
-                _ => members.set(&name, value),
-            }
-        }
+        members.overlay(forced.into_iter().map(|(name, value)| {
+            let stated = matches!(scope.spec(&name), Some(Spec { shape: Shape::Context, .. }));
+            (name, value, stated)
+        }));
         Decoded { members, owners }
     }
 
@@ -264,9 +264,10 @@ struct Edit<'a> {
 impl Edit<'_> {
     fn run(&self) -> Vec<u8> {
         let mut names: Vec<&str> = self.scope.specs().map(|spec| spec.name).collect();
+        let mut seen: HashSet<&str> = names.iter().copied().collect();
         let given = self.before.members.names().chain(self.after.names()).chain(self.forced.iter().map(String::as_str));
         for name in given {
-            if !names.contains(&name) {
+            if seen.insert(name) {
                 names.push(name);
             }
         }

@@ -1,10 +1,11 @@
 //! Records that are there: edited, or taken out.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use deltabus_record::value::Value;
 
-use super::agenda::{Kind, Part, Record};
+use super::agenda::{Kind, Part, Record, made_base};
 use super::component::{Style, Unwritable, common, rewrite, write};
 use super::fields::{CALENDAR, CALENDAR_COMPONENT, COMPONENT, Members, Scope, TIMEZONES, component_of};
 use super::item::{Item, header_lines, kind_of, marked, members_name, plain_header, stated, zone_members};
@@ -46,6 +47,36 @@ impl Rewriting {
         };
         done.map_err(|problem| failed(problem, &place_name))?;
         Ok(None)
+    }
+
+    /// Gives components their keys in writing which would have others once what is `wanted` was done: those without UID, and
+    /// second definitions of a time zone, whose keys depend on what stands before them.
+    pub(super) fn pin(&mut self, wanted: &[Wanted]) -> Result<()> {
+        let touched: HashSet<&str> = wanted.iter().map(|wanted| wanted.key.as_str()).collect();
+        let bases: HashSet<&str> = touched.iter().filter_map(|key| made_base(key)).collect();
+        if bases.is_empty() {
+            return Ok(());
+        }
+        for place in 0..self.agenda.records.len() {
+            let record = &self.agenda.records[place];
+            let is_made =
+                self.agenda.is_unsaid(record) && made_base(&record.key).is_some_and(|base| bases.contains(base));
+            if !is_made || touched.contains(record.key.as_str()) {
+                continue;
+            }
+            let (key, kind, parts) = (record.key.clone(), record.kind, record.parts.clone());
+            let members = self.agenda.decode(record)?;
+            let done = match kind {
+                Kind::Zone => self.edit_zone(&key, &parts, &members),
+                _ => self.edit_item(place, &members),
+            };
+            done.map_err(|Unwritable(problem)| Error::Write {
+                place: self.agenda.documents[parts[0].document].place.clone(),
+                key: format!("{key:?}"),
+                problem,
+            })?;
+        }
+        Ok(())
     }
 
     pub(super) fn take_out(&mut self, key: &str, kind: Kind, parts: &[Part]) -> Result<(), Unwritable> {

@@ -1,6 +1,6 @@
 //! Which property is which field, and how its value is written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
 use deltabus_record::schema::Field;
@@ -205,6 +205,13 @@ pub(super) static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
 static PLACES: LazyLock<HashMap<&'static str, usize>> =
     LazyLock::new(|| SPECS.iter().enumerate().map(|(place, spec)| (spec.name, place)).collect());
 
+/// Up to this many members are looked through one by one; beyond, halving is quicker.
+const LOOKED_THROUGH_MAX: usize = 24;
+
+fn place_of(name: &str) -> usize {
+    PLACES.get(name).copied().unwrap_or(SPECS.len())
+}
+
 /// Values by the names of their fields: those of the schema in its order, then others by name. None is absent but where
 /// that is said against what would follow from a record's place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -218,7 +225,10 @@ impl Members {
 
     /// The value of `name`, where there is one or it is said that there is none.
     pub(super) fn given(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        if self.0.len() <= LOOKED_THROUGH_MAX {
+            return self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        }
+        self.search(name).ok().map(|at| &self.0[at].1)
     }
 
     /// Sets the value of `name`; absent takes it away.
@@ -231,17 +241,38 @@ impl Members {
 
     /// Sets the value of `name`, also to absent.
     pub(super) fn state(&mut self, name: &str, value: Value) {
-        let place = |name: &str| PLACES.get(name).copied().unwrap_or(SPECS.len());
-        let found = self.0.binary_search_by(|(known, _)| (place(known), known.as_str()).cmp(&(place(name), name)));
-        match found {
+        match self.search(name) {
             Ok(at) => self.0[at].1 = value,
             Err(at) => self.0.insert(at, (name.to_owned(), value)),
         }
     }
 
+    fn search(&self, name: &str) -> Result<usize, usize> {
+        let wanted = (place_of(name), name);
+        self.0.binary_search_by(|(known, _)| (place_of(known), known.as_str()).cmp(&wanted))
+    }
+
+    /// Sets many values, of which the last of each name counts; absence is stated for those that say so.
+    pub(super) fn overlay(&mut self, values: impl Iterator<Item = (String, Value, bool)>) {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return;
+        }
+        let ordered = |(name, value): (String, Value)| ((place_of(&name), name), value);
+        let mut all: BTreeMap<_, _> = std::mem::take(&mut self.0).into_iter().map(ordered).collect();
+        for (name, value, stated) in values {
+            let key = (place_of(&name), name);
+            match value {
+                Value::Absent if !stated => drop(all.remove(&key)),
+                value => drop(all.insert(key, value)),
+            }
+        }
+        self.0 = all.into_iter().map(|((_, name), value)| (name, value)).collect();
+    }
+
     /// Takes the value of `name` out, also a stated absence.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
+        let at = self.search(name).ok()?;
         Some(self.0.remove(at).1)
     }
 

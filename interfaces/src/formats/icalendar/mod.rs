@@ -245,7 +245,7 @@ impl Interface for ICalendar {
 
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         let (agenda, _, stamp) = self.read()?;
-        Ok(Box::new(read::CalendarScan::new(stem(self.path()), agenda, stamp)))
+        Ok(Box::new(read::CalendarScan::new(stem(self.path()), agenda, stamp)?))
     }
 
     fn verbatim(&self, field: &Field) -> KindSet {

@@ -1,7 +1,9 @@
 //! Reading: the records one by one, decoded only where asked.
 
+use std::collections::HashMap;
+
 use deltabus_record::row::RowBuilder;
-use deltabus_record::schema::{Collection, CollectionName, Field, Schema};
+use deltabus_record::schema::{Collection, CollectionName, FIELDS_MAX, Field, KeySpec, Schema};
 use deltabus_record::value::Kind;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,11 +28,15 @@ pub(super) struct CalendarScan {
 }
 
 impl CalendarScan {
-    pub(super) fn new(name: CollectionName, agenda: Agenda, stamp: Stamp) -> CalendarScan {
+    pub(super) fn new(name: CollectionName, agenda: Agenda, stamp: Stamp) -> Result<CalendarScan> {
         let schema = schema(&agenda);
+        if schema.fields.len() > FIELDS_MAX {
+            let problem = format!("more than {FIELDS_MAX} fields");
+            return Err(Error::Unsupported { place: agenda.documents[0].place.clone(), problem });
+        }
         let names: Vec<_> = schema.fields.iter().map(|field| field.name.as_str()).collect();
         let layout = xxh3_64(names.join("\0").as_bytes()) ^ LAYOUT_VERSION;
-        CalendarScan { agenda, stamp, collections: vec![Collection { name, schema }], layout, at: 0, read: 0 }
+        Ok(CalendarScan { agenda, stamp, collections: vec![Collection { name, schema }], layout, at: 0, read: 0 })
     }
 }
 
@@ -39,12 +45,13 @@ fn schema(agenda: &Agenda) -> Schema {
     let mut fields: Vec<Field> = FIELDS.clone();
     // No kind yet, one, or several.
     let mut found: Vec<(String, Option<Option<Kind>>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     let units = agenda.documents.iter().flat_map(|document| &document.units).filter(|unit| !unit.overrides);
     let own = agenda.header.iter().filter_map(|line| read_field_line(&Line::parse(line.as_bytes()).ok()?));
     let own: Vec<_> = own.filter(|(name, _)| Scope::Record.spec(name).is_none()).collect();
     let own = own.iter().map(|(name, value)| (name, value.kind()));
     for (name, kind) in own.chain(units.flat_map(|unit| &unit.fields).map(|(name, kind)| (name, *kind))) {
-        let at = found.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+        let at = *places.entry(name.clone()).or_insert_with(|| {
             found.push((name.clone(), None));
             found.len() - 1
         });
@@ -62,7 +69,7 @@ fn schema(agenda: &Agenda) -> Schema {
         fields.push(Field::new(name, kind.flatten(), ordinal));
     }
     let slot = fields.iter().position(|field| field.name == UID).unwrap_or_default() as u32;
-    Schema { fields, key: deltabus_record::schema::KeySpec::Fields(vec![slot]) }
+    Schema { fields, key: KeySpec::Fields(vec![slot]) }
 }
 
 impl Scan for CalendarScan {

@@ -22,6 +22,8 @@ struct Known {
     /// The UIDs by what identifies records in the collection.
     uids: HashMap<Vec<u8>, Vec<String>>,
     taken: HashSet<String>,
+    /// How many UIDs were made of each hash.
+    made: HashMap<u128, u32>,
 }
 
 impl Rewriting {
@@ -150,8 +152,9 @@ impl Rewriting {
         let mut content = Vec::new();
         collection.schema.key_content_into(Row::of(values).as_bytes(), &mut content);
         let made = xxh3_128(&content);
-        let mut count = 1u32;
         loop {
+            let count = known.made.entry(made).or_default();
+            *count += 1;
             let uid = match count {
                 1 => format!("deltabus-{made:032x}"),
                 count => format!("deltabus-{made:032x}-{count}"),
@@ -159,12 +162,11 @@ impl Rewriting {
             if known.taken.insert(uid.clone()) {
                 return Ok(uid);
             }
-            count += 1;
         }
     }
 
     fn known(&self, collection: &Collection) -> Result<Known> {
-        let mut known = Known { uids: HashMap::new(), taken: HashSet::new() };
+        let mut known = Known { uids: HashMap::new(), taken: HashSet::new(), made: HashMap::new() };
         for record in &self.agenda.records {
             let members = self.agenda.decode(record)?;
             let value = |field: &deltabus_record::schema::Field| match field.name == UID {

@@ -79,6 +79,7 @@ impl Rewriting {
     /// Applies a write to the documents.
     pub(super) fn run(mut self, write: &mut CollectionWrite<'_>) -> Result<Rewritten> {
         let wanted = self.wanted(write)?;
+        self.pin(&wanted)?;
         let mut new = Vec::new();
         for wanted in wanted {
             if let Some(members) = self.edit(wanted)? {
