@@ -38,6 +38,7 @@ pub use watch::{Notify, Signal, Watching};
 pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
     match location.interface.as_str() {
         "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
+        "icalendar" => Ok(Box::new(formats::icalendar::ICalendar::open(location)?)),
         "json" | "ndjson" => Ok(Box::new(formats::json::Json::open(location)?)),
         "postgres" => Ok(Box::new(databases::postgres::Postgres::open(location)?)),
         "vcard" => Ok(Box::new(formats::vcard::Vcard::open(location)?)),

@@ -46,6 +46,11 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("csv", "csv"),
     ("tsv", "tsv"),
     ("tab", "tsv"),
+    ("ics", "icalendar"),
+    ("ical", "icalendar"),
+    ("icalendar", "icalendar"),
+    ("ifb", "icalendar"),
+    ("vcs", "icalendar"),
     ("json", "json"),
     ("ndjson", "ndjson"),
     ("jsonl", "ndjson"),
@@ -57,7 +62,7 @@ const EXTENSIONS: &[(&str, &str)] = &[
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "postgres", "sqlite", "tree"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "postgres", "sqlite", "tree"];
 
 /// Which URL's scheme speaks for which interface.
 const SCHEMES: &[(&str, &str)] = &[("postgres", "postgres"), ("postgresql", "postgres")];

@@ -66,6 +66,18 @@ const CASES: &[Case] = &[
         ..VCARD
     },
     Case { name: "vcard, a folder", file: "records", inside: Some("a.vcf"), keyed: "vcard:{}/", ..VCARD },
+    ICALENDAR,
+    Case { name: "icalendar, UTF-16", keyed: "icalendar:{}?encoding=utf-16le", ..ICALENDAR },
+    Case { name: "icalendar, a folder", file: "records", inside: Some("a.ics"), keyed: "icalendar:{}/", ..ICALENDAR },
+    Case {
+        name: "icalendar, a key of the source's",
+        key: "id",
+        own: &["uid", "component"],
+        whole_row: Some("icalendar:{}"),
+        key_kind: Kind::Integer,
+        ..ICALENDAR
+    },
+    Case { name: "icalendar, typed", kinds: [Some(Kind::Decimal), Some(Kind::Bytes), Some(Kind::List)], ..ICALENDAR },
     SQLITE,
     Case {
         name: "sqlite, typed",
@@ -111,6 +123,20 @@ const JSON: Case = Case {
     key: "id",
     own: &[],
     whole_row: Some("json:{}"),
+    key_kind: Kind::Text,
+    kinds: [None; 3],
+    shared: Shared::Store,
+    shape: None,
+};
+
+const ICALENDAR: Case = Case {
+    name: "icalendar",
+    file: "records.ics",
+    inside: None,
+    keyed: "icalendar:{}",
+    key: "uid",
+    own: &["component"],
+    whole_row: None,
     key_kind: Kind::Text,
     kinds: [None; 3],
     shared: Shared::Store,

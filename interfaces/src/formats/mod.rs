@@ -2,5 +2,7 @@
 
 pub(crate) mod content_line;
 pub(crate) mod csv;
+pub(crate) mod file_set;
+pub(crate) mod icalendar;
 pub(crate) mod json;
 pub(crate) mod vcard;
