@@ -84,6 +84,8 @@ fn parents_come_before_children_and_go_after_them() {
     assert_eq!(db.rows("a_child"), [[int(1), int(30)]]);
     assert_eq!(db.rows("b_parent"), [[int(30), text("z")]]);
     let result = db.write("a_child", &[insert(&child, &[int(9), int(99)])]);
+    db.commit(vec![(&parent, Action::Remove), (&child, Action::Remove)]).unwrap();
+    assert!(db.stamp().is_missing());
     let Err(Error::Write { place, key, problem }) = result else { panic!("{result:?}") };
     assert!(place.contains("a_child") && key == "9" && problem.contains("foreign key"), "{place} {key} {problem}");
 }

@@ -77,6 +77,7 @@ pub(crate) struct Store {
     contents: Chest,
     inside: Option<&'static str>,
     own: &'static [&'static str],
+    shared: Shared,
     _folder: tempfile::TempDir,
     _server: Option<Lease>,
 }
@@ -141,6 +142,7 @@ impl Store {
             collection: collection(Vec::new(), key),
             path,
             contents: Chest::default(),
+            shared: case.shared,
             _folder: folder,
             _server: server,
             inside: case.inside,
@@ -256,7 +258,9 @@ impl Store {
         let staged = self.interface.stage(&mut writes, expected, Some(&mark), &self.contents)?;
         let content = staged.content();
         let stamp = staged.commit()?;
-        assert_eq!(stamp, self.stamp(), "the stamp after a commit is the commit's");
+        // Where a transaction that was dropped is still ending, a commit can't tell that it was alone.
+        let as_it_is = stamp == self.stamp() || self.shared == Shared::Records;
+        assert!(as_it_is, "the stamp after a commit is the commit's");
         if self.interface.transactional() {
             assert_eq!(self.interface.mark(&mark.owner)?, Some(mark.value));
         } else {
