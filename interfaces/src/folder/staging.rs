@@ -29,7 +29,7 @@ const SYNCED_SINGLY_MAX: usize = 8;
 
 /// So many entries share a folder inside the work folder: file systems put what is made in one folder close together, and get
 /// slow where there is too much of it.
-const WORK_FOLDER_ENTRIES: u64 = 1024;
+const WORK_FOLDER_ENTRIES: u64 = 64;
 
 /// A new folder that nobody holds is left alone for this long: its maker may be about to lock it.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -241,7 +241,8 @@ impl Staging {
             journal.write_all(&encode(&steps)).and_then(|()| journal.sync_all()).map_err(failed)?;
         }
         // The contents must be there for good before a journal speaks of them.
-        let synced = match self.new_files > SYNCED_SINGLY_MAX {
+        let many = self.new_files > SYNCED_SINGLY_MAX || bench.work_folders() > SYNCED_SINGLY_MAX as u64;
+        let synced = match HAS_SYNCFS && many {
             true => sync_file_system(&bench.work),
             false => bench.sync_names(),
         };
@@ -341,9 +342,14 @@ impl Bench {
         Ok(Bench { folder: folder.clone(), beneath, work, made, next: 0, _lock: lock })
     }
 
+    /// How many folders the numbered entries take.
+    fn work_folders(&self) -> u64 {
+        self.next.div_ceil(WORK_FOLDER_ENTRIES)
+    }
+
     /// Makes the names in the work folder durable.
     fn sync_names(&self) -> io::Result<()> {
-        for folder in 0..self.next.div_ceil(WORK_FOLDER_ENTRIES) {
+        for folder in 0..self.work_folders() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             fsync(openat(&self.work, folder.to_string(), flags, Mode::empty())?)?;
         }

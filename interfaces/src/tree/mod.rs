@@ -27,6 +27,7 @@
 
 mod clash;
 mod contents;
+mod fill;
 mod ignoring;
 mod known;
 mod moves;

@@ -1,23 +1,19 @@
 //! Writing a tree: what the records want, put together as one change of the folder.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use deltabus_record::row::Row;
-use deltabus_record::value::{Large, Value};
-use rustix::fs::fstat;
+use deltabus_record::value::Value;
 
 use super::clash::{Blindness, clash};
 use super::ignoring::{IGNORE_FILE, Rules};
 use super::moves::Relocated;
 use super::types::{Changed, FileContent, Slots, Wanted, What};
 use super::walk::{now, walk};
-use super::{Tree, name, read, walk};
-use crate::contents::hex;
+use super::{Tree, name, walk};
 use crate::file::BLOCK_BYTES;
-use crate::folder::{Attributes, EntryKind, EntryPath, NewFile, Sealed, Seen, Staging};
+use crate::folder::{Attributes, EntryKind, EntryPath, Sealed, Seen, Staging};
 use crate::{Action, CollectionWrite, Content, Contents, Error, Mark, RecordWrite, Result, Staged, Stamp};
 
 /// Builds the state that `writes` lead to; see [`crate::Interface::stage`].
@@ -52,15 +48,15 @@ pub(super) fn stage<'a>(
     writer.finish()
 }
 
-/// Puts a change together, record by record.
+/// Puts a change together, record by record. [`super::fill`] finds the contents, [`super::moves`] folders that move.
 pub(super) struct Writer<'a, 'c> {
-    tree: &'a Tree,
+    pub(super) tree: &'a Tree,
     pub(super) staging: Staging,
-    contents: &'c dyn Contents,
+    pub(super) contents: &'c dyn Contents,
     /// What is to go, unless it is moved.
-    removed: HashMap<EntryPath, Removed>,
+    pub(super) removed: HashMap<EntryPath, Removed>,
     /// Files that are to go, by the hash that they have as far as known.
-    removed_files: HashMap<[u8; 32], Vec<EntryPath>>,
+    pub(super) removed_files: HashMap<[u8; 32], Vec<EntryPath>>,
     pub(super) written: HashMap<EntryPath, Written>,
     /// What moves with its folder.
     pub(super) relocated: Vec<Relocated>,
@@ -68,12 +64,14 @@ pub(super) struct Writer<'a, 'c> {
     cleared: Vec<EntryPath>,
     /// The rules that hold in each folder asked for; `None` where there are none at all.
     rules: Option<HashMap<Option<EntryPath>, Rules>>,
-    block: Vec<u8>,
+    pub(super) block: Vec<u8>,
 }
 
-struct Removed {
-    seen: Option<Seen>,
-    moved: bool,
+/// What is to go from a path.
+pub(super) struct Removed {
+    /// What stands there; `None`: nothing, or nothing of ours.
+    pub(super) seen: Option<Seen>,
+    pub(super) moved: bool,
 }
 
 /// What will stand at a path.
@@ -240,93 +238,6 @@ impl<'a, 'c> Writer<'a, 'c> {
         }
     }
 
-    /// Brings a file's content to its place: from a file that goes, from one that stays, or from elsewhere.
-    fn file(
-        &mut self,
-        path: &EntryPath,
-        content: FileContent,
-        before: Option<&Seen>,
-        attributes: Attributes,
-    ) -> Result<([u8; 32], Option<Seen>)> {
-        let large = match content {
-            FileContent::Reference(large) => large,
-            FileContent::Bytes(bytes) => return self.inline(path, &bytes, before, attributes),
-            FileContent::Unknown => return self.inline(path, b"", before, attributes),
-        };
-        if let Some((from, seen)) = self.moved(&large)? {
-            let taken = self.staging.take(&from, &seen)?;
-            let attributes = Attributes {
-                mode: attributes.mode.filter(|mode| *mode != seen.mode),
-                mtime: attributes.mtime.filter(|mtime| *mtime != seen.mtime),
-            };
-            self.staging.put_taken(path, taken, before, attributes);
-            return Ok((large.hash, None));
-        }
-        let mut file = self.staging.new_file()?;
-        if !self.copied(&large, &mut file)? {
-            self.fetch(path, &large, before, &mut file)?;
-        }
-        let made = self.place(path, file, before, attributes)?;
-        Ok((large.hash, Some(made)))
-    }
-
-    fn inline(
-        &mut self,
-        path: &EntryPath,
-        bytes: &[u8],
-        before: Option<&Seen>,
-        attributes: Attributes,
-    ) -> Result<([u8; 32], Option<Seen>)> {
-        let mut file = self.staging.new_file()?;
-        file.write_all(bytes).map_err(|error| self.tree.folder().error("write", Some(path), error))?;
-        let made = self.place(path, file, before, attributes)?;
-        Ok((*blake3::hash(bytes).as_bytes(), Some(made)))
-    }
-
-    fn place(
-        &mut self,
-        path: &EntryPath,
-        file: NewFile,
-        before: Option<&Seen>,
-        attributes: Attributes,
-    ) -> Result<Seen> {
-        let made = self.staging.put(path, file, before, attributes)?;
-        if attributes.mode.is_some_and(|mode| mode != made.mode) {
-            let problem = format!("the file system made the mode {:o}; say `modes=no` to do without modes", made.mode);
-            return Err(self.refused(&path.to_string(), problem));
-        }
-        if attributes.mtime.is_some_and(|mtime| mtime != made.mtime) {
-            let problem = "the file system can't hold the modification time; say `mtimes=no` to do without";
-            return Err(self.refused(&path.to_string(), problem));
-        }
-        Ok(made)
-    }
-
-    /// A file that goes and has this content.
-    fn moved(&mut self, large: &Large) -> Result<Option<(EntryPath, Seen)>> {
-        while let Some(path) = self.removed_files.get_mut(&large.hash).and_then(Vec::pop) {
-            let Some(removed) = self.removed.get(&path) else { continue };
-            let Some(seen) = removed.seen.filter(|_| !removed.moved) else { continue };
-            if self.has_content(&path, &seen, large) {
-                if let Some(removed) = self.removed.get_mut(&path) {
-                    removed.moved = true;
-                }
-                return Ok(Some((path, seen)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether the file has this content, as known or else by reading it; not if it can't be read.
-    pub(super) fn has_content(&mut self, path: &EntryPath, seen: &Seen, large: &Large) -> bool {
-        let known = self.tree.known().hash(path, seen);
-        let hash = known.or_else(|| {
-            let file = self.staging.beneath().read(path).ok()?;
-            read::hash(file, &mut self.block).ok().map(|(hash, _)| hash)
-        });
-        seen.size == large.length && hash == Some(large.hash)
-    }
-
     /// What is to go from `path` and has not moved.
     pub(super) fn removed_as(&self, path: &EntryPath) -> Option<Seen> {
         self.removed.get(path).and_then(|removed| removed.seen)
@@ -352,40 +263,6 @@ impl<'a, 'c> Writer<'a, 'c> {
     /// Whether anything may be ignored.
     pub(super) fn has_patterns(&self) -> bool {
         self.rules.is_some()
-    }
-
-    /// Fills `file` from one that is here and has the content; `false` if there is none.
-    fn copied(&mut self, large: &Large, file: &mut NewFile) -> Result<bool> {
-        let place = self.tree.known().place(&large.hash).map(|(path, seen)| (path.clone(), *seen));
-        let Some((path, seen)) = place else { return Ok(false) };
-        let Ok(from) = self.staging.beneath().read(&path) else { return Ok(false) };
-        let as_seen = fstat(&from).is_ok_and(|stat| Seen::of(&stat) == seen);
-        if !as_seen || seen.size != large.length {
-            return Ok(false);
-        }
-        #[cfg(target_os = "linux")]
-        if self.tree.known().hash(&path, &seen) == Some(large.hash)
-            && rustix::fs::ioctl_ficlone(file.file(), &from).is_ok()
-            && fstat(&from).is_ok_and(|stat| Seen::of(&stat) == seen)
-        {
-            return Ok(true);
-        }
-        match fill(from, large, file, &mut self.block) {
-            Ok(()) => Ok(true),
-            Err(error) => {
-                // It was written meanwhile.
-                tracing::debug!(entry = %path, %error, "a copy is fetched after all");
-                file.restart().map_err(|error| self.tree.folder().error("write", Some(&path), error))?;
-                Ok(false)
-            }
-        }
-    }
-
-    fn fetch(&mut self, path: &EntryPath, large: &Large, before: Option<&Seen>, file: &mut NewFile) -> Result<()> {
-        let similar = before.filter(|before| before.kind == EntryKind::File);
-        let similar = similar.map(|_| self.tree.folder().path().join(OsStr::from_bytes(path.as_bytes())));
-        let from = self.contents.read(large, similar.as_deref())?;
-        fill(from, large, file, &mut self.block).map_err(|source| Error::Content { hash: hex(&large.hash), source })
     }
 
     /// What stands at `path`; [`Error::Changed`] if that is not what the expected state had there.
@@ -439,7 +316,7 @@ impl<'a, 'c> Writer<'a, 'c> {
         Ok(rules)
     }
 
-    fn refused(&self, key: &str, problem: impl Into<String>) -> Error {
+    pub(super) fn refused(&self, key: &str, problem: impl Into<String>) -> Error {
         Error::Write { place: self.tree.folder().place(), key: key.to_owned(), problem: problem.into() }
     }
 
@@ -529,28 +406,6 @@ impl<'a, 'c> Writer<'a, 'c> {
             }),
         }
     }
-}
-
-/// Fills `file` with all that `from` gives; fails if that is not the content of `large`.
-fn fill(mut from: impl Read, large: &Large, file: &mut NewFile, block: &mut [u8]) -> io::Result<()> {
-    let mut hasher = blake3::Hasher::new();
-    loop {
-        let read = match from.read(block) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        hasher.update(&block[..read]);
-        file.write_all(&block[..read])?;
-        if file.length() > large.length {
-            break;
-        }
-    }
-    if file.length() != large.length || *hasher.finalize().as_bytes() != large.hash {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the content is not the one that the reference names"));
-    }
-    Ok(())
 }
 
 /// A row's path for messages, as far as it has one.
