@@ -549,6 +549,8 @@ fn dates_times_and_zones_are_what_they_say() {
         "DTSTART: 20240229T235959Z",
         "DTSTART:2024-02-29",
         "DTSTART:20240229T250000Z",
+        "DTSTART:20240229T250000",
+        "DTSTART:20240229T235960Z",
         "PRIORITY:05",
         "DTSTART:",
     ] {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use deltabus_record::value::Value;
 
-use super::document::{logical, parse_line};
+use super::document::logical;
 use super::fields::{ALARMS, COMPONENTS, Members, OTHER, OVERRIDE_PROPERTY, PARAMETERS, Scope, Shape, Spec};
 use super::property::{
     field_line, head_of, is_line, read_element, read_field_line, read_single, write_elements, write_line, write_single,
@@ -62,7 +62,6 @@ impl Component {
                 }
                 Event::Line(span) => {
                     let text = logical(bytes, span, fold)?;
-                    parse_line(bytes, span, fold, &text)?;
                     if let Some(component) = open.last_mut() {
                         component.items.push(Item::Line { span, text });
                     }

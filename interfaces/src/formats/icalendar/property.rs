@@ -48,6 +48,17 @@ pub(super) fn read_single(spec: &Spec, text: &str, line: &Line<'_>) -> Option<Si
         Shape::Value(content) => Single { value: read_value(content, line)?, zone: None, head: None },
         _ => return None,
     };
+    let is_plain = single.head.is_none() && single.zone.is_none();
+    match spec.shape {
+        // The head is kept as it is, and so is the value.
+        Shape::Raw => return Some(single),
+        // Escapes are all that could differ.
+        Shape::Text if is_plain => return Some(single),
+        Shape::Moment(_) if is_plain && line.head == spec.property && !matches!(single.value, Value::Date(_)) => {
+            return Some(single);
+        }
+        _ => {}
+    }
     let again = write_single(spec, &single.value, single.zone.as_deref(), single.head.as_deref())?;
     let same = match spec.shape {
         // Escapes and the spelling of quoted-printable may differ.
@@ -125,6 +136,9 @@ fn read_moment(spec: &Spec, line: &Line<'_>, zoned: bool) -> Option<Single> {
     };
     if zoned && (zones().count() > 1 || zones().any(|parameter| parameter.values.len() != 1)) {
         return None;
+    }
+    if line.head == spec.property {
+        return Some(Single { value, zone: None, head: None });
     }
     let usual = moment_head(spec, &value, zone.as_deref(), None)?;
     if line.head == usual || usual.replacen(";VALUE=DATE", "", 1) == line.head {
@@ -224,11 +238,17 @@ pub(super) fn parse_moment(raw: &str) -> Option<Value> {
     if !digits(0, 8) {
         return None;
     }
-    let mut iso = format!("{}-{}-{}", &raw[..4], &raw[4..6], &raw[6..8]);
+    let mut iso = String::with_capacity(24);
+    iso.extend([&raw[..4], "-", &raw[4..6], "-", &raw[6..8]]);
     let kind = match bytes.len() {
         8 => Kind::Date,
         15 | 16 if bytes[8] == b'T' && digits(9, 15) => {
-            iso.push_str(&format!("T{}:{}:{}", &raw[9..11], &raw[11..13], &raw[13..15]));
+            let (hour, minute, second) = (&raw[9..11], &raw[11..13], &raw[13..15]);
+            // A leap second, or an hour that no day has, is kept as it is written.
+            if hour > "23" || minute > "59" || second > "59" {
+                return None;
+            }
+            iso.extend(["T", hour, ":", minute, ":", second]);
             match bytes.get(15) {
                 None => Kind::DateTime,
                 Some(b'Z') => {
@@ -240,7 +260,7 @@ pub(super) fn parse_moment(raw: &str) -> Option<Value> {
         }
         _ => return None,
     };
-    text::parse(&iso, kind).filter(|value| moment_text(value).as_deref() == Some(raw))
+    text::parse(&iso, kind)
 }
 
 /// The way back; `None` for what iCalendar has no form for: fractions of seconds, years of more than four digits, offsets.
@@ -255,7 +275,7 @@ pub(super) fn moment_text(value: &Value) -> Option<String> {
         return None;
     }
     let raw: String = iso.chars().filter(|char| !matches!(char, '-' | ':')).collect();
-    matches!(raw.len(), 8 | 15 | 16).then_some(raw)
+    parse_moment(&raw).is_some().then_some(raw)
 }
 
 /// Reads one line of a list.
