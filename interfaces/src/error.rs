@@ -130,6 +130,18 @@ pub enum Error {
         /// What it said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A server can't be reached, or the connection to it broke off; try again.
+    ///
+    /// Where it broke off while a commit was under way, the mark tells whether that happened.
+    #[error("{place}: {doing} failed")]
+    Unreachable {
+        /// Which server.
+        place: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The content of a large value could not be had.
     #[error("the content {hash} can't be read")]
     Content {
@@ -147,7 +159,8 @@ impl Error {
     /// Whether trying again later, with nothing else changed, may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Changed { .. } | Error::Locked { .. } => true,
+            // A content comes from elsewhere, which may come back.
+            Error::Changed { .. } | Error::Locked { .. } | Error::Unreachable { .. } | Error::Content { .. } => true,
             Error::Io { source, .. } => {
                 matches!(
                     source.kind(),

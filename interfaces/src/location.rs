@@ -7,17 +7,33 @@ use std::path::PathBuf;
 use crate::Error;
 
 /// Where a store is and how to read it.
+///
+/// A password in a URL is taken out of everything that may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// The interface's name: `csv`, `sqlite` …
     pub interface: String,
-    /// The path, as written.
+    /// The path, as written; of a URL all before the options.
     pub path: PathBuf,
     /// The options.
     pub options: Options,
     /// The whole location as given.
     pub given: String,
+    password: Option<Secret>,
 }
+
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// Stands where a password stood.
+const HIDDEN: &str = "***";
 
 /// The options of a location, each used up by the interface that knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -46,11 +62,19 @@ const EXTENSIONS: &[(&str, &str)] = &[
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "sqlite", "tree"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "postgres", "sqlite", "tree"];
+
+/// Which URL's scheme speaks for which interface.
+const SCHEMES: &[(&str, &str)] = &[("postgres", "postgres"), ("postgresql", "postgres")];
 
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.
     pub fn parse(given: &str) -> Result<Location, Error> {
+        if let Some((scheme, rest)) = given.split_once("://")
+            && let Some((_, interface)) = SCHEMES.iter().find(|(known, _)| *known == scheme)
+        {
+            return Location::parse_url(scheme, rest, interface);
+        }
         let error = |problem: String| Error::Location { location: given.to_owned(), problem };
         let (before, query) = match given.split_once('?') {
             Some((before, query)) => (before, query),
@@ -75,18 +99,74 @@ impl Location {
         if path.is_empty() {
             return Err(error("the path is empty".into()));
         }
-        let mut values = BTreeMap::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let Some((name, value)) = pair.split_once('=') else {
-                return Err(error(format!("option `{pair}` has no value; write `{pair}=…`")));
-            };
-            let decoded =
-                percent_decode(value).ok_or_else(|| error(format!("option `{name}`: bad %-escape in `{value}`")))?;
-            if values.insert(name.to_owned(), decoded).is_some() {
-                return Err(error(format!("option `{name}` is given twice")));
-            }
+        let options = Options::parse(query).map_err(error)?;
+        let path = PathBuf::from(path);
+        Ok(Location { interface, path, options, given: given.to_owned(), password: None })
+    }
+
+    /// `SCHEME://[USER[:PASSWORD]@]REST[?OPTIONS]`, where the password may also be an option.
+    fn parse_url(scheme: &str, rest: &str, interface: &str) -> Result<Location, Error> {
+        let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = before.split_at(before.find('/').unwrap_or(before.len()));
+        let (user, hosts) = authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
+        let (user, password) = match user.and_then(|user| user.split_once(':')) {
+            Some((user, password)) => (Some(user), Some(password)),
+            None => (user, None),
+        };
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let mut ports = hosts.split(',').filter_map(|host| host.rsplit(']').next()?.split_once(':'));
+        if path.contains('@') && user.is_none() || ports.any(|(_, port)| !is_port(port)) {
+            // What stands there may be a password: it is not shown.
+            return Err(Error::Location {
+                location: format!("{scheme}://{HIDDEN}"),
+                problem:
+                    "a port is no number; in user and password, `/`, `?`, `:`, `@` and `%` are written as %-escapes"
+                        .into(),
+            });
         }
-        Ok(Location { interface, path: PathBuf::from(path), options: Options { values }, given: given.to_owned() })
+        let named = |user: &str, password: &str| format!("{scheme}://{user}{password}@{hosts}{path}");
+        let clean = user.map_or_else(|| format!("{scheme}://{before}"), |user| named(user, ""));
+        let hide = |pair: &str| match pair.split_once('=') {
+            Some(("password", _)) => format!("password={HIDDEN}"),
+            _ => pair.to_owned(),
+        };
+        let query_shown = query.split('&').map(hide).collect::<Vec<_>>().join("&");
+        let mut given = match (user, password) {
+            (Some(user), Some(_)) => named(user, &format!(":{HIDDEN}")),
+            _ => clean.clone(),
+        };
+        if !query.is_empty() {
+            given = format!("{given}?{query_shown}");
+        }
+        let error = |problem: String| Error::Location { location: given.clone(), problem };
+        let mut options = Options::parse(query).map_err(error)?;
+        // Out of the options in any case: these are shown.
+        let password = match (password, options.take("password")) {
+            (Some(_), Some(_)) => return Err(error("the password is given twice".into())),
+            (Some(password), None) => {
+                Some(percent_decode(password).ok_or_else(|| error("bad %-escape in the password".into()))?)
+            }
+            (None, option) => option,
+        };
+        let password = password.map(Secret);
+        Ok(Location { interface: interface.to_owned(), path: PathBuf::from(clean), options, given, password })
+    }
+
+    /// The password that the URL gave.
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_ref().map(|Secret(password)| password.as_str())
+    }
+
+    /// What makes two locations the same place, whatever the options: an interface and an absolute path, or a URL.
+    pub fn place(&self) -> Result<String, std::io::Error> {
+        if self.is_url() {
+            return Ok(self.path.display().to_string());
+        }
+        Ok(format!("{}:{}", self.interface, std::path::absolute(&self.path)?.display()))
+    }
+
+    fn is_url(&self) -> bool {
+        SCHEMES.iter().any(|(scheme, _)| self.given.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
     }
 
     /// An error about this location.
@@ -102,6 +182,24 @@ impl fmt::Display for Location {
 }
 
 impl Options {
+    /// `name=value&name=value`, values %-escaped.
+    fn parse(query: &str) -> Result<Options, String> {
+        let mut values = BTreeMap::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let Some((name, value)) = pair.split_once('=') else {
+                return Err(format!("option `{pair}` has no value; write `{pair}=…`"));
+            };
+            let decoded = percent_decode(value).ok_or_else(|| match name {
+                "password" => "bad %-escape in the password".to_owned(),
+                _ => format!("option `{name}`: bad %-escape in `{value}`"),
+            })?;
+            if values.insert(name.to_owned(), decoded).is_some() {
+                return Err(format!("option `{name}` is given twice"));
+            }
+        }
+        Ok(Options { values })
+    }
+
     /// Takes out the option `name`.
     pub fn take(&mut self, name: &str) -> Option<String> {
         self.values.remove(name)
@@ -129,7 +227,8 @@ impl Options {
     }
 }
 
-fn percent_decode(text: &str) -> Option<String> {
+/// Undoes `%41`; `None` for what is no escape, or not UTF-8.
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

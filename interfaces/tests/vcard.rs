@@ -6,6 +6,7 @@ use std::fs;
 use deltabus_interfaces::{
     Action, CollectionWrite, Decoded, Error, Extent, Interface, Location, NoContents, RecordWrite, Records, open,
 };
+use deltabus_record::mapping::{Lens, Mapping};
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, Schema};
 use deltabus_record::value::{Date, Kind, Value};
@@ -421,10 +422,7 @@ fn a_card_without_a_uid_keeps_its_key() {
     store.set(0, "phones", json_value(r#"[{"value":"new"}]"#));
     assert_eq!(differing(&cards("1", "A"), &store.bytes()), (vec!["TEL:1\n"], vec!["TEL:new\n"]));
     store.set(0, "fn", Value::text("Renamed"));
-    assert_eq!(
-        store.bytes(),
-        cards("new", &format!("Renamed")).replacen("3.0\n", &format!("3.0\nUID:{}\n", before[0]), 1)
-    );
+    assert_eq!(store.bytes(), cards("new", "Renamed").replacen("3.0\n", &format!("3.0\nUID:{}\n", before[0]), 1));
     // The second of two namesakes stays who it was when the first goes.
     let (collection, rows) = store.read().unwrap();
     let row = Row::of(&rows[1]);
@@ -927,4 +925,180 @@ fn logical(card: &str) -> Vec<String> {
         soft = lines.last().is_some_and(|whole| whole.contains("QUOTED-PRINTABLE:") && line.ends_with("=\r\n"));
     }
     lines
+}
+
+/// A folder of cards, with other things in it.
+fn folder_of(files: &[(&str, &str)]) -> Store {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cards");
+    fs::create_dir(&path).unwrap();
+    for (name, content) in files {
+        fs::write(path.join(name), content).unwrap();
+    }
+    let location = format!("vcard:{}", path.display());
+    Store { interface: open(&Location::parse(&location).unwrap()).unwrap(), path, _folder: folder }
+}
+
+fn names_in(path: &std::path::Path) -> Vec<String> {
+    let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != ".deltabus").collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_folder_changes_where_its_cards_do() {
+    let nameless = "BEGIN:VCARD\nVERSION:3.0\nFN:B\nEND:VCARD\n";
+    let store = folder_of(&[
+        ("a.vcf", APPLE),
+        ("b.VCARD", nameless),
+        ("notes.txt", "no card"),
+        (".hidden.vcf", "no card"),
+        ("c.vcf", ""),
+    ]);
+    let (collection, rows) = store.read().unwrap();
+    assert_eq!((collection.name.as_str(), rows.len()), ("cards", 2));
+    let untouched = fs::metadata(store.path.join("b.VCARD")).unwrap().modified().unwrap();
+    store.set(0, "title", Value::text("x"));
+    assert_eq!(fs::read_to_string(store.path.join("a.vcf")).unwrap(), APPLE.replace("Leder\\, nord", "x"));
+    assert_eq!(fs::metadata(store.path.join("b.VCARD")).unwrap().modified().unwrap(), untouched);
+    // Whatever a card without a UID is called, its file says which it is.
+    store.set(1, "fn", Value::text("C"));
+    assert_eq!(fs::read_to_string(store.path.join("b.VCARD")).unwrap(), nameless.replace("FN:B", "FN:C"));
+
+    let schema = &collection.schema;
+    let card = |uid: &str| {
+        let mut row = vec![Value::Absent; schema.fields.len()];
+        row[0] = Value::text(uid);
+        row[schema.slot("fn").unwrap()] = Value::text("New");
+        row[schema.slot("version").unwrap()] = Value::text("4.0");
+        put(schema, &row, &(0..schema.fields.len() as u32).collect::<Vec<_>>())
+    };
+    let gone = Row::of(&store.read().unwrap().1[0]);
+    let removal = RecordWrite::Remove { key: schema.key_of(gone.as_bytes(), 0), row: gone };
+    let writes = [removal, card("urn:uuid:0001"), card("B"), card("../x"), card("C"), card("A")];
+    store.commit(&collection, &[], Action::Write(&writes)).unwrap();
+    // What can't be a file's name gets one of its own, as long as a UUID.
+    let (made, named): (Vec<_>, Vec<_>) = names_in(&store.path).into_iter().partition(|name| name.len() == 40);
+    assert_eq!(named, [".hidden.vcf", "0001.vcf", "A-2.vcf", "B.vcf", "C-2.vcf", "b.VCARD", "c.vcf", "notes.txt"]);
+    assert_eq!(made.len(), 1);
+    assert_eq!(
+        fs::read_to_string(store.path.join("0001.vcf")).unwrap(),
+        "BEGIN:VCARD\r\nVERSION:4.0\r\nUID:urn:uuid:0001\r\nFN:New\r\nEND:VCARD\r\n"
+    );
+    assert_eq!(store.read().unwrap().1.len(), 6);
+}
+
+#[test]
+fn what_is_wrong_in_a_folder_is_told_with_its_file() {
+    let twice = folder_of(&[("a.vcf", NEXTCLOUD), ("b.vcf", NEXTCLOUD)]);
+    let error = twice.read().unwrap_err().to_string();
+    assert!(
+        error.contains("b.vcf:1:1: the key \"nextcloud-1\" is also that of") && error.ends_with("a.vcf:1:1"),
+        "{error}"
+    );
+    let broken = folder_of(&[("a.vcf", NEXTCLOUD), ("b.vcf", "BEGIN:VCARD\nFN:A\n")]);
+    let error = broken.read().unwrap_err().to_string();
+    assert!(error.contains("b.vcf:1:1: `BEGIN:VCARD` has no `END:VCARD`"), "{error}");
+    let linked = folder_of(&[("a.vcf", NEXTCLOUD)]);
+    std::os::unix::fs::symlink("a.vcf", linked.path.join("b.vcf")).unwrap();
+    assert!(matches!(linked.read(), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn a_folder_that_another_wrote_is_not_written_over() {
+    let store = folder_of(&[("a.vcf", NEXTCLOUD)]);
+    let (collection, rows) = store.read().unwrap();
+    let mut row = rows[0].clone();
+    let slot = collection.schema.slot("title").unwrap();
+    row[slot] = Value::text("x");
+    let write = [put(&collection.schema, &row, &[slot as u32])];
+    let stage = |stamp: &deltabus_interfaces::Stamp| {
+        let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&write) }];
+        store.interface.stage(&mut writes, stamp, None, &NoContents).and_then(|staged| staged.commit())
+    };
+    let stamp = store.interface.stamp().unwrap();
+    fs::write(store.path.join("b.vcf"), GOOGLE).unwrap();
+    assert!(matches!(stage(&stamp), Err(Error::Changed { .. })));
+    assert_eq!(fs::read_to_string(store.path.join("a.vcf")).unwrap(), NEXTCLOUD);
+    stage(&store.interface.stamp().unwrap()).unwrap();
+    assert!(fs::read_to_string(store.path.join("a.vcf")).unwrap().contains("TITLE:x\r\n"));
+}
+
+#[test]
+fn locations_are_understood() {
+    for (location, problem) in [
+        ("vcard:a.vcf?version=5", "`version` is `2.1`, `3.0` or `4.0`, not `5`"),
+        ("vcard:a.vcf?encoding=klingon", "there is no encoding `klingon`"),
+        ("a.vcf?key=fn", "vcard has no option `key`; it has version, encoding"),
+    ] {
+        let error = open(&Location::parse(location).unwrap()).err().unwrap().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+    assert_eq!(Location::parse("cards.vcard").unwrap().interface, "vcard");
+}
+
+/// Makes `to` hold what `from` holds, as `deltabus copy` does; gives the way between the two.
+fn copy(from: &Store, to: &Store) -> (Collection, Lens) {
+    let (source, rows) = from.read().unwrap();
+    let mapping = Mapping::identity();
+    let mut collection = source.clone();
+    for field in &mut collection.schema.fields {
+        *field = to.interface.field_for(field);
+    }
+    let lens = Lens::new(&mapping, &source.schema, &collection.schema, |field| to.interface.verbatim(field)).unwrap();
+    let forward = |row: &Vec<Value>| {
+        let mut out = RowBuilder::default();
+        lens.forward(Row::of(row).as_bytes(), &mut out, &mut |value, slot| {
+            to.interface.project(value, &collection.schema.fields[slot])
+        })
+        .unwrap();
+        out.row().values()
+    };
+    let rows: Vec<_> = rows.iter().map(forward).collect();
+    let mut records = Rows { schema: &collection.schema, rows: rows.iter(), key: Vec::new(), row: Row::default() };
+    to.commit(&collection, &[], Action::Load(&mut records)).unwrap();
+    (collection, lens)
+}
+
+#[test]
+fn cards_to_sqlite_to_csv_and_back_lose_nothing() {
+    for (name, sample) in SAMPLES {
+        let sample = sample.replace("Hauptstra=DFe 1=0D=0AHinterhaus", "Hauptstr. 1");
+        let cards = Store::cards(&sample);
+        let database = Store::at("sqlite:{}", None);
+        let sheet = Store::at("csv:{}?key=uid", None);
+        let again = Store::at("vcard:{}", None);
+        copy(&cards, &database);
+        copy(&database, &sheet);
+        copy(&sheet, &again);
+        assert_eq!(again.read().unwrap(), cards.read().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn a_contact_edited_in_sqlite_changes_one_line_of_its_card() {
+    let cards = Store::cards(format!("{NEXTCLOUD}{APPLE}"));
+    let before = cards.bytes();
+    let database = Store::at("sqlite:{}", None);
+    let (collection, lens) = copy(&cards, &database);
+    let (_, rows) = database.read().unwrap();
+    let at = rows.iter().position(|row| row[0] == Value::text("4fbe8971-0bc3-424c-9c26-36c3e1eff6b1")).unwrap();
+    let slot = collection.schema.slot("phones").unwrap();
+    let Value::Text(phones) = &rows[at][slot] else { panic!("a list is text in SQLite") };
+    let mut edited = rows[at].clone();
+    edited[slot] = Value::text(phones.replace("900 00 000", "922 22 222"));
+    let (source, base) = cards.read().unwrap();
+    let base = base.iter().find(|row| row[0] == edited[0]).unwrap();
+    let mut lifted = RowBuilder::default();
+    lens.backward(Row::of(&edited).as_bytes(), Some(Row::of(base).as_bytes()), &mut lifted);
+    let mut lifted = lifted.row().values();
+    lifted.resize(base.len(), Value::Absent);
+    let changed: Vec<_> = (0..base.len()).filter(|slot| lifted[*slot] != base[*slot]).map(|slot| slot as u32).collect();
+    // Null and absent are one to SQLite; every other field came back as it was.
+    assert_eq!(changed, [slot as u32]);
+    lifted[slot] = cards.projected(lifted[slot].clone(), &source.schema, slot);
+    cards.commit(&source, &[], Action::Write(&[put(&source.schema, &lifted, &changed)])).unwrap();
+    let line = "TEL;type=CELL;type=VOICE;type=pref:+47 900 00 000\r\n";
+    assert_eq!(cards.bytes(), before.replace(line, &line.replace("900 00 000", "922 22 222")));
 }

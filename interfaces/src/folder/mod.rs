@@ -22,7 +22,7 @@
 //! | | |
 //! |---|---|
 //! | `lock` | locked (`flock`) by who stages or finishes a commit |
-//! | `work/` | what is being built: entries named by number, and `journal` before its commit |
+//! | `work/` | what is being built: numbered entries, and `journal` before its commit |
 //! | `journal` | a committed journal that is not finished |
 //! | `marks` | the marks ([`crate::Mark`]), rows of owner and value, changed by the same journal |
 //!

@@ -14,7 +14,7 @@ use deltabus_record::row::Row;
 use deltabus_record::value::Value;
 use rustix::fs::{
     Access, AtFlags, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, accessat, fchmod,
-    fchown, fstat, fsync, futimens, openat, symlinkat, unlinkat,
+    fchown, fstat, fsync, futimens, mkdirat, openat, symlinkat, unlinkat,
 };
 use tempfile::TempDir;
 
@@ -26,6 +26,10 @@ use crate::{Error, Mark, Result};
 
 /// So many new files are synced one by one; for more the whole file system is synced once, which costs less than many.
 const SYNCED_SINGLY_MAX: usize = 8;
+
+/// So many entries share a folder inside the work folder: file systems put what is made in one folder close together, and get
+/// slow where there is too much of it.
+const WORK_FOLDER_ENTRIES: u64 = 1024;
 
 /// A new folder that nobody holds is left alone for this long: its maker may be about to lock it.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -93,7 +97,7 @@ impl Staging {
 
     /// Begins a new file; [`Staging::put`] says where it goes.
     pub(crate) fn new_file(&mut self) -> Result<NewFile> {
-        let work = self.bench.number();
+        let work = self.bench.number()?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // The system takes from this what it takes from any new file; the work folder is private.
         let file = openat(&self.bench.work, work_name(work), flags, Mode::from_raw_mode(0o666));
@@ -145,7 +149,7 @@ impl Staging {
 
     /// A symbolic link to `target` takes the place `path`, as [`Staging::put`].
     pub(crate) fn put_link(&mut self, path: &EntryPath, target: &[u8], before: Option<&Seen>) -> Result<()> {
-        let work = self.bench.number();
+        let work = self.bench.number()?;
         let made = symlinkat(OsStr::from_bytes(target), &self.bench.work, work_name(work));
         made.map_err(|error| self.bench.folder.error("make the link", Some(path), error.into()))?;
         self.new_files += 1;
@@ -160,10 +164,10 @@ impl Staging {
     }
 
     /// Takes an entry away, folders with all they hold, to be put elsewhere by [`Staging::put_taken`].
-    pub(crate) fn take(&mut self, path: &EntryPath, before: &Seen) -> Taken {
-        let work = self.bench.number();
+    pub(crate) fn take(&mut self, path: &EntryPath, before: &Seen) -> Result<Taken> {
+        let work = self.bench.number()?;
         self.takes.push(Step::Take { path: path.clone(), before: *before, work });
-        Taken { work, from: path.clone() }
+        Ok(Taken { work, from: path.clone() })
     }
 
     /// What was taken elsewhere takes the place `path`, as [`Staging::put`].
@@ -239,7 +243,7 @@ impl Staging {
         // The contents must be there for good before a journal speaks of them.
         let synced = match self.new_files > SYNCED_SINGLY_MAX {
             true => sync_file_system(&bench.work),
-            false => fsync(&bench.work).map_err(io::Error::from),
+            false => bench.sync_names(),
         };
         synced.map_err(|error| bench.folder.error("sync", None, error))?;
         Ok(Sealed { bench: self.bench, steps })
@@ -337,9 +341,23 @@ impl Bench {
         Ok(Bench { folder: folder.clone(), beneath, work, made, next: 0, _lock: lock })
     }
 
-    fn number(&mut self) -> u64 {
+    /// Makes the names in the work folder durable.
+    fn sync_names(&self) -> io::Result<()> {
+        for folder in 0..self.next.div_ceil(WORK_FOLDER_ENTRIES) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            fsync(openat(&self.work, folder.to_string(), flags, Mode::empty())?)?;
+        }
+        Ok(fsync(&self.work)?)
+    }
+
+    /// The number of the next entry.
+    fn number(&mut self) -> Result<u64> {
+        if self.next.is_multiple_of(WORK_FOLDER_ENTRIES) {
+            let made = mkdirat(&self.work, (self.next / WORK_FOLDER_ENTRIES).to_string(), Mode::from_raw_mode(0o700));
+            made.map_err(|error| self.folder.error("make a work folder in", None, error.into()))?;
+        }
         self.next += 1;
-        self.next
+        Ok(self.next - 1)
     }
 }
 
@@ -398,8 +416,9 @@ fn sweep(parent: &Path, prefix: &[u8]) {
     }
 }
 
+/// Where in the work folder the entry of this number is.
 pub(super) fn work_name(work: u64) -> String {
-    work.to_string()
+    format!("{}/{}", work / WORK_FOLDER_ENTRIES, work % WORK_FOLDER_ENTRIES)
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]

@@ -94,12 +94,12 @@ fn change(folder: &Folder) -> Result<Outcome> {
     put(s, "c", "file for folder", None)?;
     // Two change places.
     let (i, j) = (at(s, "i"), at(s, "j"));
-    let (i, j) = (s.take(&path("i"), &i), s.take(&path("j"), &j));
+    let (i, j) = (s.take(&path("i"), &i)?, s.take(&path("j"), &j)?);
     s.put_taken(&path("j"), i, None, Attributes { mode: Some(0o600), mtime: None });
     s.put_taken(&path("i"), j, None, Attributes::default());
     // A whole folder moves.
     let whole = at(s, "whole");
-    let whole = s.take(&path("whole"), &whole);
+    let whole = s.take(&path("whole"), &whole)?;
     s.put_taken(&path("new/whole"), whole, None, Attributes::default());
     let k = at(s, "k");
     s.put_link(&path("k"), b"../../etc/passwd", Some(&k))?;
@@ -265,11 +265,11 @@ fn what_somebody_changed_meanwhile_stays_and_is_named() {
     let before = ["replaced", "removed", "moved", "set", "other"].map(|name| seen(&mut staging, name));
     put(&mut staging, "replaced", "ours", Some(before[0])).unwrap();
     staging.remove(&path("removed"), &before[1]);
-    let moved = staging.take(&path("moved"), &before[2]);
+    let moved = staging.take(&path("moved"), &before[2]).unwrap();
     staging.put_taken(&path("elsewhere"), moved, None, Attributes::default());
     staging.set(&path("set"), Some(&before[3]), Attributes { mode: Some(0o600), mtime: None });
     put(&mut staging, "new", "ours", None).unwrap();
-    let other = staging.take(&path("other"), &before[4]);
+    let other = staging.take(&path("other"), &before[4]).unwrap();
     staging.put_taken(&path("taken"), other, None, Attributes::default());
     let staged = staging.seal().unwrap();
     for name in ["replaced", "removed", "moved", "set", "new", "taken"] {

@@ -29,6 +29,7 @@ mod clash;
 mod contents;
 mod ignoring;
 mod known;
+mod moves;
 mod name;
 mod read;
 mod types;
@@ -37,6 +38,7 @@ mod watch;
 mod write;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use deltabus_record::schema::{Collection, Field};
 use deltabus_record::value::{KindSet, Value};
@@ -50,6 +52,9 @@ use crate::{
     CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
     Watching, stem,
 };
+
+/// How often the whole tree is walked beside notifications, which a file system may lose: a walk is a look at every entry.
+const POLL: Duration = Duration::from_secs(30);
 
 const OPTIONS: &[&str] = &["ignore", "modes", "mtimes"];
 
@@ -125,6 +130,14 @@ impl Interface for Tree {
         watch::watch(self.folder().path(), notify).map(Some)
     }
 
+    fn commits(&self) -> bool {
+        false
+    }
+
+    fn poll(&self) -> Duration {
+        POLL
+    }
+
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         self.folder().recover()?;
         let listing = walk::walk(self.folder(), &self.rules)?;
@@ -143,6 +156,10 @@ impl Interface for Tree {
 
     fn project(&self, value: Value, field: &Field) -> Result<Value, Refusal> {
         types::project(value, field, &self.options)
+    }
+
+    fn takes(&self, collection: &Collection) -> Result<(), Refusal> {
+        types::Slots::of(&collection.schema, &self.options).map(drop).map_err(|reason| Refusal { reason })
     }
 
     fn field_for(&self, field: &Field) -> Field {

@@ -2,12 +2,13 @@
 
 use deltabus_record::convert;
 use deltabus_record::schema::{Field, Schema};
+use deltabus_record::text;
 use deltabus_record::value::{Instant, Kind, KindSet, Large, Value};
 
 use super::Options;
 use super::name;
 use crate::Refusal;
-use crate::folder::{EntryKind, EntryPath, Moment};
+use crate::folder::{EntryKind, EntryPath, Moment, Seen};
 
 pub(super) const PATH: &str = "path";
 pub(super) const TYPE: &str = "type";
@@ -67,6 +68,14 @@ pub(super) fn project(value: Value, field: &Field, options: &Options) -> Result<
     if (field.name == MODE && !options.modes) || (field.name == MTIME && !options.mtimes) {
         return Ok(Value::Absent);
     }
+    let kind = FIELDS.iter().find(|(name, _)| *name == field.name).map(|(_, kind)| *kind);
+    let value = match (kind, value) {
+        // From a store that has nothing but text.
+        (Some(kind @ (Kind::Integer | Kind::Instant)), Value::Text(text)) => {
+            text::parse(&text, kind).unwrap_or(Value::Text(text))
+        }
+        (_, value) => value,
+    };
     match (field.name.as_str(), value) {
         (CONTENT, Value::Absent) => Ok(Value::Null),
         (CONTENT, value @ (Value::Null | Value::Bytes(_) | Value::Large(_))) => Ok(value),
@@ -202,6 +211,21 @@ impl Slots {
             Some(Value::Text(path)) => entry_path(path).map_err(str::to_owned),
             _ => Err("an entry of a tree has a path".into()),
         }
+    }
+
+    /// Takes the path out of a row's values, which then say only what is there.
+    pub(super) fn forget_path(&self, values: &mut [Value]) {
+        if let Some(path) = values.get_mut(self.path) {
+            *path = Value::Null;
+        }
+    }
+
+    /// Whether an entry has the mode and the modification time that the values say, as far as the collection has these.
+    pub(super) fn describe(&self, seen: &Seen, values: &[Value]) -> bool {
+        let says = |slot: Option<usize>, value: Value| slot.is_none_or(|slot| values.get(slot) == Some(&value));
+        let mtime = Instant { seconds: seen.mtime.seconds, nanos: seen.mtime.nanos, offset_seconds: 0 };
+        (seen.kind == EntryKind::Link || says(self.mode, Value::Integer(seen.mode.into())))
+            && (seen.kind != EntryKind::File || says(self.mtime, Value::Instant(mtime)))
     }
 
     /// The hash of a row's content, where that is a reference.

@@ -42,3 +42,36 @@ pub(super) fn watch(path: &Path, signal: Notify) -> Result<Watching> {
     watcher.watch(&watched, mode).map_err(failed)?;
     Ok(Watching::new(watcher))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Long enough for any machine; reached only when the notification never comes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn what_happens_deep_inside_is_signalled_and_the_own_folder_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        fs::create_dir(folder.path().join(WORK)).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let notify = move |signal| {
+            let _ = sender.send(signal);
+        };
+        let _watching = watch(folder.path(), Arc::new(notify)).unwrap();
+        fs::write(folder.path().join(WORK).join("journal"), "ours").unwrap();
+        // Events come in their order: the first is not of the file before.
+        fs::create_dir(deep.join("new")).unwrap();
+        assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), Signal::Writing);
+        fs::write(deep.join("file"), "1").unwrap();
+        while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+        fs::remove_file(deep.join("file")).unwrap();
+        while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+    }
+}

@@ -11,12 +11,13 @@ use rustix::fs::fstat;
 
 use super::clash::{Blindness, clash};
 use super::ignoring::{IGNORE_FILE, Rules};
+use super::moves::Relocated;
 use super::types::{Changed, FileContent, Slots, Wanted, What};
 use super::walk::{now, walk};
 use super::{Tree, name, read, walk};
 use crate::contents::hex;
 use crate::file::BLOCK_BYTES;
-use crate::folder::{Attributes, EntryKind, EntryPath, Moment, NewFile, Sealed, Seen, Staging};
+use crate::folder::{Attributes, EntryKind, EntryPath, NewFile, Sealed, Seen, Staging};
 use crate::{Action, CollectionWrite, Content, Contents, Error, Mark, RecordWrite, Result, Staged, Stamp};
 
 /// Builds the state that `writes` lead to; see [`crate::Interface::stage`].
@@ -52,15 +53,17 @@ pub(super) fn stage<'a>(
 }
 
 /// Puts a change together, record by record.
-struct Writer<'a, 'c> {
+pub(super) struct Writer<'a, 'c> {
     tree: &'a Tree,
-    staging: Staging,
+    pub(super) staging: Staging,
     contents: &'c dyn Contents,
     /// What is to go, unless it is moved.
     removed: HashMap<EntryPath, Removed>,
     /// Files that are to go, by the hash that they have as far as known.
     removed_files: HashMap<[u8; 32], Vec<EntryPath>>,
-    written: HashMap<EntryPath, Written>,
+    pub(super) written: HashMap<EntryPath, Written>,
+    /// What moves with its folder.
+    pub(super) relocated: Vec<Relocated>,
     /// Folders that give their place to something else, so must have nothing in them that is not to go.
     cleared: Vec<EntryPath>,
     /// The rules that hold in each folder asked for; `None` where there are none at all.
@@ -74,12 +77,12 @@ struct Removed {
 }
 
 /// What will stand at a path.
-struct Written {
-    kind: EntryKind,
+pub(super) struct Written {
+    pub(super) kind: EntryKind,
     /// Its content, where it is known.
-    hash: Option<[u8; 32]>,
+    pub(super) hash: Option<[u8; 32]>,
     /// What a new file looks like.
-    made: Option<Seen>,
+    pub(super) made: Option<Seen>,
 }
 
 impl<'a, 'c> Writer<'a, 'c> {
@@ -93,6 +96,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             removed: HashMap::new(),
             removed_files: HashMap::new(),
             written: HashMap::new(),
+            relocated: Vec::new(),
             cleared: Vec::new(),
             rules: patterns.then(HashMap::new),
             block: vec![0; BLOCK_BYTES],
@@ -116,9 +120,13 @@ impl<'a, 'c> Writer<'a, 'c> {
                         self.remove(&slots, &row.values())?;
                     }
                 }
+                let moved = self.move_folders(&slots, writes)?;
                 for write in *writes {
                     if let RecordWrite::Put { row, changed, .. } = write {
-                        self.put(&slots, row.values(), slots.changed(changed))?;
+                        let values = row.values();
+                        if moved.is_empty() || !slots.path(&values).is_ok_and(|path| moved.contains(&path)) {
+                            self.put(&slots, values, slots.changed(changed))?;
+                        }
                     }
                 }
             }
@@ -196,6 +204,7 @@ impl<'a, 'c> Writer<'a, 'c> {
         };
         // What is not to be written stays as it is there.
         let mode = mode.filter(|_| changed.mode || same.is_none());
+        let has_time = mtime.is_some();
         let mtime = mtime.filter(|_| changed.mtime || same.is_none());
         let attributes = Attributes { mode, mtime };
         match what {
@@ -221,8 +230,8 @@ impl<'a, 'c> Writer<'a, 'c> {
                 _ => {
                     let attributes = Attributes {
                         mode: mode.or(same.map(|same| same.mode)),
-                        mtime: mtime
-                            .or(same.filter(|_| wanted_time_kept(&self.tree.options, mtime)).map(|same| same.mtime)),
+                        // A source without times has the time of writing; one with them has not changed it.
+                        mtime: mtime.or(same.filter(|_| has_time).map(|same| same.mtime)),
                     };
                     let (hash, made) = self.file(&path, content, replaced.as_ref(), attributes)?;
                     Ok((path, Written { kind, hash: Some(hash), made }))
@@ -245,7 +254,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             FileContent::Unknown => return self.inline(path, b"", before, attributes),
         };
         if let Some((from, seen)) = self.moved(&large)? {
-            let taken = self.staging.take(&from, &seen);
+            let taken = self.staging.take(&from, &seen)?;
             let attributes = Attributes {
                 mode: attributes.mode.filter(|mode| *mode != seen.mode),
                 mtime: attributes.mtime.filter(|mtime| *mtime != seen.mtime),
@@ -295,29 +304,54 @@ impl<'a, 'c> Writer<'a, 'c> {
 
     /// A file that goes and has this content.
     fn moved(&mut self, large: &Large) -> Result<Option<(EntryPath, Seen)>> {
-        let Some(candidates) = self.removed_files.get_mut(&large.hash) else { return Ok(None) };
-        while let Some(path) = candidates.pop() {
-            let Some(removed) = self.removed.get_mut(&path) else { continue };
-            let Some(seen) = removed.seen.filter(|seen| !removed.moved && seen.size == large.length) else { continue };
-            let known = self.tree.known().hash(&path, &seen);
-            let hash = match known {
-                Some(hash) => hash,
-                None => {
-                    let failed = |error| self.tree.folder().error("read", Some(&path), error);
-                    let file = match self.staging.beneath().read(&path) {
-                        Ok(file) => file,
-                        // What can't be read can still go, and come from elsewhere.
-                        Err(_) => continue,
-                    };
-                    read::hash(file, &mut self.block).map_err(failed)?.0
+        while let Some(path) = self.removed_files.get_mut(&large.hash).and_then(Vec::pop) {
+            let Some(removed) = self.removed.get(&path) else { continue };
+            let Some(seen) = removed.seen.filter(|_| !removed.moved) else { continue };
+            if self.has_content(&path, &seen, large) {
+                if let Some(removed) = self.removed.get_mut(&path) {
+                    removed.moved = true;
                 }
-            };
-            if hash == large.hash {
-                removed.moved = true;
                 return Ok(Some((path, seen)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the file has this content, as known or else by reading it; not if it can't be read.
+    pub(super) fn has_content(&mut self, path: &EntryPath, seen: &Seen, large: &Large) -> bool {
+        let known = self.tree.known().hash(path, seen);
+        let hash = known.or_else(|| {
+            let file = self.staging.beneath().read(path).ok()?;
+            read::hash(file, &mut self.block).ok().map(|(hash, _)| hash)
+        });
+        seen.size == large.length && hash == Some(large.hash)
+    }
+
+    /// What is to go from `path` and has not moved.
+    pub(super) fn removed_as(&self, path: &EntryPath) -> Option<Seen> {
+        self.removed.get(path).and_then(|removed| removed.seen)
+    }
+
+    /// What is at `path` goes by moving.
+    pub(super) fn mark_moved(&mut self, path: &EntryPath) {
+        if let Some(removed) = self.removed.get_mut(path) {
+            removed.moved = true;
+        }
+    }
+
+    /// The folders that are to go and are in none that is to go.
+    pub(super) fn removed_tops(&self) -> Vec<EntryPath> {
+        let folder = |path: &EntryPath| {
+            let seen = self.removed.get(path).and_then(|removed| removed.seen);
+            seen.is_some_and(|seen| seen.kind == EntryKind::Folder)
+        };
+        let top = |path: &&EntryPath| folder(path) && !path.parent().is_some_and(|parent| folder(&parent));
+        self.removed.keys().filter(top).cloned().collect()
+    }
+
+    /// Whether anything may be ignored.
+    pub(super) fn has_patterns(&self) -> bool {
+        self.rules.is_some()
     }
 
     /// Fills `file` from one that is here and has the content; `false` if there is none.
@@ -355,7 +389,7 @@ impl<'a, 'c> Writer<'a, 'c> {
     }
 
     /// What stands at `path`; [`Error::Changed`] if that is not what the expected state had there.
-    fn look(&mut self, path: &EntryPath) -> Result<Option<Seen>> {
+    pub(super) fn look(&mut self, path: &EntryPath) -> Result<Option<Seen>> {
         let seen = self.staging.beneath().seen(path);
         let seen = seen.map_err(|error| self.tree.folder().error("examine", Some(path), error))?;
         let expected = self.tree.known().seen(path).copied();
@@ -419,7 +453,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             }
         }
         let sealed = self.staging.seal()?;
-        Ok(Box::new(StagedTree { tree: self.tree, sealed, written: self.written }))
+        Ok(Box::new(StagedTree { tree: self.tree, sealed, written: self.written, relocated: self.relocated }))
     }
 
     /// Makes the folders that records are in without having a record; fails where one can't be.
@@ -497,11 +531,6 @@ impl<'a, 'c> Writer<'a, 'c> {
     }
 }
 
-/// Where times are kept, a content that comes without a new one keeps the old.
-fn wanted_time_kept(options: &super::Options, mtime: Option<Moment>) -> bool {
-    options.mtimes && mtime.is_none()
-}
-
 /// Fills `file` with all that `from` gives; fails if that is not the content of `large`.
 fn fill(mut from: impl Read, large: &Large, file: &mut NewFile, block: &mut [u8]) -> io::Result<()> {
     let mut hasher = blake3::Hasher::new();
@@ -537,6 +566,7 @@ struct StagedTree<'a> {
     tree: &'a Tree,
     sealed: Sealed,
     written: HashMap<EntryPath, Written>,
+    relocated: Vec<Relocated>,
 }
 
 impl Staged for StagedTree<'_> {
@@ -561,11 +591,63 @@ impl Staged for StagedTree<'_> {
             }
             known.put(&path, seen, written.and_then(|written| written.hash), now);
         }
+        // A folder that could not be moved is among what is left, and the sum without these is no tree's.
+        let all_moved = outcome.left.is_empty();
+        for Relocated { from, to, seen } in &self.relocated {
+            known.forget(from);
+            if all_moved {
+                known.put(to, Some(*seen), self.written.get(to).and_then(|written| written.hash), now);
+            }
+        }
         for left in &outcome.left {
             tracing::warn!(tree = %self.tree.folder().place(), entry = %left.path, problem = %left.problem, "left as it is");
             // So that the next look at the tree finds it different.
             known.forget(&left.path);
         }
         Ok(known.stamp())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deltabus_record::key::Key;
+    use deltabus_record::schema::Collection;
+
+    use super::*;
+    use crate::{Interface, Location, NoContents};
+
+    #[test]
+    fn names_that_are_one_here_are_an_error_that_names_both() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("README"), "1").unwrap();
+        let tree = Tree::open(&Location::parse(&format!("tree:{}", folder.path().display())).unwrap()).unwrap();
+        tree.blindness.set(Blindness { case: true, normalization: true }).unwrap();
+        let collection = Collection { name: tree.collection.name.clone(), schema: tree.collection.schema.clone() };
+        let values = |path: &str| {
+            let instant = deltabus_record::value::Instant { seconds: 1, nanos: 0, offset_seconds: 0 };
+            let content = Value::Bytes(b"new".to_vec());
+            let (path, mode) = (Value::text(path), Value::Integer(0o644));
+            [path, Value::text("file"), content, Value::Null, mode, Value::Instant(instant)]
+        };
+        let put = |path: &str| RecordWrite::Put {
+            key: Key::of(&[Value::text(path)]),
+            row: Row::of(&values(path)),
+            changed: (0..6).collect(),
+        };
+        let remove =
+            |path: &str| RecordWrite::Remove { key: Key::of(&[Value::text(path)]), row: Row::of(&values(path)) };
+        let write = |writes: &[RecordWrite]| {
+            let expected = tree.stamp().unwrap();
+            let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(writes) }];
+            tree.stage(&mut writes, &expected, None, &NoContents)?.commit()
+        };
+        for clashing in [&[put("readme")][..], &[put("a\u{e9}"), put("ae\u{301}")], &[put("B/x"), put("b/y")]] {
+            let error = write(clashing).unwrap_err().to_string();
+            assert!(error.contains("one name"), "{error}");
+            assert_eq!(std::fs::read(folder.path().join("README")).unwrap(), b"1");
+            assert_eq!(tree.known().paths().count(), 1);
+        }
+        write(&[remove("README"), put("readme")]).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("readme")).unwrap(), b"new");
     }
 }

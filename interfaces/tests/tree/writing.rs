@@ -70,8 +70,45 @@ fn trees() -> impl Strategy<Value = Model> {
     })
 }
 
+/// The same tree with something renamed.
+fn renamed(tree: &Model, which: usize, to: &str) -> Model {
+    let Some(from) = tree.keys().nth(which % tree.len().max(1)).cloned() else { return tree.clone() };
+    let below = format!("{from}/");
+    if tree.contains_key(to) || to.starts_with(&below) {
+        return tree.clone();
+    }
+    let moved = |path: &String| match path.strip_prefix(&below) {
+        Some(rest) => format!("{to}/{rest}"),
+        None if *path == from => to.to_owned(),
+        None => path.clone(),
+    };
+    tree.iter().map(|(path, entry)| (moved(path), entry.clone())).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn renames_lead_where_they_say(
+        tree in trees(),
+        renames in prop::collection::vec((any::<usize>(), prop::sample::select(vec!["x", "y", "z"]), any::<bool>()), 1..6),
+    ) {
+        let mut before = tree;
+        let mut tree = Tree::with(&before);
+        for (which, to, forgets) in renames {
+            if forgets {
+                tree.reopen("");
+            }
+            let after = renamed(&before, which, to);
+            let writes = tree.writes(&before, &after);
+            tree.chest.asked();
+            tree.write(&writes).unwrap();
+            prop_assert_eq!(tree.chest.asked(), Vec::new());
+            prop_assert_eq!(&tree.on_disk(), &after);
+            prop_assert_eq!(&tree.scan().unwrap().model, &after);
+            before = after;
+        }
+    }
 
     #[test]
     fn writes_lead_from_any_tree_to_any_other(steps in prop::collection::vec((trees(), any::<bool>()), 2..5)) {
@@ -143,6 +180,34 @@ fn renaming_a_folder_moves_no_content() {
     assert_eq!(tree.chest.asked(), []);
     assert_eq!(inodes("new/name"), old);
     assert_eq!(tree.on_disk(), after);
+    assert_eq!(tree.scan().unwrap().model, after);
+    // The folder itself was moved, unlike one that differs in anything.
+    let folder_inode = |path: &str| fs::metadata(tree.path(path)).unwrap().ino();
+    let (whole, part) = (folder_inode("new/name/3"), folder_inode("new/name/4"));
+    let mut next: Model = after.clone();
+    next.retain(|path, _| !path.starts_with("new/name/3") && !path.starts_with("new/name/4"));
+    for (path, entry) in &after {
+        if let Some(rest) = path.strip_prefix("new/name/3") {
+            next.insert(format!("three{rest}"), entry.clone());
+        } else if let Some(rest) = path.strip_prefix("new/name/4").filter(|rest| *rest != "/4") {
+            next.insert(format!("four{rest}"), entry.clone());
+        }
+    }
+    fs::write(tree.path("new/name/3/theirs"), "theirs").unwrap();
+    let with_theirs = tree.scan().unwrap().stamp;
+    let writes = tree.writes(&after, &next);
+    let mut write = [CollectionWrite { collection: &tree.collection, dropped: &[], action: Action::Write(&writes) }];
+    tree.interface.stage(&mut write, &with_theirs, None, &tree.chest).unwrap().commit().unwrap();
+    assert_ne!((folder_inode("three"), folder_inode("four")), (whole, part));
+    assert_eq!(fs::read(tree.path("new/name/3/theirs")).unwrap(), b"theirs");
+    fs::remove_dir_all(tree.path("new/name/3")).unwrap();
+    assert_eq!(tree.on_disk(), next);
+    let three = folder_inode("three");
+    let last: Model = next.iter().map(|(path, entry)| (path.replace("three", "four/3"), entry.clone())).collect();
+    tree.write(&tree.writes(&next, &last)).unwrap();
+    assert_eq!(tree.on_disk(), last);
+    assert_eq!(folder_inode("four/3"), three);
+    assert_eq!(tree.chest.asked(), []);
 }
 
 #[test]
@@ -428,4 +493,39 @@ fn ten_thousand_files_come_change_and_go() {
     tree.write(&tree.writes(&before, &after)).unwrap();
     assert_eq!(tree.on_disk(), after);
     assert_eq!(tree.scan().unwrap().model, after);
+}
+
+#[test]
+fn contents_come_inline_too_and_missing_folders_are_made() {
+    let tree = Tree::with(&model([("a", file("a"))]));
+    let inline = |path: &str, content: &str| {
+        let mut values = tree.row(path, &file("")).values();
+        values[tree.collection.schema.slot("content").unwrap()] = Value::Bytes(content.into());
+        RecordWrite::Put { key: key(path), row: Row::of(&values), changed: (0..6).collect() }
+    };
+    tree.write(&[inline("a", "new"), inline("b/c/d", "deep"), inline("e", "")]).unwrap();
+    let found = tree.scan().unwrap().model;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b", "b/c", "b/c/d", "e"]);
+    assert_eq!((&found["a"], &found["b/c/d"], &found["e"]), (&file("new"), &file("deep"), &file("")));
+    assert_eq!(tree.chest.asked(), [(large(b"a"), None)]);
+}
+
+#[test]
+fn a_source_without_modes_and_times_leaves_them_as_they_are() {
+    let there = model([("a", Entry::File { content: b"a".to_vec(), mode: 0o600, mtime: 5 }), ("b", file("b"))]);
+    let tree = Tree::with(&there);
+    let mut narrow = tree.collection.clone();
+    narrow.schema.fields.truncate(3);
+    let row = |path: &str, content: &str| {
+        let content = Value::Bytes(content.into());
+        let row = Row::of(&[Value::text(path), Value::text("file"), content]);
+        RecordWrite::Put { key: key(path), row, changed: vec![2] }
+    };
+    let writes = [row("a", "new"), row("c", "c")];
+    let mut write = [CollectionWrite { collection: &narrow, dropped: &[], action: Action::Write(&writes) }];
+    tree.interface.stage(&mut write, &tree.stamp(), None, &tree.chest).unwrap().commit().unwrap();
+    let now = tree.on_disk();
+    assert!(matches!(&now["a"], Entry::File { content, mode: 0o600, mtime } if content == b"new" && *mtime > MTIME));
+    assert!(matches!(&now["c"], Entry::File { content, .. } if content == b"c"));
+    assert_eq!(now["b"], there["b"]);
 }

@@ -47,7 +47,7 @@ pub(crate) fn qp_encode(bytes: &[u8], literal: impl Fn(u8) -> bool, out: &mut St
 /// The bytes of a base64 value; white space in it means nothing, the padding may be missing.
 pub(crate) fn base64_decode(raw: &str) -> Option<Vec<u8>> {
     let mut digits: String = raw.chars().filter(|char| !char.is_ascii_whitespace()).collect();
-    while digits.len() % 4 != 0 && !digits.ends_with("==") {
+    while !digits.len().is_multiple_of(4) && !digits.ends_with("==") {
         digits.push('=');
     }
     match text::parse(&digits, Kind::Bytes)? {

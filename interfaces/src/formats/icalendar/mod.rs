@@ -243,6 +243,10 @@ impl Interface for ICalendar {
         }
     }
 
+    fn commits(&self) -> bool {
+        false
+    }
+
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         let (agenda, _, stamp) = self.read()?;
         Ok(Box::new(read::CalendarScan::new(stem(self.path()), agenda, stamp)?))

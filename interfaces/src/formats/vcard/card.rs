@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use deltabus_record::text;
-use deltabus_record::value::{Kind, Value};
+use deltabus_record::value::Value;
 
 use super::extension;
+use super::extras::{EXTRAS_MAX, Extras};
 use super::fields::{self, FIELDS, by_property};
 use super::other::Other;
 use super::property::{Property, Version};
@@ -23,7 +24,7 @@ pub(super) struct CardAt {
     pub(super) line: u64,
     /// What `UID` says, if it says anything.
     pub(super) uid: Option<String>,
-    /// What stands in for a missing `UID`: a hash of the names.
+    /// What stands in for a missing `UID`: a hash of the names; zeros where there is one.
     pub(super) identity: [u8; 32],
 }
 
@@ -33,25 +34,17 @@ pub(super) struct Cards {
     pub(super) cards: Vec<CardAt>,
     /// The key of each.
     pub(super) keys: Vec<String>,
-    /// The fields that vCard has no property for, and the kind of their values, in the order of their first appearance.
-    pub(super) extras: Vec<(String, Option<Kind>)>,
-}
-
-/// Two cards with one key: the places of the second and the first.
-#[derive(Debug)]
-pub(super) struct Duplicate {
-    pub(super) key: String,
-    pub(super) second: usize,
-    pub(super) first: usize,
+    /// The fields that vCard has no property for.
+    pub(super) extras: Extras,
 }
 
 impl Cards {
-    /// Finds the cards in `content`. Nothing else may stand there but blank lines.
-    pub(super) fn find(content: &[u8], charsets: Charsets) -> Result<Cards, Problem> {
+    /// Finds the cards in `content`. Nothing else may stand there but blank lines. `scope`, where there is one, takes the
+    /// place of the names in the keys of cards without a `UID`.
+    pub(super) fn find(content: &[u8], charsets: Charsets, scope: Option<[u8; 32]>) -> Result<Cards, Problem> {
         let mut found = Cards::default();
         let mut events = Events::new(content);
-        let mut names = blake3::Hasher::new();
-        let mut named = false;
+        let mut names: Vec<Span> = Vec::new();
         let mut open: Option<(Span, Option<String>)> = None;
         while let Some(event) = events.next()? {
             match (event, events.depth()) {
@@ -61,40 +54,38 @@ impl Cards {
                         return Err(Problem::new(span.start, text));
                     }
                     open = Some((span, None));
-                    names.reset();
-                    named = false;
+                    names.clear();
                 }
                 (Event::Line(span), 1) => match name_of(&content[span.start..span.end]) {
                     [b'U' | b'u', rest @ ..] if rest.eq_ignore_ascii_case(b"ID") => {
                         if let Some((_, uid @ None)) = &mut open {
-                            let read = read_line(content, span, Fold::Octets, charsets, |line| text_of_line(line));
+                            let read = read_line(content, span, Fold::Octets, charsets, text_of_line);
                             *uid = Some(read?).filter(|uid| !uid.is_empty());
                         }
                     }
                     name if name.eq_ignore_ascii_case(b"FN") || name.eq_ignore_ascii_case(b"N") => {
-                        let line = span.unfolded(content, Fold::Octets);
-                        let value = memchr::memchr(b':', &line).map_or(&[][..], |at| &line[at + 1..]);
-                        if value.iter().any(|byte| !matches!(byte, b';' | b' ')) {
-                            named = true;
-                            names.update(&name.to_ascii_uppercase());
-                            names.update(&(value.len() as u64).to_le_bytes());
-                            names.update(value);
-                        }
+                        names.push(span);
                     }
                     name if name.eq_ignore_ascii_case(extension::PROPERTY.as_bytes()) => {
                         let read = read_line(content, span, Fold::Octets, charsets, extension::read_kind);
-                        found.note(read?);
+                        let (name, kind) = read?;
+                        if !is_own(&name) && !found.extras.note(&name, Some(kind)) {
+                            return Err(Problem::new(
+                                span.start,
+                                format!("more than {EXTRAS_MAX} fields of deltabus's own"),
+                            ));
+                        }
                     }
                     _ => {}
                 },
                 (Event::End(span, _), 0) => {
                     if let Some((begin, uid)) = open.take() {
                         let range = begin.start..span.next;
-                        // A card without a name is known by all that it says.
-                        if !named {
-                            names.update(&content[begin.start..span.end]);
-                        }
-                        let identity = names.finalize().into();
+                        let identity = match (&uid, scope) {
+                            (Some(_), _) => [0; 32],
+                            (None, Some(scope)) => scope,
+                            (None, None) => identity(content, &names, begin.start..span.end),
+                        };
                         found.cards.push(CardAt { range, line: begin.line, uid, identity });
                     }
                 }
@@ -104,34 +95,31 @@ impl Cards {
         found.keys = keys(found.cards.iter().map(|card| (card.uid.as_deref(), &card.identity)));
         Ok(found)
     }
-
-    fn note(&mut self, (name, kind): (String, Kind)) {
-        if is_own(&name) {
-            return;
-        }
-        let kind = Some(kind);
-        match self.extras.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) if *known == kind => {}
-            Some((_, known)) => *known = None,
-            None => self.extras.push((name, kind)),
-        }
-    }
-
-    /// Fails if two cards have one key.
-    pub(super) fn distinct(&self) -> Result<(), Duplicate> {
-        let mut known = HashMap::with_capacity(self.keys.len());
-        for (second, key) in self.keys.iter().enumerate() {
-            if let Some(first) = known.insert(key.as_str(), second) {
-                return Err(Duplicate { key: key.clone(), second, first });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether a field of that name has a property of its own here.
 pub(super) fn is_own(field: &str) -> bool {
     [fields::UID, fields::VERSION, fields::OTHER].contains(&field) || fields::by_field(field).is_some()
+}
+
+/// What tells a card without a `UID` apart: what the lines `FN` and `N` say; of a card without a name all that it says.
+fn identity(content: &[u8], names: &[Span], whole: Range<usize>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut named = false;
+    for span in names {
+        let line = span.unfolded(content, Fold::Octets);
+        let value = memchr::memchr(b':', &line).map_or(&[][..], |at| &line[at + 1..]);
+        if value.iter().any(|byte| !matches!(byte, b';' | b' ')) {
+            named = true;
+            hasher.update(&name_of(&line).to_ascii_uppercase());
+            hasher.update(&(value.len() as u64).to_le_bytes());
+            hasher.update(value);
+        }
+    }
+    if !named {
+        hasher.update(&content[whole]);
+    }
+    hasher.finalize().into()
 }
 
 /// The keys of cards: the `UID`, else one made of the identity and how many cards of the same have gone before.
@@ -269,7 +257,7 @@ impl Card {
     }
 
     /// The values of the row: key, fields, version, other, and the fields `extras`.
-    pub(super) fn values(self, key: &str, extras: &[(String, Option<Kind>)]) -> Vec<Value> {
+    pub(super) fn values(self, key: &str, extras: &Extras) -> Vec<Value> {
         let mut values = vec![Value::Absent; FIELDS.len() + 3 + extras.len()];
         values[0] = Value::text(key);
         let mut properties: Vec<Vec<Property>> = vec![Vec::new(); FIELDS.len()];
@@ -291,10 +279,7 @@ impl Card {
             values[OTHER_SLOT] = Value::List(others);
         }
         for (name, value) in carried {
-            let slot = slot_of(&name).or_else(|| {
-                let at = extras.iter().position(|(extra, _)| *extra == name)?;
-                Some(OTHER_SLOT + 1 + at)
-            });
+            let slot = slot_of(&name).or_else(|| Some(OTHER_SLOT + 1 + extras.place(&name)?));
             // What a real property says outranks what was carried in its place.
             if let Some(slot) = slot.filter(|slot| *slot > 0 && values[*slot] == Value::Absent) {
                 values[slot] = value;

@@ -1,5 +1,6 @@
 //! A card's lines: of new cards, and those that an edit touches.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use deltabus_record::text;
@@ -7,6 +8,7 @@ use deltabus_record::value::Value;
 
 use super::card::{Card, CardAt, CardLine, Cards, Item};
 use super::changes::{Step, steps};
+use super::extras::Extras;
 use super::fields::{self, FIELDS, FieldOf};
 use super::other::Other;
 use super::property::{Meaning, Property, Version};
@@ -151,8 +153,8 @@ pub(super) fn edit(
     text: &Text,
     at: &CardAt,
     card: &Card,
-    cards: &Cards,
-    place: usize,
+    key: &str,
+    extras: &Extras,
     wanted: &[(&str, Value)],
 ) -> Vec<u8> {
     let own = &text.content[at.range.clone()];
@@ -163,7 +165,7 @@ pub(super) fn edit(
     });
     let version = wanted.iter().find(|(name, _)| *name == fields::VERSION).and_then(|(_, value)| text::to_text(value));
     if version.is_some_and(|version| Some(version.as_str()) != named) {
-        return rebuilt(text, at, card, cards, place, wanted, ending);
+        return rebuilt(text, at, card, key, extras, wanted, ending);
     }
     let mut edits =
         Edits { text, card, put: Put { version: card.version, charsets: text.charsets(), ending }, edits: Vec::new() };
@@ -182,22 +184,23 @@ fn rebuilt(
     text: &Text,
     at: &CardAt,
     card: &Card,
-    cards: &Cards,
-    place: usize,
+    key: &str,
+    extras: &Extras,
     wanted: &[(&str, Value)],
     ending: &str,
 ) -> Vec<u8> {
     let mut new = NewCard::default();
-    let names = super::read::names(&cards.extras);
-    let values = card.clone().values(&cards.keys[place], &cards.extras);
+    let names = super::read::names(extras);
+    let values = card.clone().values(key, extras);
+    let mut changed: HashMap<&str, &Value> = wanted.iter().map(|(name, value)| (*name, value)).collect();
     for (name, value) in names.iter().zip(values) {
-        let changed = wanted.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
+        let value = changed.remove(name).cloned().unwrap_or(value);
         // A key that was made of names stays so; the caller sees to it that it stays.
         if *name != fields::UID || at.uid.is_some() {
-            new.set(name, changed.unwrap_or(value));
+            new.set(name, value);
         }
     }
-    for (name, value) in wanted.iter().filter(|(name, _)| !names.contains(name)) {
+    for (name, value) in wanted.iter().filter(|(name, _)| changed.contains_key(name)) {
         new.set(name, value.clone());
     }
     let mut out = Vec::new();
@@ -207,7 +210,7 @@ fn rebuilt(
 
 /// A card's bytes with a `UID` put in.
 pub(super) fn pin(bytes: &[u8], uid: &str, charsets: Charsets) -> Result<Vec<u8>, Problem> {
-    let cards = Cards::find(bytes, charsets)?;
+    let cards = Cards::find(bytes, charsets, None)?;
     let Some(at) = cards.cards.first() else { return Ok(bytes.to_vec()) };
     let card = Card::read(bytes, at, charsets)?;
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! vCard 2.1, 3.0 (RFC 2426) and 4.0 (RFC 6350): a file of cards.
+//! vCard 2.1, 3.0 (RFC 2426) and 4.0 (RFC 6350): a file of cards, or a folder of files of mostly one card each.
 //!
 //! | option | |
 //! |---|---|
@@ -8,6 +8,10 @@
 //! The key is `uid`, the card's `UID`. A card without one has a key made of its `FN` and `N`, and of how many cards of the
 //! same names stand before it: editing anything else leaves the key, and reading writes nothing. Whenever deltabus itself
 //! writes a file and a card's key would change by that, the card gets the key as its `UID`; so does every new card.
+//!
+//! A path that ends with a slash, or is a folder, means a folder: its files `*.vcf` and `*.vcard`, none below it and none
+//! hidden. They change in one step (`crate::folder`), each only where its cards do. A card without a `UID` is known by its
+//! file's name there. New cards get a file named after their `UID`.
 //!
 //! Every file has the same fields (`fields`): what each property becomes is said in `docs/values.md`. Properties
 //! without a field are in `other` as they stand. Values that no property can hold, and fields that vCard doesn't know, are
@@ -23,32 +27,40 @@
 mod card;
 mod changes;
 mod extension;
+mod extras;
 mod fields;
+mod folder;
 mod lines;
 mod other;
 mod property;
 mod read;
 mod shape;
+mod shelf;
 mod transport;
 mod write;
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use deltabus_record::schema::Field;
 use deltabus_record::text;
 use deltabus_record::value::{Kind, KindSet, Value};
 
 use crate::file::FileStore;
-use crate::formats::content_line::{Charsets, FileEncoding, FileForm, Problem, is_name, place};
+use crate::folder::Folder;
+use crate::formats::content_line::{Charsets, FileEncoding, FileForm, is_name};
 use crate::{
-    CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Position, Refusal, Result, Scan,
-    Staged, Stamp, Watching,
+    CollectionWrite, Content, Contents, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
+    Watching,
 };
-use card::{Cards, is_own};
+use card::is_own;
 use other::Other;
 use property::Version;
+use shelf::Place;
 
-/// A file of cards.
+/// A file of cards, or a folder of such files.
 pub(crate) struct Vcard {
-    file: FileStore,
+    place: Place,
     /// The version of new cards.
     version: Version,
     encoding: Option<FileEncoding>,
@@ -90,42 +102,25 @@ impl Vcard {
             })?),
         };
         options.finish(location, &["version", "encoding"])?;
-        Ok(Vcard { file: FileStore::new(&location.path), version, encoding })
+        let slash = location.path.as_os_str().as_bytes().ends_with(b"/");
+        let place = match slash || location.path.is_dir() {
+            // Without the slash, which a rename doesn't take.
+            true => Place::Folder(Folder::new(location.path.components().collect::<PathBuf>())),
+            false => Place::File(FileStore::new(&location.path)),
+        };
+        Ok(Vcard { place, version, encoding })
     }
 
-    /// Reads the whole file.
-    fn read(&self) -> Result<(Text, Stamp)> {
-        let mut reading = self.file.open()?;
-        let stamp = reading.stamp().clone();
-        let bytes = reading.read_all()?;
-        reading.check()?;
-        let decoded = FileForm::decode(bytes, self.encoding);
-        let (form, content) = decoded.map_err(|(content, problem)| self.problem(&content, problem))?;
-        Ok((Text { form, content }, stamp))
+    fn path(&self) -> &Path {
+        match &self.place {
+            Place::File(file) => file.path(),
+            Place::Folder(folder) => folder.path(),
+        }
     }
 
-    /// The cards of a file, no two with one key.
-    fn cards(&self, text: &Text) -> Result<Cards> {
-        let cards = Cards::find(&text.content, text.charsets());
-        let cards = cards.map_err(|problem| self.problem(&text.content, problem))?;
-        cards.distinct().map_err(|duplicate| {
-            let position = |at: usize| {
-                let line = Some(cards.cards[at].line);
-                Position { place: self.file.place(), line, column: Some(1), record: None }
-            };
-            Error::DuplicateKey {
-                position: position(duplicate.second),
-                key: text::display(&Value::Text(duplicate.key.clone())),
-                other: position(duplicate.first).to_string(),
-            }
-        })?;
-        Ok(cards)
-    }
-
-    fn problem(&self, content: &[u8], problem: Problem) -> Error {
-        let (line, column) = place(content, problem.at);
-        let position = Position { place: self.file.place(), line: Some(line), column: Some(column), record: None };
-        Error::Data { position, problem: problem.text }
+    /// The path for messages.
+    fn place(&self) -> String {
+        self.path().display().to_string()
     }
 
     /// The encoding, where it lacks some of Unicode's characters.
@@ -184,11 +179,21 @@ fn settled_others(value: &Value) -> Option<Value> {
 
 impl Interface for Vcard {
     fn stamp(&self) -> Result<Stamp> {
-        self.file.stamp()
+        match &self.place {
+            Place::File(file) => file.stamp(),
+            Place::Folder(folder) => folder::stamp(folder),
+        }
     }
 
     fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
-        Ok(Some(Watching::files(&self.file.watch(), notify)?))
+        match &self.place {
+            Place::File(file) => Ok(Some(Watching::files(&file.watch(), notify)?)),
+            Place::Folder(folder) => Ok(Some(folder::watch(folder.path(), notify)?)),
+        }
+    }
+
+    fn commits(&self) -> bool {
+        false
     }
 
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
@@ -228,18 +233,21 @@ impl Interface for Vcard {
         &self,
         writes: &mut [CollectionWrite<'_>],
         expected: &Stamp,
-        _mark: Option<&Mark>,
+        mark: Option<&Mark>,
         _contents: &dyn Contents,
     ) -> Result<Box<dyn Staged + '_>> {
-        write::stage(self, writes, expected)
+        write::stage(self, writes, expected, mark)
     }
 
-    fn mark(&self, _owner: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
+    fn mark(&self, owner: &str) -> Result<Option<Vec<u8>>> {
+        match &self.place {
+            Place::File(_) => Ok(None),
+            Place::Folder(folder) => folder::mark(folder, owner),
+        }
     }
 
     fn transactional(&self) -> bool {
-        false
+        matches!(self.place, Place::Folder(_))
     }
 
     fn single_collection(&self) -> bool {
@@ -247,6 +255,9 @@ impl Interface for Vcard {
     }
 
     fn content(&self) -> Result<Option<Content>> {
-        self.file.content()
+        match &self.place {
+            Place::File(file) => file.content(),
+            Place::Folder(_) => Ok(None),
+        }
     }
 }

@@ -218,19 +218,14 @@ impl Property {
                 self.attributes.media = None;
             }
         }
-        if let Meaning::Text(text) = &mut self.meaning {
-            *text = one_line_break(text);
+        match &mut self.meaning {
+            Meaning::Text(text) => one_line_break(text),
+            Meaning::Texts(texts) => texts.iter_mut().for_each(one_line_break),
+            Meaning::Parts(parts) => parts.iter_mut().flatten().for_each(one_line_break),
+            Meaning::Raw(_) | Meaning::Date(_) | Meaning::Bytes { .. } => {}
         }
-        if let Meaning::Texts(texts) = &mut self.meaning {
-            texts.iter_mut().for_each(|text| *text = one_line_break(text));
-        }
-        if let Meaning::Parts(parts) = &mut self.meaning {
-            parts.iter_mut().flatten().for_each(|text| *text = one_line_break(text));
-        }
-        for (_, values) in &mut self.attributes.parameters {
-            values.iter_mut().for_each(|value| *value = one_line_break(value));
-        }
-        self.attributes.types.iter_mut().for_each(|word| *word = one_line_break(word));
+        self.attributes.parameters.iter_mut().flat_map(|(_, values)| values).for_each(one_line_break);
+        self.attributes.types.iter_mut().for_each(one_line_break);
     }
 
     /// The line that says it in `version`, unfolded.
@@ -362,8 +357,11 @@ fn is_bare(word: &str) -> bool {
         && !Transport::is_word(word)
 }
 
-fn one_line_break(text: &str) -> String {
-    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.to_owned() }
+/// There is one sort of line break in a card.
+fn one_line_break(text: &mut String) {
+    if text.contains('\r') {
+        *text = text.replace("\r\n", "\n").replace('\r', "\n");
+    }
 }
 
 /// The components of a value, each a list of texts where `lists` says so.

@@ -31,7 +31,7 @@ pub(super) fn value_of(field: &FieldOf, properties: &[Property]) -> Value {
         }
         Holds::One => {
             if let (Some(bare), []) = (bare(first), more)
-                && read(field, &bare).is_some_and(|again| again == properties)
+                && (is_plain_text(field, &bare) || read(field, &bare).is_some_and(|again| again == properties))
             {
                 return bare;
             }
@@ -42,6 +42,14 @@ pub(super) fn value_of(field: &FieldOf, properties: &[Property]) -> Value {
             };
             Value::Text(json::write(&whole))
         }
+    }
+}
+
+/// Whether the text can't be taken for anything but itself.
+fn is_plain_text(field: &FieldOf, value: &Value) -> bool {
+    match (field.content, value) {
+        (Content::Text | Content::Raw, Value::Text(text)) => !text.trim_start().starts_with(['{', '[']),
+        _ => false,
     }
 }
 

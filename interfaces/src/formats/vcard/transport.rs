@@ -38,19 +38,24 @@ impl Transport {
         for parameter in &line.parameters {
             let values = parameter.values.iter().map(|value| value.clone().into_owned());
             let first = parameter.values.first().map_or("", |value| value);
-            match parameter.name.map(str::to_ascii_uppercase).as_deref() {
+            let named = |name| parameter.is(name);
+            match parameter.name {
                 None if Transport::is_word(first) => {
                     transport.encoding = Encoding::named(first).unwrap_or(transport.encoding);
                 }
-                None | Some("TYPE") => attributes.types.extend(values),
-                Some("ENCODING") if Encoding::named(first).is_some() => {
+                None => attributes.types.extend(values),
+                Some(_) if named("TYPE") => attributes.types.extend(values),
+                Some(_) if named("ENCODING") && Encoding::named(first).is_some() => {
                     transport.encoding = Encoding::named(first).unwrap_or(transport.encoding);
                 }
-                Some("CHARSET") => transport.charset = Some(first.to_owned()),
-                Some("PREF") if attributes.pref.is_none() && canonical_pref(first).is_some() && values.len() == 1 => {
-                    attributes.pref = canonical_pref(first);
+                Some(_) if named("CHARSET") => transport.charset = Some(first.to_owned()),
+                Some(name) if named("PREF") && attributes.pref.is_none() && values.len() == 1 => {
+                    match canonical_pref(first) {
+                        Some(pref) => attributes.pref = Some(pref),
+                        None => attributes.add(name, values),
+                    }
                 }
-                _ => attributes.add(parameter.name.unwrap_or_default(), values),
+                Some(name) => attributes.add(name, values),
             }
         }
         (transport, attributes)
