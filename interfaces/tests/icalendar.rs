@@ -35,6 +35,15 @@ impl Store {
         store
     }
 
+    fn folder(files: &[&str]) -> Store {
+        let store = Store::new("icalendar:{}/", "calendar");
+        fs::create_dir(&store.path).unwrap();
+        for (at, content) in files.iter().enumerate() {
+            fs::write(store.path.join(format!("{at}.ics")), content).unwrap();
+        }
+        store
+    }
+
     fn bytes(&self) -> Vec<u8> {
         fs::read(&self.path).unwrap()
     }
@@ -78,6 +87,20 @@ impl Store {
         let mut rows: Vec<_> = rows.iter().map(|row| (text::to_text(&row[uid]).unwrap(), said(row))).collect();
         rows.sort();
         (fields, rows)
+    }
+
+    fn said(&self) -> Vec<String> {
+        let (collection, rows) = self.read().unwrap();
+        said(&collection, &rows)
+    }
+
+    /// Everything there, for messages.
+    fn all_text(&self) -> String {
+        let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        match fs::read_dir(&self.path) {
+            Err(_) => read(&self.path),
+            Ok(entries) => entries.map(|entry| read(&entry.unwrap().path())).collect::<Vec<_>>().join("----\n"),
+        }
     }
 
     fn keys(&self) -> Vec<String> {
@@ -135,6 +158,21 @@ impl Store {
         let mut records = Loading { collection: &collection, rows: rows.iter(), key: Vec::new(), row: Row::default() };
         self.stage(&collection, Action::Load(&mut records)).unwrap();
     }
+}
+
+/// What rows say, in the order of their keys.
+fn said(collection: &Collection, rows: &Rows) -> Vec<String> {
+    let mut said: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let fields = collection.schema.fields.iter().zip(row).filter(|(_, value)| **value != Value::Absent);
+            let mut fields: Vec<String> = fields.map(|(field, value)| format!("{}: {value:?}", field.name)).collect();
+            fields.sort();
+            fields.join("\n")
+        })
+        .collect();
+    said.sort();
+    said
 }
 
 struct Loading<'a> {
@@ -817,7 +855,7 @@ fn calendar() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_calendar_comes_back(content in calendar()) {
@@ -858,23 +896,253 @@ proptest! {
         "SUMMARY;ENCODING=QUOTED-PRINTABLE:a=\n", "DTSTART;TZID=a:20240101T000000\n", "BEGIN:VALARM\n", "END:VALARM\n", "BEGIN:", "\u{feff}", "é",
     ]), 0..24)) {
         let content = pieces.concat();
-        for store in [Store::calendar(&content), Store::new("icalendar:{}/", "calendar")] {
-            if !store.path.exists() {
-                fs::create_dir(&store.path).unwrap();
-                fs::write(store.path.join("a.ics"), &content).unwrap();
-            }
-            let Ok((collection, rows)) = store.read() else { continue };
-            let uid = collection.schema.slot("uid").unwrap();
-            let keys: Vec<_> = rows.iter().map(|row| text::to_text(&row[uid]).unwrap()).collect();
-            for key in &keys {
-                if store.set(key, "summary", Value::text("x")).is_ok() {
-                    prop_assert_eq!(store.value(key, "summary"), Value::text("x"));
-                }
-            }
-            for key in &keys {
-                let _ = store.remove(key);
-            }
-            store.read().unwrap();
+        for store in [Store::calendar(&content), Store::folder(&[&content])] {
+            let _ = store.read();
         }
     }
+
+    #[test]
+    fn what_is_done_to_one_record_is_done_to_no_other(
+        first in prop::collection::vec(object(), 0..4),
+        second in prop::collection::vec(object(), 0..4),
+        third in prop::collection::vec(object(), 0..3),
+        steps in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..5),
+    ) {
+        let files = [first.concat(), second.concat(), third.concat()];
+        for store in [Store::calendar(files.concat()), Store::folder(&[&files[0], &files[1], &files[2]])] {
+            if store.read().is_err() {
+                continue;
+            }
+            for (index, removes) in &steps {
+                let keys = store.keys();
+                if keys.is_empty() {
+                    break;
+                }
+                let key = index.get(&keys);
+                let before = store.sorted().1;
+                if *removes {
+                    store.remove(key).unwrap();
+                } else {
+                    store.set(key, "summary", Value::text("x")).unwrap();
+                    prop_assert_eq!(store.value(key, "summary"), Value::text("x"));
+                }
+                let others = |rows: Vec<(String, String)>| rows.into_iter().filter(|(other, _)| other != key).collect::<Vec<_>>();
+                let after = store.sorted().1;
+                // What follows from the place of a record follows from the calendar's own record and from time zones.
+                let own = |rows: Vec<(String, String)>| {
+                    let follows = |line: &&str| !line.starts_with("calendar:") && !line.starts_with("timezones:");
+                    let said = |said: String| said.lines().filter(follows).collect::<String>();
+                    rows.into_iter().map(|(key, value)| (key, said(value))).collect::<Vec<_>>()
+                };
+                let (before, after) = (others(before), others(after));
+                match key.starts_with("calendar:") || key.starts_with("tzid:") || key.starts_with("no-uid:") {
+                    true => prop_assert_eq!(own(before), own(after), "{} {} in\n{}", key, removes, store.all_text()),
+                    false => prop_assert_eq!(before, after, "{} {} in\n{}", key, removes, store.all_text()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_values_in_any_fields_are_read_back(
+        rows in prop::collection::vec(prop::collection::vec((any::<prop::sample::Index>(), odd_value()), 0..7), 1..4),
+        folder in any::<bool>(),
+        again in prop::collection::vec((any::<prop::sample::Index>(), odd_value()), 1..4),
+    ) {
+        let store = Store::new(if folder { "icalendar:{}/" } else { "icalendar:{}" }, "calendar");
+        let (mut collection, _) = Store::calendar("").read().unwrap();
+        let count = collection.schema.fields.len();
+        for (at, name) in ["rooms", "recurrence_id", "action"].into_iter().enumerate() {
+            collection.schema.fields.push(Field::new(name, None, (count + at) as u32));
+        }
+        let fields = collection.schema.fields.clone();
+        let place = |index: &prop::sample::Index| 1 + index.index(fields.len() - 1);
+        let row_of = |at: usize, set: &[(prop::sample::Index, Value)]| {
+            let mut row = vec![Value::Absent; fields.len()];
+            row[0] = Value::text(format!("key {at}"));
+            for (index, value) in set {
+                row[place(index)] = value.clone();
+            }
+            let projected: Vec<_> = row.into_iter().zip(&fields).map(|(value, field)| store.project(value, field)).collect();
+            for (value, field) in projected.iter().zip(&fields) {
+                assert_eq!(store.project(value.clone(), field), *value, "projecting twice: {}", field.name);
+            }
+            projected
+        };
+        let mut rows: Rows = rows.iter().enumerate().map(|(at, set)| row_of(at, set)).collect();
+        let mut records = Loading { collection: &collection, rows: rows.iter(), key: Vec::new(), row: Row::default() };
+        store.stage(&collection, Action::Load(&mut records)).unwrap();
+        prop_assert_eq!(store.said(), said(&collection, &rows), "{}", store.all_text());
+        // And edited.
+        let mut changed = Vec::new();
+        for (index, value) in &again {
+            let slot = place(index);
+            rows[0][slot] = store.project(value.clone(), &fields[slot]);
+            changed.push(slot as u32);
+        }
+        let row = Row::of(&rows[0]);
+        let key = collection.schema.key_of(row.as_bytes(), 0);
+        store.stage(&collection, Action::Write(&[RecordWrite::Put { key, row, changed }])).unwrap();
+        prop_assert_eq!(store.said(), said(&collection, &rows), "{}", store.all_text());
+    }
+}
+
+/// A calendar object, or components outside any; some have no UID, and equals and opposites occur.
+fn object() -> impl Strategy<Value = String> {
+    let lines = prop::sample::select(vec![
+        "UID:a\n",
+        "UID:b\n",
+        "UID:c\n",
+        "RECURRENCE-ID:20240101T000000Z\n",
+        "RECURRENCE-ID:20240102T000000Z\n",
+        "SUMMARY:y\n",
+        "LOCATION:z\n",
+        "DTSTART;TZID=a:20240101T000000\n",
+        "DTSTART;TZID=b:20240101T000000\n",
+        "X-DELTABUS-FIELD;X-NAME=rooms;X-KIND=integer:1\n",
+        "X-DELTABUS-OVERRIDE:TRUE\n",
+        "X-DELTABUS-FIELD;X-NAME=calendar;X-KIND=absent:\n",
+        "BEGIN:VALARM\nACTION:AUDIO\nEND:VALARM\n",
+    ]);
+    let item = (prop::sample::select(vec!["VEVENT", "VEVENT", "VTODO", "X-A"]), prop::collection::vec(lines, 0..4))
+        .prop_map(|(name, lines)| format!("BEGIN:{name}\n{}END:{name}\n", lines.concat()));
+    let zone =
+        (prop::sample::select(vec!["TZID:a\n", "TZID:b\n", ""]), prop::sample::select(vec!["", "X-A:1\n", "X-A:2\n"]))
+            .prop_map(|(zone, line)| format!("BEGIN:VTIMEZONE\n{zone}{line}END:VTIMEZONE\n"));
+    let unit = prop_oneof![2 => item, 1 => zone];
+    let header = prop::sample::select(vec![
+        None,
+        Some(""),
+        Some("VERSION:2.0\n"),
+        Some("VERSION:2.0\nPRODID:-//deltabus//deltabus//EN\n"),
+        Some("X-B:1\n"),
+    ]);
+    (header, prop::collection::vec(unit, 0..4)).prop_map(|(header, units)| match header {
+        None => units.concat(),
+        Some(header) => format!("BEGIN:VCALENDAR\n{header}{}END:VCALENDAR\n", units.concat()),
+    })
+}
+
+/// Values that mean something to some field, and others.
+fn odd_value() -> impl Strategy<Value = Value> {
+    use deltabus_record::value::{Date, Instant, Time};
+    let word = || {
+        prop_oneof![
+            prop::sample::select(vec![
+                "",
+                "event",
+                "todo",
+                "timezone",
+                "calendar",
+                "vevent",
+                "X-A",
+                "x y",
+                "Europe/Oslo",
+                "a:b;\"c\"",
+                "20240101T000000Z",
+                "2024-01-01",
+                "2024-01-01T00:00:00",
+                "5",
+                "[]",
+                "{}",
+                "[\"a\"]",
+                "SUMMARY:x",
+                "SUMMARY;LANGUAGE=de",
+                "DTSTART;TZID;X-A=1",
+                "DTSTART;VALUE=DATE",
+                "RECURRENCE-ID:1",
+                "UID:other",
+                "BEGIN:VEVENT",
+                "END:VEVENT",
+                "X-A:1",
+                " X-A:1",
+                "X-A;ENCODING=QUOTED-PRINTABLE:a=",
+                "SUMMARY;ENCODING=QUOTED-PRINTABLE",
+                "X-DELTABUS-FIELD;X-NAME=summary:x",
+                "X-DELTABUS-OVERRIDE:TRUE",
+                "VERSION:2.0",
+                "BEGIN:VCALENDAR",
+                "PRODID:x",
+                "no line",
+                "a\r\nb",
+                "a\nb",
+                "\u{0}",
+                "\u{85}",
+                "tzid:Europe/Oslo",
+            ])
+            .prop_map(str::to_owned),
+            any::<String>(),
+        ]
+    };
+    let scalar = move || {
+        prop_oneof![
+            6 => word().prop_map(Value::Text),
+            1 => Just(Value::Null),
+            1 => any::<bool>().prop_map(Value::Bool),
+            1 => any::<i64>().prop_map(Value::Integer),
+            1 => any::<f64>().prop_map(Value::Float),
+            1 => prop::collection::vec(any::<u8>(), 0..5).prop_map(Value::Bytes),
+            1 => (-100_000..3_000_000i32).prop_map(|days| Value::Date(Date(days))),
+            1 => (-100_000..100_000i32, 0..86_400u64).prop_map(|(days, seconds)| Value::DateTime(Date(days), Time(seconds * 1_000_000_000))),
+            1 => (-10_000_000_000i64..10_000_000_000, 0..2u32, -50_000..50_000i32)
+                .prop_map(|(seconds, nanos, offset_seconds)| Value::Instant(Instant { seconds, nanos, offset_seconds })),
+        ]
+    };
+    let name = || {
+        prop::sample::select(vec![
+            "value",
+            "values",
+            "zone",
+            "parameters",
+            "component",
+            "properties",
+            "components",
+            "summary",
+            "start",
+            "start_zone",
+            "recurrence_id",
+            "recurrence_zone",
+            "alarms",
+            "overrides",
+            "action",
+            "trigger",
+            "other",
+            "uid",
+            "CN",
+            "ROLE",
+            "x y",
+            "description",
+            "calendar",
+        ])
+    };
+    scalar().prop_recursive(4, 24, 4, move |inner| {
+        let distinct = |members: Vec<(&str, Value)>| {
+            let mut map: Vec<(String, Value)> = Vec::new();
+            for (name, value) in members {
+                if !map.iter().any(|(known, _)| known == name) {
+                    map.push((name.to_owned(), value));
+                }
+            }
+            Value::Map(map)
+        };
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
+            prop::collection::vec((name(), inner.clone()), 0..5).prop_map(distinct),
+            // Shapes that fields have.
+            (inner.clone(), name(), inner.clone()).prop_map(move |(value, name, parameter)| Value::Map(vec![
+                ("value".to_owned(), value),
+                ("parameters".to_owned(), distinct(vec![(name, parameter)])),
+            ])),
+            (word(), prop::collection::vec(word(), 0..3)).prop_map(|(name, lines)| Value::List(vec![Value::Map(
+                vec![
+                    ("component".to_owned(), Value::Text(name)),
+                    ("properties".to_owned(), Value::List(lines.into_iter().map(Value::Text).collect())),
+                ]
+            )])),
+            prop::collection::vec(word(), 0..4).prop_map(|lines| {
+                let begin = std::iter::once(Value::text("BEGIN:VCALENDAR"));
+                Value::List(begin.chain(lines.into_iter().map(Value::Text)).collect())
+            }),
+        ]
+    })
 }

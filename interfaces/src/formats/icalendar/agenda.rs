@@ -312,14 +312,18 @@ impl Agenda {
         if !overrides.is_empty() {
             follows(OVERRIDES, Value::List(overrides));
         }
-        follows(CALENDAR, if record.kind == Kind::Zone { self.zone_calendar(first) } else { self.calendar_of(first) });
+        follows(
+            CALENDAR,
+            if record.kind == Kind::Zone { self.zone_calendar(&record.parts) } else { self.calendar_of(first) },
+        );
         follows(TIMEZONES, if record.kind == Kind::Zone { Value::Absent } else { self.timezones_of(first) });
         Ok(members)
     }
 
-    /// A time zone belongs to all calendars, or stands outside any.
-    pub(super) fn zone_calendar(&self, part: Part) -> Value {
-        if self.unit(part).object.is_some() { Value::Absent } else { Value::List(Vec::new()) }
+    /// A time zone belongs to all calendars, or stands (also) outside any.
+    pub(super) fn zone_calendar(&self, parts: &[Part]) -> Value {
+        let outside = parts.iter().any(|part| self.unit(*part).object.is_none());
+        if outside { Value::List(Vec::new()) } else { Value::Absent }
     }
 
     /// A component taken apart.
@@ -353,6 +357,7 @@ impl Agenda {
         }
         let first = record.parts[0];
         let place = match self.unit(first).object {
+            _ if record.kind == Kind::Zone => u64::from(self.zone_calendar(&record.parts) != Value::Absent),
             None => 1,
             Some(object) => self.hashes[first.document][object],
         };

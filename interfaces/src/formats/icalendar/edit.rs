@@ -120,7 +120,7 @@ impl Rewriting {
             let document = &self.agenda.documents[part.document];
             let style = Style { fold: unit.fold, ending: line_ending(&document.bytes) };
             let follows =
-                [(COMPONENT, Value::text(component_of(&unit.name))), (CALENDAR, self.agenda.zone_calendar(parts[0]))];
+                [(COMPONENT, Value::text(component_of(&unit.name))), (CALENDAR, self.agenda.zone_calendar(parts))];
             let new = rewrite(document.unit_bytes(unit), Scope::Record, &zone_members(key, members, &follows), style)?;
             self.zones.entry(key.to_owned()).or_insert_with(|| Some(new.clone()));
             self.edits[part.document].ranges.push((unit.range.clone(), new));

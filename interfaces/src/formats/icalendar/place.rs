@@ -165,18 +165,18 @@ impl Rewriting {
             None => {
                 let close = format!("END:{VCALENDAR}{ending}");
                 let tail = &mut self.edits[0].tail;
-                if tail.is_empty() || !made.is_empty() {
-                    let mut open = made;
-                    if open.is_empty() {
-                        open = header_text(self.header.as_ref().unwrap_or(&self.agenda.header), ending);
-                    } else {
-                        open.truncate(open.len() - close.len());
+                match find(tail, close.as_bytes()) {
+                    // It was made just now; what else is new stands before its end.
+                    Some(end) => drop(tail.splice(end..end, [zones, items].concat())),
+                    None => {
+                        let mut open = made;
+                        if open.is_empty() {
+                            open = header_text(self.header.as_ref().unwrap_or(&self.agenda.header), ending);
+                        } else {
+                            open.truncate(open.len() - close.len());
+                        }
+                        tail.extend([open, zones, items, close.into_bytes()].concat());
                     }
-                    tail.extend([open, zones, items, close.into_bytes()].concat());
-                } else {
-                    // It was made just now; what else is new stands behind its end.
-                    let at = find(tail, close.as_bytes()).unwrap_or(tail.len());
-                    tail.splice(at..at, [zones, items].concat());
                 }
             }
         }

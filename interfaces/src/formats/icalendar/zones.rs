@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use deltabus_record::value::Value;
 
-use super::agenda::{Kind, Part, zone_key};
-use super::component::Component;
+use super::agenda::{Kind, Part, Record, zone_key};
+use super::component::{Component, Style, rewrite};
 use super::document::{Unit, VTIMEZONE};
-use super::fields::{Scope, ZONE};
+use super::fields::{Scope, UID, ZONE};
 use super::write::{Layout, Rewriting};
-use crate::formats::content_line::{Fold, Line, Spans};
+use crate::formats::content_line::{Fold, Line, Spans, line_ending};
 
 impl Rewriting {
     /// The definition of a time zone by its key, as it will be.
@@ -60,6 +60,22 @@ impl Rewriting {
             }
         }
         out
+    }
+
+    /// The definition of a time zone for another place: one that is not the first of its name says its key, for there it might be.
+    fn named_definition(&self, record: &Record) -> Vec<u8> {
+        let definition = self.definition(&record.key).unwrap_or_default();
+        if !self.agenda.is_unsaid(record) || self.agenda.unit(record.parts[0]).zone.is_none() {
+            return definition;
+        }
+        let unit = self.agenda.unit(record.parts[0]);
+        let style = Style { fold: unit.fold, ending: line_ending(&definition) };
+        let component = Component::parse(&definition, 0..definition.len(), 1, unit.fold);
+        let Ok(mut members) = component.map(|component| component.decode(Scope::Record).members) else {
+            return definition;
+        };
+        members.set(UID, Value::text(record.key.as_str()));
+        rewrite(&definition, Scope::Record, &members, style).unwrap_or(definition)
     }
 
     /// Whether the definitions that `timezones` names are there to be put beside a component.
@@ -115,18 +131,22 @@ impl Rewriting {
                 gone.insert(at);
             }
         }
-        let mut homeless = Vec::new();
+        let (mut homeless, mut bare) = (Vec::new(), Vec::new());
         for record in self.agenda.records.iter().filter(|record| record.kind == Kind::Zone) {
-            let stays = |part: &Part| !self.removed.contains(part) && !gone.contains(&part.document);
-            let was = |part: &Part| !self.removed.contains(part);
-            if !record.parts.iter().any(stays) && record.parts.iter().any(was) {
-                homeless.push(record.key.clone());
+            let all: Vec<Part> = record.parts.iter().copied().filter(|part| !self.removed.contains(part)).collect();
+            let stays: Vec<Part> = all.iter().copied().filter(|part| !gone.contains(&part.document)).collect();
+            // Where it stands tells whether it is in a calendar.
+            let nowhere = self.agenda.zone_calendar(&all) != Value::Absent;
+            let changes = nowhere && self.agenda.zone_calendar(&stays) == Value::Absent;
+            if !all.is_empty() && (stays.is_empty() || changes) {
+                let definition = self.named_definition(record);
+                if nowhere { bare.extend(definition) } else { homeless.extend(definition) }
             }
         }
-        let definitions: Vec<u8> = homeless.iter().filter_map(|key| self.definition(key)).flatten().collect();
-        if !definitions.is_empty() {
-            self.bring_home(Vec::new(), definitions, Vec::new());
+        if !homeless.is_empty() {
+            self.bring_home(Vec::new(), homeless, Vec::new());
         }
+        self.edits[0].tail.extend(bare);
         gone
     }
 }
