@@ -116,10 +116,14 @@ const POSTGRES: Case = Case {
 /// How many random inputs each law is tried with, for each case.
 const TRIES: u32 = 24;
 
+/// The same for stores on a server, of which each takes new connections.
+const SERVER_TRIES: u32 = 6;
+
 /// Runs `law` on random `input` for each case.
 fn for_each_case<S: Strategy>(input: impl Fn(&Case) -> S, law: impl Fn(&Case, S::Value)) {
     for case in CASES {
-        let config = ProptestConfig { cases: TRIES, failure_persistence: None, ..ProptestConfig::default() };
+        let cases = if case.shared == Shared::Records { SERVER_TRIES } else { TRIES };
+        let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
         let result = TestRunner::new(config).run(&input(case), |value| {
             law(case, value);
             Ok(())

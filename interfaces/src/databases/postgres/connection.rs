@@ -55,6 +55,8 @@ pub(super) struct Session {
     client: Arc<Client>,
     statements: Arc<Mutex<HashMap<String, Statement>>>,
     connection: AbortHandle,
+    /// Whether we may ask which server this is.
+    pub(super) identifies: bool,
 }
 
 impl Drop for Session {
@@ -106,14 +108,17 @@ impl Server {
     pub(super) fn connect(&self) -> Result<Session> {
         let settings = self.settings.clone();
         let connected = wait(async move { connect(&settings).await }).unwrap_or_else(|| Err(Failure::gone()));
-        let session = match connected {
-            Ok((client, connection)) => Session { client: Arc::new(client), statements: Arc::default(), connection },
+        let mut session = match connected {
+            Ok((client, connection)) => {
+                let client = Arc::new(client);
+                Session { client, statements: Arc::default(), connection, identifies: false }
+            }
             Err(failure) if failure.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {
                 return Err(Error::Missing { place: self.place().to_owned() });
             }
             Err(failure) => return Err(failure.into_error(self.place(), "connecting")),
         };
-        let prepare = || -> Result<String, Failure> {
+        let prepare = || -> Result<(String, bool), Failure> {
             session.batch(&format!("{SESSION}; SET lock_timeout = {}", self.lock_timeout_ms))?;
             if let Some(schema) = &self.schema {
                 session.query(
@@ -121,10 +126,17 @@ impl Server {
                     vec![Box::new(schema.clone())],
                 )?;
             }
-            let rows = session.query("SELECT current_setting('server_version_num')", Vec::new())?;
-            first(&rows)
+            let sql = "SELECT current_setting('server_version_num'),
+                has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+                AND has_function_privilege('pg_catalog.pg_control_checkpoint()', 'EXECUTE')";
+            match session.query(sql, Vec::new())?.first() {
+                Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
+                None => Err(Failure::gone()),
+            }
         };
-        let version = prepare().map_err(|failure| failure.into_error(self.place(), "setting up the connection"))?;
+        let prepared = prepare().map_err(|failure| failure.into_error(self.place(), "setting up the connection"));
+        let (version, identifies) = prepared?;
+        session.identifies = identifies;
         match version.parse::<i32>() {
             Ok(version) if version >= SERVER_VERSION_MIN => Ok(session),
             _ => Err(Error::Unsupported {

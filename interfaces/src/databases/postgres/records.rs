@@ -21,6 +21,9 @@ use crate::{Error, RecordWrite, Records};
 /// temporary one, which it reads faster and knows the size of.
 const PARAMETERS_ROWS_MAX: usize = 2_000;
 
+/// The same for their bytes: a message to the server is built in memory.
+const PARAMETERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How many bytes are copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -79,8 +82,13 @@ impl<'a> Target<'a> {
         Ok(Target { session, table, schema, place, columns, key })
     }
 
-    /// Copies all `records` in.
+    /// Copies all `records` in; [`Error::Changed`] if others brought some in before.
     pub(super) fn load(&self, records: &mut dyn Records) -> Result<(), Stop> {
+        let sql = format!("SELECT EXISTS (SELECT FROM {})", self.table.from());
+        let there = self.session.query(&sql, Vec::new()).and_then(|rows| first::<bool>(&rows));
+        if there.map_err(|failure| self.refused(failure, "looking for records", None))? {
+            return Err(Stop::Error(Error::Changed { place: self.place.clone() }));
+        }
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
         let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
         let mut copy = Copy::start(self.session, sql);
@@ -228,7 +236,7 @@ impl<'a> Target<'a> {
         }
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
         // Rules don't apply to copying, so that the rows go where they are looked for.
-        if plan.inserts.len() > PARAMETERS_ROWS_MAX || self.table.insert_rules {
+        if !fits_parameters(&plan.inserts) || self.table.insert_rules {
             let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
             return self
                 .copy(sql, &plan.inserts, &slots)
@@ -253,10 +261,11 @@ impl<'a> Target<'a> {
             let Some(sequence) = &column.sequence else { continue };
             // A sequence that counts down, or that we may not set, stays.
             let sql = format!(
-                "SELECT setval($1::text::regclass, m.max) FROM (SELECT max({})::bigint AS max FROM {}) m
-                 WHERE has_sequence_privilege($1::text, 'UPDATE') AND EXISTS (SELECT FROM pg_sequence s
-                    WHERE s.seqrelid = $1::text::regclass AND s.seqincrement > 0 AND m.max BETWEEN s.seqmin AND s.seqmax
-                    AND m.max > coalesce(pg_sequence_last_value(s.seqrelid), s.seqmin - 1))",
+                "SELECT CASE WHEN has_sequence_privilege($1::text, 'UPDATE') AND has_sequence_privilege($1::text, 'USAGE')
+                    THEN (SELECT setval(s.seqrelid, m.max) FROM (SELECT max({})::bigint AS max FROM {}) m, pg_sequence s
+                        WHERE s.seqrelid = $1::text::regclass AND s.seqincrement > 0
+                            AND m.max BETWEEN s.seqmin AND s.seqmax
+                            AND m.max > coalesce(pg_sequence_last_value(s.seqrelid), s.seqmin - 1)) END",
                 quote(&column.field.name),
                 self.table.name.sql()
             );
@@ -396,7 +405,7 @@ impl<'a> Target<'a> {
 
     /// These slots of `rows` as a relation `v (n, c…)`.
     fn source(&self, rows: &[&Row], slots: &[usize]) -> Result<Source, Stop> {
-        if rows.len() > PARAMETERS_ROWS_MAX {
+        if !fits_parameters(rows) {
             return self.staging(rows, slots);
         }
         let mut columns: Vec<Vec<Option<String>>> = slots.iter().map(|_| Vec::with_capacity(rows.len())).collect();
@@ -515,6 +524,11 @@ impl<'a> Target<'a> {
             false => self.key.iter().map(value).collect::<Vec<_>>().join(", "),
         }
     }
+}
+
+fn fits_parameters(rows: &[&Row]) -> bool {
+    rows.len() <= PARAMETERS_ROWS_MAX
+        && rows.iter().map(|row| row.as_bytes().len()).sum::<usize>() <= PARAMETERS_BYTES_MAX
 }
 
 /// Types that can't be compared, or not by what they are.

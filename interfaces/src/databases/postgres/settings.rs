@@ -17,6 +17,12 @@ use crate::{Location, Options, Result};
 /// How long to try to reach a server: longer than a busy one takes, short enough for a person to wait.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a silent connection is left alone before the other side is asked whether it is still there, how long to wait
+/// for an answer, and how often: two minutes in all, in which networks come back.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 4;
+
 const PORT: u16 = 5432;
 
 /// Where servers on the same machine put their sockets.
@@ -139,6 +145,9 @@ impl Settings {
         if let Some(value) = options.take("options").or_else(|| environment("PGOPTIONS")) {
             config.options(value);
         }
+        config.keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL);
+        config.keepalives_retries(KEEPALIVE_RETRIES);
+        config.tcp_user_timeout(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES);
         if let Some(value) = options.take("keepalives") {
             config.keepalives(value != "0");
         }

@@ -94,10 +94,20 @@ fn malformed() -> Failure {
 impl State {
     /// The state that the transaction just begun sees; `replayed` was read before it began.
     pub(super) fn take(session: &Session, replayed: Option<u64>, tables: &[Table]) -> Result<State, Failure> {
-        let sql = "SELECT pg_current_snapshot()::text, (SELECT system_identifier FROM pg_control_system()),
-            (SELECT timeline_id FROM pg_control_checkpoint()), (SELECT oid FROM pg_database WHERE datname = current_database()),
-            (SELECT oid FROM pg_roles WHERE rolname = current_user)";
-        let rows = session.query(sql, Vec::new())?;
+        // Some providers keep this to themselves; there a database's number must do.
+        let (system, timeline) = match session.identifies {
+            true => (
+                "(SELECT system_identifier FROM pg_control_system())",
+                "(SELECT timeline_id FROM pg_control_checkpoint())",
+            ),
+            false => ("0::bigint", "0"),
+        };
+        let sql = format!(
+            "SELECT pg_current_snapshot()::text, {system}, {timeline},
+                (SELECT oid FROM pg_database WHERE datname = current_database()),
+                (SELECT oid FROM pg_roles WHERE rolname = current_user)"
+        );
+        let rows = session.query(&sql, Vec::new())?;
         let Some(row) = rows.first() else { return Err(malformed()) };
         let identity = Identity {
             system: row.try_get::<_, i64>(1)? as u64,

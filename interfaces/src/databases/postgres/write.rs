@@ -146,6 +146,7 @@ fn attempt<'a>(
     let schema = default_schema(postgres, &session).map_err(failed("looking for the schema"))?;
 
     let mut tables: Vec<Option<Table>> = Vec::with_capacity(writes.len());
+    let mut gone = Vec::new();
     for write in writes.iter_mut() {
         let name = name_of(postgres, write.collection, &schema)?;
         let place = place_of(postgres, write.collection.name.as_str());
@@ -158,7 +159,17 @@ fn attempt<'a>(
         {
             return Err(Stop::Error(Error::Changed { place }));
         }
-        tables.push(define(&session, &name, found, write, &place)?);
+        tables.push(match (&write.action, &found) {
+            (Action::Remove, Some(table)) if matches!(table.sort, Sort::Table | Sort::Partitioned) => {
+                gone.push(name.sql());
+                None
+            }
+            _ => define(&session, &name, found, write, &place)?,
+        });
+    }
+    if !gone.is_empty() {
+        // All at once, as one may refer to another.
+        session.batch(&format!("DROP TABLE {}", gone.join(", "))).map_err(failed("dropping tables"))?;
     }
     let mut targets: Vec<Option<Target<'_>>> = Vec::with_capacity(writes.len());
     for (write, table) in writes.iter().zip(&tables) {
@@ -279,7 +290,7 @@ fn unusable(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Makes, alters or drops the table as `write` asks; gives it as it then is.
+/// Makes or alters the table as `write` asks; gives it as it then is.
 fn define(
     session: &Session,
     name: &TableName,
@@ -295,9 +306,6 @@ fn define(
         return unsupported(format!("this is {what}, which can only be read"));
     }
     if let Action::Remove = write.action {
-        if found.is_some() {
-            session.batch(&format!("DROP TABLE {}", name.sql())).map_err(failed)?;
-        }
         return Ok(None);
     }
     let schema = &write.collection.schema;
