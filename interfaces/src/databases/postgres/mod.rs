@@ -37,6 +37,7 @@
 //! Sequences that fill columns of a table are moved beyond the values that were brought in.
 
 mod array;
+mod binary;
 mod connection;
 mod decode;
 mod encode;

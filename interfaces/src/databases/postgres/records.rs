@@ -9,13 +9,14 @@ use deltabus_record::text;
 use deltabus_record::value::Value;
 use futures::SinkExt;
 
+use super::binary;
 use super::connection::{Failure, Parameter, Session, first};
 use super::encode;
 use super::runtime;
 use super::table::{Table, quote};
 use super::types::Form;
 use super::write::{Stop, Strategy};
-use crate::{Error, RecordWrite, Records};
+use crate::{Error, RecordWrite, Records, Refusal};
 
 /// Up to this many records go as parameters of a statement, for which the server needs no table; more are copied into a
 /// temporary one, which it reads faster and knows the size of.
@@ -90,15 +91,14 @@ impl<'a> Target<'a> {
             return Err(Stop::Error(Error::Changed { place: self.place.clone() }));
         }
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
-        let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
-        let mut copy = Copy::start(self.session, sql);
+        let mut copy = Copy::start(self.session, self.table.name.sql(), self.names(&slots), self.format(&slots));
         loop {
             match records.advance() {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => return Err(Stop::Error(Error::Records(error))),
             }
-            self.put_row(&mut copy.chunk, records.row(), &slots)?;
+            self.put_row(&mut copy, records.row(), &slots)?;
             if !copy.flush_if_full() {
                 break;
             }
@@ -237,9 +237,9 @@ impl<'a> Target<'a> {
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
         // Rules don't apply to copying, so that the rows go where they are looked for.
         if !fits_parameters(&plan.inserts) || self.table.insert_rules {
-            let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
+            let (table, names) = (self.table.name.sql(), self.names(&slots));
             return self
-                .copy(sql, &plan.inserts, &slots)
+                .copy(table, names, &plan.inserts, &slots)
                 .map_err(|it| self.stop(it, "inserting records", &plan.inserts));
         }
         let source = self.source(&plan.inserts, &slots)?;
@@ -448,16 +448,16 @@ impl<'a> Target<'a> {
         );
         self.session.batch(&made).map_err(failed)?;
         let names: Vec<_> = slots.iter().map(|slot| format!("c{slot}")).collect();
-        self.copy(format!("COPY {name} ({}) FROM STDIN", names.join(", ")), rows, slots)
+        self.copy(name.clone(), names.join(", "), rows, slots)
             .map_err(|failure| self.stop(failure, "copying records", rows))?;
         self.session.batch(&format!("ANALYZE {name}")).map_err(failed)?;
         Ok(Source { sql: format!("{name} v"), parameters: Vec::new() })
     }
 
-    fn copy(&self, sql: String, rows: &[&Row], slots: &[usize]) -> Result<(), CopyStop> {
-        let mut copy = Copy::start(self.session, sql);
+    fn copy(&self, table: String, names: String, rows: &[&Row], slots: &[usize]) -> Result<(), CopyStop> {
+        let mut copy = Copy::start(self.session, table, names, self.format(slots));
         for row in rows {
-            self.put_row(&mut copy.chunk, row.as_bytes(), slots).map_err(CopyStop::Stop)?;
+            self.put_row(&mut copy, row.as_bytes(), slots).map_err(CopyStop::Stop)?;
             if !copy.flush_if_full() {
                 break;
             }
@@ -465,17 +465,33 @@ impl<'a> Target<'a> {
         copy.finish().map(drop).map_err(CopyStop::Failure)
     }
 
-    /// Appends a row in `COPY`'s text format.
-    fn put_row(&self, out: &mut Vec<u8>, row: &[u8], slots: &[usize]) -> Result<(), Stop> {
+    /// Binary, where all columns of these slots can be sent so.
+    fn format(&self, slots: &[usize]) -> Format {
+        let binary = |slot: &usize| !self.column(*slot).as_text && binary::is_possible(&self.column(*slot).form);
+        if slots.iter().all(binary) { Format::Binary } else { Format::Text }
+    }
+
+    /// Appends a row to what is copied.
+    fn put_row(&self, copy: &mut Copy, row: &[u8], slots: &[usize]) -> Result<(), Stop> {
         let fields: Vec<FieldRef<'_>> = RowReader::new(row).collect();
+        let field = |slot: &usize| fields.get(*slot).copied().unwrap_or(FieldRef::ABSENT);
+        let out = &mut copy.chunk;
+        if copy.format == Format::Binary {
+            // A table has at most 1,600 columns.
+            out.extend_from_slice(&(slots.len() as i16).to_be_bytes());
+            for slot in slots {
+                let form = &self.column(*slot).form;
+                binary::put_field(out, field(slot), form).map_err(|refusal| self.refuse(refusal, *slot))?;
+            }
+            return Ok(());
+        }
         let mut text = String::new();
         for (at, slot) in slots.iter().enumerate() {
-            let field = fields.get(*slot).copied().unwrap_or(FieldRef::ABSENT);
             if at > 0 {
                 out.push(b'\t');
             }
             text.clear();
-            match self.put_field(&mut text, field, *slot)? {
+            match self.put_field(&mut text, field(slot), *slot)? {
                 true => encode::put_copied(out, &text),
                 false => out.extend_from_slice(b"\\N"),
             }
@@ -485,10 +501,12 @@ impl<'a> Target<'a> {
     }
 
     fn put_field(&self, out: &mut String, field: FieldRef<'_>, slot: usize) -> Result<bool, Stop> {
-        encode::put_field(out, field, &self.column(slot).form).map_err(|refusal| {
-            let field = self.schema.fields[slot].name.clone();
-            Stop::Error(Error::Refused { place: self.place.clone(), field, refusal })
-        })
+        encode::put_field(out, field, &self.column(slot).form).map_err(|refusal| self.refuse(refusal, slot))
+    }
+
+    fn refuse(&self, refusal: Refusal, slot: usize) -> Stop {
+        let field = self.schema.fields[slot].name.clone();
+        Stop::Error(Error::Refused { place: self.place.clone(), field, refusal })
     }
 
     fn execute(&self, sql: &str, parameters: Vec<Parameter>, doing: &'static str, rows: &[&Row]) -> Result<(), Stop> {
@@ -546,6 +564,13 @@ struct Source {
     parameters: Vec<Parameter>,
 }
 
+/// How rows are copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Binary,
+    Text,
+}
+
 enum CopyStop {
     Stop(Stop),
     Failure(Failure),
@@ -553,13 +578,16 @@ enum CopyStop {
 
 /// A `COPY … FROM STDIN` under way; dropped before its end, it fails and brings nothing.
 struct Copy {
+    format: Format,
     chunk: Vec<u8>,
     chunks: tokio::sync::mpsc::Sender<Option<Bytes>>,
     outcome: std::sync::mpsc::Receiver<Result<u64, Failure>>,
 }
 
 impl Copy {
-    fn start(session: &Session, sql: String) -> Copy {
+    fn start(session: &Session, table: String, names: String, format: Format) -> Copy {
+        let options = if format == Format::Binary { " (FORMAT binary)" } else { "" };
+        let sql = format!("COPY {table} ({names}) FROM STDIN{options}");
         let (chunks, mut waiting) = tokio::sync::mpsc::channel::<Option<Bytes>>(CHUNKS_WAITING);
         let (sender, outcome) = std::sync::mpsc::channel();
         let client = session.client();
@@ -578,7 +606,11 @@ impl Copy {
         let _ = runtime::spawn(async move {
             let _ = sender.send(copied.await);
         });
-        Copy { chunk: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4), chunks, outcome }
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        if format == Format::Binary {
+            chunk.extend_from_slice(binary::HEADER);
+        }
+        Copy { format, chunk, chunks, outcome }
     }
 
     /// Sends what there is once it is enough; `false` where the server takes no more.
@@ -603,6 +635,9 @@ impl Copy {
     }
 
     fn finish(mut self) -> Result<u64, Failure> {
+        if self.format == Format::Binary {
+            self.chunk.extend_from_slice(&binary::TRAILER);
+        }
         if (self.chunk.is_empty() || self.flush()) && self.send(None) {
             return self.outcome.recv().unwrap_or_else(|_| Err(Failure::gone()));
         }
