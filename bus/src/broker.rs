@@ -200,6 +200,9 @@ pub trait Questions: Send {
     async fn next(&mut self) -> Option<Box<dyn Question>>;
 }
 
+/// How many subjects may be asked for at once: as many answers as a client's subscription holds.
+pub const SUBJECTS_MAX: usize = 256;
+
 /// A broker, at the level of messages. JetStream and the memory bus implement it and pass one conformance suite.
 ///
 /// Stored messages are never reordered; sequences of a stream have no holes except where old messages went (`Changes`) or
@@ -238,6 +241,16 @@ pub trait Broker: Send + Sync {
 
     /// Whether a subject has a message, without fetching it.
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError>;
+
+    /// Stores messages whose subjects name their content, so that one which is there already is the same: it may be left
+    /// or stored again. When this returns, all are stored; after an error, any of them may be.
+    async fn append_contents(&self, source: &SourceName, contents: Vec<(Subject, Bytes)>) -> Result<(), AppendError>;
+
+    /// The last messages of at most [`SUBJECTS_MAX`] subjects of one stream, in any order; those that have none are missing.
+    async fn last_of(&self, source: &SourceName, subjects: &[Subject]) -> Result<Vec<Stored>, BrokerError>;
+
+    /// The tails of all subjects of a stream that begin with `start` (whole tokens: `snapshot.chunk`) and have a message.
+    async fn tails(&self, source: &SourceName, stream: Stream, start: &str) -> Result<Vec<String>, BrokerError>;
 
     /// Subscribes to what comes by itself.
     async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError>;

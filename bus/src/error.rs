@@ -73,6 +73,20 @@ pub enum Error {
         /// Its BLAKE3, hexadecimal.
         hash: String,
     },
+    /// A large value can't be read where it is to be taken from.
+    #[error("the content {hash} can't be read")]
+    Content {
+        /// Its BLAKE3, hexadecimal.
+        hash: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A large value was changed while it was taken.
+    #[error("the content {hash} was changed while it was being read")]
+    ContentChanged {
+        /// Its BLAKE3, hexadecimal.
+        hash: String,
+    },
     /// The local bus.
     #[error("the local bus: {0}")]
     Local(String),
@@ -83,7 +97,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Broker(error) | Error::Append(AppendError::Broker(error)) => error.is_transient(),
-            Error::Append(AppendError::Unknown) | Error::SnapshotGone { .. } => true,
+            Error::Append(AppendError::Unknown) | Error::SnapshotGone { .. } | Error::ContentChanged { .. } => true,
             _ => false,
         }
     }

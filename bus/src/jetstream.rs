@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use async_nats::connection::State;
+use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, Subscriber};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use deltabus_record::schema::SourceName;
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::broker::{
-    AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, Stored, Stream, Subject,
+    AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
+    Stream, Subject,
 };
 use crate::version;
 
@@ -35,7 +37,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 const SUBSCRIPTION_MESSAGES: usize = BATCH_MESSAGES + 8;
 
 /// The most messages asked for at once.
-const BATCH_MESSAGES: usize = 256;
+const BATCH_MESSAGES: usize = SUBJECTS_MAX;
+
+/// How a server says that messages of an atomic batch are missing (JSAtomicPublishIncompleteBatchErr).
+const BATCH_INCOMPLETE: u64 = 10176;
 
 /// Reconnects wait at least this long, doubled with each attempt up to the most, and a random part is taken off, so that
 /// a broker's restart isn't met by all clients at once.
@@ -49,6 +54,12 @@ const LOG_BYTES: i64 = 8 * 1024 * 1024 * 1024;
 /// Reverse sets that nobody took are kept this long.
 const REVERSE_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 const REVERSE_BYTES: i64 = 1024 * 1024 * 1024;
+
+/// The most messages in one atomic batch, a limit of the server's.
+const ATOMIC_MESSAGES: usize = 1_000;
+
+/// A stream that may hold less than this is of little use.
+const LIMIT_MIN: i64 = 64 * 1024 * 1024;
 
 /// The class of errors by which JetStream says that it can't now.
 const SERVICE_UNAVAILABLE: usize = 503;
@@ -226,6 +237,7 @@ impl JetStream {
                 description: Some(format!("deltabus: snapshots of {source}")),
                 subjects: all("snapshot"),
                 max_messages_per_subject: 1,
+                allow_atomic_publish: true,
                 ..config
             },
             Stream::Reverse => Config {
@@ -248,10 +260,7 @@ impl Broker for JetStream {
             if self.extent(source, stream).await?.is_some() {
                 continue;
             }
-            self.context
-                .create_stream(wanted)
-                .await
-                .map_err(|error| BrokerError::Refused { doing: "make a stream", problem: causes(&error) })?;
+            self.create(wanted).await?;
         }
         Ok(())
     }
@@ -340,6 +349,43 @@ impl Broker for JetStream {
         Ok(info["state"]["subjects"].get(&full).is_some())
     }
 
+    async fn append_contents(&self, source: &SourceName, contents: Vec<(Subject, Bytes)>) -> Result<(), AppendError> {
+        let mut rest = contents.as_slice();
+        while !rest.is_empty() {
+            let (batch, after) = rest.split_at(rest.len().min(ATOMIC_MESSAGES));
+            rest = after;
+            self.append_batch(source, batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn last_of(&self, source: &SourceName, subjects: &[Subject]) -> Result<Vec<Stored>, BrokerError> {
+        let Some(first) = subjects.first() else { return Ok(Vec::new()) };
+        let full: Vec<String> = subjects.iter().map(|subject| subject.full(source)).collect();
+        // Without a batch size the server answers with as many as it likes to.
+        let request = json!({ "multi_last": full, "batch": full.len() });
+        self.direct(source, first.stream, request).await
+    }
+
+    async fn tails(&self, source: &SourceName, stream: Stream, start: &str) -> Result<Vec<String>, BrokerError> {
+        let api = format!("STREAM.INFO.{}", stream.name(source));
+        let before = format!("deltabus.{source}.");
+        let mut tails = Vec::new();
+        loop {
+            let request = json!({ "subjects_filter": format!("{before}{start}.>"), "offset": tails.len() });
+            let asked = self.answer(self.context.request(api.clone(), &request)).await;
+            let info: serde_json::Value =
+                asked.ok_or_else(|| self.unanswered())?.map_err(|error| self.unavailable(&error))?;
+            let page = info["state"]["subjects"].as_object().map(|page| page.keys()).into_iter().flatten();
+            let known = tails.len();
+            tails.extend(page.filter_map(|full| full.strip_prefix(&before)).map(str::to_owned));
+            let total = info["total"].as_u64().unwrap_or_default();
+            if tails.len() == known || tails.len() as u64 >= total {
+                return Ok(tails);
+            }
+        }
+    }
+
     async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError> {
         let subject = match follow {
             Follow::Changes => format!("deltabus.{source}.live"),
@@ -387,6 +433,64 @@ impl Broker for JetStream {
 }
 
 impl JetStream {
+    /// Makes a stream. Its limit of bytes counts against the broker's storage as if it were full: where that is not to be
+    /// had, less has to do.
+    async fn create(&self, mut wanted: Config) -> Result<(), BrokerError> {
+        loop {
+            let Err(error) = self.context.create_stream(wanted.clone()).await else { return Ok(()) };
+            let full = matches!(
+                error.kind(),
+                jetstream::context::CreateStreamErrorKind::JetStream(error)
+                    if error.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            );
+            if !full || wanted.max_bytes / 4 < LIMIT_MIN {
+                let problem = match full {
+                    true => format!("{}; raise `max_file_store` of the server or the account's limit", causes(&error)),
+                    false => causes(&error),
+                };
+                return Err(BrokerError::Refused { doing: "make a stream", problem });
+            }
+            wanted.max_bytes /= 4;
+            tracing::warn!(stream = wanted.name, bytes_max = wanted.max_bytes, "the bus has no room for more");
+        }
+    }
+
+    /// Stores messages in one batch: synced once, where each on its own would be synced alone.
+    async fn append_batch(&self, source: &SourceName, batch: &[(Subject, Bytes)]) -> Result<(), AppendError> {
+        if let Some((_, payload)) = batch.iter().find(|(_, payload)| payload.len() > self.payload_max()) {
+            return Err(AppendError::TooLarge { bytes: payload.len() });
+        }
+        let Some(((last, last_payload), first)) = batch.split_last() else { return Ok(()) };
+        let inbox = self.client.new_inbox();
+        let id = inbox.rsplit('.').next().unwrap_or(&inbox);
+        let headers = |sequence: usize| {
+            let mut headers = HeaderMap::new();
+            headers.insert(NATS_BATCH_ID, id);
+            headers.insert(NATS_BATCH_SEQUENCE, sequence.to_string());
+            headers
+        };
+        for (at, (subject, payload)) in first.iter().enumerate() {
+            let sent = self.client.publish_with_headers(subject.full(source), headers(at + 1), payload.clone());
+            sent.await.map_err(|error| self.unavailable(&error))?;
+        }
+        let mut commit = headers(batch.len());
+        commit.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+        let asked = self.client.request_with_headers(last.full(source), commit, last_payload.clone());
+        // Nobody knows what became of it: the same again does no harm.
+        let answer = self.answer(asked).await.ok_or(AppendError::Unknown)?.map_err(|_| AppendError::Unknown)?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload)
+            .map_err(|error| BrokerError::Refused { doing: "store a batch", problem: error.to_string() })?;
+        if let Some(error) = answer.get("error") {
+            // A message of it was lost on its way, or a server changed: nothing of the batch is stored.
+            let refused = |problem: String| BrokerError::Refused { doing: "store a batch", problem };
+            return match error["err_code"].as_u64() {
+                Some(BATCH_INCOMPLETE) => Err(AppendError::Unknown),
+                _ => Err(refused(error["description"].as_str().unwrap_or("no reason given").to_owned()).into()),
+            };
+        }
+        Ok(())
+    }
+
     /// One message by direct get.
     async fn direct_one(
         &self,

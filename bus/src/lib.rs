@@ -6,7 +6,7 @@
 //! - [`Writer`] claims a term and publishes change sets, one message in flight, fenced by the log's order.
 //! - [`Reader`] gives out what is accepted by the same rule, live and from the store.
 //! - [`SnapshotWriter`] and [`SnapshotReader`] carry all records at one revision.
-//! - [`Log::send_reverse`] and [`Log::reverse_sets`] carry edits back, [`Log::put_large`] and [`Log::get_large`] large values.
+//! - [`Log::send_reverse`] and [`Log::reverse_sets`] carry edits back, [`Contents`] what large values hold.
 //!
 //! [`local::LocalBus`] is a private nats-server for whoever has none. Only this crate turns change sets into bytes, see
 //! [`encode_set`]; their form is documented in `proto/proto/deltabus/v1`.
@@ -50,7 +50,7 @@
 //! ([`Error::is_transient`]), and the caller decides. Chunks of large values that no record refers to any more stay.
 
 pub mod broker;
-mod chunks;
+pub mod contents;
 mod error;
 pub mod jetstream;
 pub mod local;
@@ -62,7 +62,7 @@ mod snapshot;
 mod version;
 mod wire;
 
-pub use chunks::large_of;
+pub use contents::{Contents, large_of};
 pub use error::Error;
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};

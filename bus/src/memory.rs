@@ -1,6 +1,6 @@
 //! The memory bus: a broker inside this process, for tests and simulation.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -9,7 +9,8 @@ use deltabus_record::schema::SourceName;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{
-    AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, Stored, Stream, Subject,
+    AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
+    Stream, Subject,
 };
 
 /// As nats-server's default, so that parts are tried too.
@@ -289,6 +290,32 @@ impl Broker for MemoryBroker {
 
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
         Ok(self.last(source, subject).await?.is_some())
+    }
+
+    async fn append_contents(&self, source: &SourceName, contents: Vec<(Subject, Bytes)>) -> Result<(), AppendError> {
+        for (subject, payload) in contents {
+            match self.append(source, &subject, payload, Expect::New).await {
+                Ok(_) | Err(AppendError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn last_of(&self, source: &SourceName, subjects: &[Subject]) -> Result<Vec<Stored>, BrokerError> {
+        let mut found = Vec::new();
+        for subject in subjects.iter().take(SUBJECTS_MAX) {
+            found.extend(self.last(source, subject).await?);
+        }
+        Ok(found)
+    }
+
+    async fn tails(&self, source: &SourceName, stream: Stream, start: &str) -> Result<Vec<String>, BrokerError> {
+        let mut state = self.up()?;
+        let messages = state.messages(source, stream)?;
+        let below = |tail: &str| tail.strip_prefix(start).is_some_and(|rest| rest.starts_with('.'));
+        let tails: BTreeSet<&str> = messages.stored.values().map(|stored| stored.tail.as_str()).collect();
+        Ok(tails.into_iter().filter(|tail| below(tail)).map(str::to_owned).collect())
     }
 
     async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError> {

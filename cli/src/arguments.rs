@@ -112,7 +112,7 @@ pub(crate) struct Transmit {
     /// Sources from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
-    /// How often to look beside file notifications
+    /// How often to look beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,
     /// Who decides when source and edit disagree
@@ -169,7 +169,7 @@ pub(crate) struct Receive {
     /// Destinations from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
-    /// How often to look at the destination beside file notifications
+    /// How often to look at the destination beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,
 }

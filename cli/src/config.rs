@@ -153,7 +153,7 @@ impl SourceConfig {
         let source = SourceName::new(&self.name).map_err(|error| named(error.to_string()))?;
         let mut config = deltabus_transmitter::Config::new(source, Location::parse(&self.location)?);
         if let Some(poll) = &self.poll {
-            config.poll = parse_duration(poll).map_err(named)?;
+            config.poll = Some(parse_duration(poll).map_err(named)?);
         }
         if let Some(part) = &self.max_delete {
             config.max_delete = parse_percent(part).map_err(named)?;

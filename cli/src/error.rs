@@ -11,6 +11,8 @@ pub(crate) enum Exit {
     Done,
     /// A difference, a conflict or something held back, where the command asks about that.
     Differs,
+    /// A part could not be done; it was said which.
+    Trouble,
 }
 
 impl Exit {
@@ -18,6 +20,7 @@ impl Exit {
         ExitCode::from(match self {
             Exit::Done => 0,
             Exit::Differs => 1,
+            Exit::Trouble => 2,
         })
     }
 }

@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
-use deltabus_record::value::{Large, Value};
+use deltabus_record::row::FieldRef;
+use deltabus_record::schema::Field;
+use deltabus_record::value::{Kind, Large, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Interface, Result};
 
 /// Gives the bytes that references ([`Value::Large`]) stand for: a bus, or the store that a scan found them in.
 pub trait Contents: Send + Sync {
@@ -39,6 +41,38 @@ impl Contents for NoContents {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The field in which `interface` would keep the source's `field`, if it made the collection itself: where it can't keep
+/// references, what they stand for.
+pub fn field_for(interface: &dyn Interface, field: &Field) -> Field {
+    let kept = field.kind != Some(Kind::Large) || interface.verbatim(field).contains(Kind::Large);
+    match kept {
+        true => interface.field_for(field),
+        false => interface.field_for(&Field { kind: Some(Kind::Bytes), ..field.clone() }),
+    }
+}
+
+/// Whether two values are the same content, by reference or as they are.
+pub fn same_content(a: FieldRef<'_>, b: FieldRef<'_>) -> bool {
+    if a == b {
+        return true;
+    }
+    match (a.kind(), b.kind()) {
+        (Kind::Large, Kind::Bytes | Kind::Text) => is_content_of(&a.value(), &b.value()),
+        (Kind::Bytes | Kind::Text, Kind::Large) => is_content_of(&b.value(), &a.value()),
+        _ => false,
+    }
+}
+
+fn is_content_of(reference: &Value, value: &Value) -> bool {
+    let (Value::Large(large), Value::Bytes(_) | Value::Text(_)) = (reference, value) else { return false };
+    let bytes = match value {
+        Value::Text(text) => text.as_bytes(),
+        Value::Bytes(bytes) => bytes.as_slice(),
+        _ => return false,
+    };
+    large.length == bytes.len() as u64 && *blake3::hash(bytes).as_bytes() == large.hash
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -159,7 +159,8 @@ impl Error {
     /// Whether trying again later, with nothing else changed, may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Changed { .. } | Error::Locked { .. } | Error::Unreachable { .. } => true,
+            // A content comes from elsewhere, which may come back.
+            Error::Changed { .. } | Error::Locked { .. } | Error::Unreachable { .. } | Error::Content { .. } => true,
             Error::Io { source, .. } => {
                 matches!(
                     source.kind(),

@@ -8,18 +8,22 @@
 //! This crate knows nothing of buses, receivers or state stores. What a store can't hold as it is comes out of
 //! [`Interface::project`] in the form in which it would be read back.
 
+use std::time::Duration;
+
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, CollectionName, Field};
 use deltabus_record::value::{KindSet, Value};
 
-mod contents;
+pub mod contents;
 mod databases;
 mod error;
 pub mod file;
+mod folder;
 mod formats;
 pub mod found;
 mod location;
+mod tree;
 pub mod wake;
 pub mod watch;
 
@@ -34,9 +38,12 @@ pub use watch::{Notify, Signal, Watching};
 pub fn open(location: &Location) -> Result<Box<dyn Interface>> {
     match location.interface.as_str() {
         "csv" | "tsv" => Ok(Box::new(formats::csv::Csv::open(location)?)),
+        "icalendar" => Ok(Box::new(formats::icalendar::ICalendar::open(location)?)),
         "json" | "ndjson" => Ok(Box::new(formats::json::Json::open(location)?)),
         "postgres" => Ok(Box::new(databases::postgres::Postgres::open(location)?)),
+        "vcard" => Ok(Box::new(formats::vcard::Vcard::open(location)?)),
         "sqlite" => Ok(Box::new(databases::sqlite::Sqlite::open(location)?)),
+        "tree" => Ok(Box::new(tree::Tree::open(location)?)),
         other => Err(location.error(format!("there is no interface `{other}`; there are {}", INTERFACES.join(", ")))),
     }
 }
@@ -54,6 +61,15 @@ pub trait Interface: Send + Sync {
     /// Calls `notify`, from a thread of its own, when the store may have changed, until what this gives is dropped; `None`
     /// where only polling helps. Notifications are hints: there is always polling beside them.
     fn watch(&self, notify: Notify) -> Result<Option<Watching>>;
+
+    /// How often to look beside notifications, unless somebody says otherwise: a look is one [`Interface::stamp`].
+    fn poll(&self) -> Duration {
+        wake::POLL
+    }
+
+    /// Whether a state that can be read is always one that somebody finished, as a database's commits are. Files may be
+    /// half written: they are read when it is quiet.
+    fn commits(&self) -> bool;
 
     /// Opens one consistent view of everything. [`Error::Missing`] where the store does not exist.
     ///
@@ -76,6 +92,13 @@ pub trait Interface: Send + Sync {
     ///
     /// Projecting twice is projecting once. `Err` says why this store refuses the value.
     fn project(&self, value: Value, field: &Field) -> Result<Value, Refusal>;
+
+    /// Whether a collection like the source's can be kept here at all; `Err` says what it would need. Stores of one fixed
+    /// kind of record take no others.
+    fn takes(&self, collection: &Collection) -> Result<(), Refusal> {
+        let _ = collection;
+        Ok(())
+    }
 
     /// The field in which this store, when it makes the collection itself, would keep the source's `field`.
     fn field_for(&self, field: &Field) -> Field;

@@ -46,16 +46,23 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("csv", "csv"),
     ("tsv", "tsv"),
     ("tab", "tsv"),
+    ("ics", "icalendar"),
+    ("ical", "icalendar"),
+    ("icalendar", "icalendar"),
+    ("ifb", "icalendar"),
+    ("vcs", "icalendar"),
     ("json", "json"),
     ("ndjson", "ndjson"),
     ("jsonl", "ndjson"),
+    ("vcf", "vcard"),
+    ("vcard", "vcard"),
     ("db", "sqlite"),
     ("sqlite", "sqlite"),
     ("sqlite3", "sqlite"),
 ];
 
 /// The interfaces there are.
-pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "postgres", "sqlite"];
+pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "icalendar", "postgres", "sqlite", "tree"];
 
 /// Which URL's scheme speaks for which interface.
 const SCHEMES: &[(&str, &str)] = &[("postgres", "postgres"), ("postgresql", "postgres")];
@@ -148,6 +155,18 @@ impl Location {
     /// The password that the URL gave.
     pub fn password(&self) -> Option<&str> {
         self.password.as_ref().map(|Secret(password)| password.as_str())
+    }
+
+    /// What makes two locations the same place, whatever the options: an interface and an absolute path, or a URL.
+    pub fn place(&self) -> Result<String, std::io::Error> {
+        if self.is_url() {
+            return Ok(self.path.display().to_string());
+        }
+        Ok(format!("{}:{}", self.interface, std::path::absolute(&self.path)?.display()))
+    }
+
+    fn is_url(&self) -> bool {
+        SCHEMES.iter().any(|(scheme, _)| self.given.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
     }
 
     /// An error about this location.

@@ -10,6 +10,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::watch::{Signal, Watching};
 use crate::{Interface, Stamp};
 
+/// How often a store is looked at beside its notifications, unless it knows better: a look is one `stat` call.
+pub const POLL: Duration = Duration::from_secs(2);
+
 /// A store that is being written counts as finished after this long without a sign of writing. Programs that save a file
 /// in several steps pause for less; one that closes the file or renames it into place isn't waited for at all.
 pub const QUIET: Duration = Duration::from_millis(200);
@@ -30,10 +33,10 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Watches the store and polls every `poll`. Where notifications can't be had, polling alone has to do; that is logged.
+    /// Watches the store and polls every `poll`, or as often as suits the store. Where notifications can't be had, polling alone has to do; that is logged.
     ///
     /// Needs a runtime of several threads, as all that waits here does: looking at a store blocks one of them.
-    pub fn new(interface: &dyn Interface, poll: Duration) -> Wake {
+    pub fn new(interface: &dyn Interface, poll: Option<Duration>) -> Wake {
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
         let notify = sender.clone();
         // A full channel already says all there is to say.
@@ -43,6 +46,7 @@ impl Wake {
         let watching = block_in_place(|| interface.watch(Arc::new(notify)));
         let watching =
             watching.inspect_err(|error| tracing::warn!(%error, "no notifications of changes; polling only"));
+        let poll = poll.unwrap_or_else(|| interface.poll());
         Wake { _watching: watching.ok().flatten(), signals, _sender: sender, poll }
     }
 
@@ -67,8 +71,11 @@ impl Wake {
         }
     }
 
-    /// Waits until nobody has written the store for [`QUIET`], at most [`QUIET_MAX`].
+    /// Waits until nobody has written the store for [`QUIET`], at most [`QUIET_MAX`]; not at all for one that commits.
     pub async fn settle(&mut self, interface: &dyn Interface) {
+        if interface.commits() {
+            return;
+        }
         let end = Instant::now() + QUIET_MAX;
         let mut before = block_in_place(|| interface.stamp()).ok();
         while Instant::now() < end {

@@ -33,6 +33,35 @@ impl Watching {
         Watching { _guard: Box::new(guard) }
     }
 
+    /// Signals whenever an entry directly in the folder at `path` is touched. A folder that doesn't exist yet is noticed when
+    /// it appears; what happens in it then is left to polling.
+    pub(crate) fn folder(path: &Path, signal: Notify) -> Result<Watching, Error> {
+        let root = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let watched = match root.parent() {
+            Some(parent) if !root.is_dir() => parent.to_owned(),
+            _ => root.clone(),
+        };
+        let concerns = move |path: &PathBuf| *path == root || path.parent() == Some(&root);
+        let handler = move |event: notify::Result<notify::Event>| match event {
+            Ok(event) if event.need_rescan() => signal(Signal::Written),
+            Ok(event) if event.paths.iter().any(&concerns) => {
+                if let Some(kind) = signal_of(&event.kind) {
+                    signal(kind);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "notifications of a folder failed; polling goes on"),
+        };
+        let failed = |error: notify::Error| Error::Io {
+            doing: "watch",
+            path: watched.clone(),
+            source: std::io::Error::other(error),
+        };
+        let mut watcher = notify::recommended_watcher(handler).map_err(failed)?;
+        watcher.watch(&watched, RecursiveMode::NonRecursive).map_err(failed)?;
+        Ok(Watching::new(watcher))
+    }
+
     /// Signals whenever one of the files `paths` is touched.
     ///
     /// The folders that hold the files are watched, so that a file that is replaced by a rename, or made later, is noticed.
@@ -65,7 +94,7 @@ impl Watching {
     }
 }
 
-fn signal_of(kind: &EventKind) -> Option<Signal> {
+pub(crate) fn signal_of(kind: &EventKind) -> Option<Signal> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both | RenameMode::Any))

@@ -5,9 +5,6 @@ use std::time::Duration;
 use deltabus_interfaces::Location;
 use deltabus_record::schema::{ReceiverName, SourceName};
 
-/// How often a destination is looked at beside its notifications, unless told otherwise: a look is one `stat` call.
-pub const POLL_DEFAULT: Duration = Duration::from_secs(2);
-
 /// The part of a destination's records that may be found deleted there and be sent on as deletes.
 pub const MAX_DELETE_DEFAULT: f64 = 0.5;
 
@@ -31,7 +28,7 @@ pub struct Config {
     /// What to do about a change that the destination can't take.
     pub on_error: OnError,
     /// How often the destination is looked at beside notifications.
-    pub poll: Duration,
+    pub poll: Option<Duration>,
 }
 
 /// What to do about a change that a destination can't take.
@@ -56,7 +53,7 @@ impl Config {
             fields: Vec::new(),
             omit: Vec::new(),
             on_error: OnError::default(),
-            poll: POLL_DEFAULT,
+            poll: None,
         }
     }
 }

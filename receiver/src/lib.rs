@@ -8,6 +8,7 @@
 //! This crate knows no source and no transmitter but by name.
 
 mod config;
+mod contents;
 mod error;
 mod expected;
 mod filter;
@@ -17,7 +18,7 @@ mod outlet;
 mod pending;
 mod receiver;
 
-pub use config::{Config, MAX_DELETE_DEFAULT, OnError, POLL_DEFAULT};
+pub use config::{Config, MAX_DELETE_DEFAULT, OnError};
 pub use error::Error;
 pub use filter::{Filter, FilterError};
 pub use outlet::pair;

@@ -22,6 +22,8 @@ pub const SCAN_SECONDS: &str = "deltabus_receiver_scan_duration_seconds";
 pub const EDITS_SENT: &str = "deltabus_receiver_edits_sent_total";
 /// Fields and records at the destination that differ from the source and are not sent back, by source and receiver.
 pub const DRIFT: &str = "deltabus_receiver_drift_records";
+/// Places at the destination that could not be read, while the rest could, by source and receiver.
+pub const UNREAD: &str = "deltabus_receiver_unread";
 /// Changes kept among the dead letters, by source and receiver.
 pub const DEAD_LETTERS: &str = "deltabus_receiver_dead_letters_total";
 /// Joins by snapshot, the first and those after, by source and receiver.
@@ -41,6 +43,7 @@ pub fn describe() {
     describe_histogram!(SCAN_SECONDS, Unit::Seconds, "Reading the destination and finding its edits");
     describe_counter!(EDITS_SENT, Unit::Count, "Edits sent as reverse sets");
     describe_gauge!(DRIFT, Unit::Count, "Records at the destination that differ and are not sent back");
+    describe_gauge!(UNREAD, Unit::Count, "Places at the destination that could not be read, while the rest could");
     describe_counter!(DEAD_LETTERS, Unit::Count, "Changes kept among the dead letters");
     describe_counter!(JOINS, Unit::Count, "Joins by snapshot");
     describe_counter!(ERRORS, Unit::Count, "Rounds that ended in an error");

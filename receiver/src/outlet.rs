@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use deltabus_interfaces::Interface;
+use deltabus_interfaces::contents::{field_for, same_content};
 use deltabus_record::key::Key;
-use deltabus_record::large::{externalize, has_large, internalize, refers_to_large};
+use deltabus_record::large::{ByReference, internalize, references, refers_to_large};
 use deltabus_record::mapping::{Lens, Mapping};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, KeySpec};
-use deltabus_record::value::{Large, Value};
+use deltabus_record::value::{Kind, Large, Value};
 
 use crate::Error;
+use crate::contents::LargeValues;
 use crate::filter::Filter;
 
 /// One collection on its way between the source's terms and the destination's.
@@ -26,16 +28,11 @@ pub(crate) struct Outlet {
     found: Option<Vec<Option<usize>>>,
     filter: Option<Arc<Filter>>,
     interface: Arc<dyn Interface>,
-    large: Arc<dyn LargeValues>,
-}
-
-/// Where large values are fetched from and sent to.
-pub(crate) trait LargeValues: Send + Sync {
-    /// Fetches one.
-    fn fetch(&self, large: &Large) -> Result<Value, Error>;
-
-    /// Sends one, as far as it isn't there yet.
-    fn keep(&self, bytes: &[u8], text: bool) -> Result<Large, Error>;
+    large: Arc<LargeValues>,
+    /// Fields that the source has by reference only.
+    by_reference: ByReference,
+    /// By slot of the source: whether the destination takes it by reference.
+    kept: Vec<bool>,
 }
 
 /// Pairs the source's collections with those found at a destination: by name, or the only one with the only one where the
@@ -61,7 +58,7 @@ impl Outlet {
         found: Option<&Collection>,
         mapping: &Mapping,
         filter: Option<&Arc<Filter>>,
-        large: &Arc<dyn LargeValues>,
+        large: &Arc<LargeValues>,
     ) -> Result<Outlet, Error> {
         if let Some(filter) = filter {
             filter.check(&source.schema)?;
@@ -69,7 +66,7 @@ impl Outlet {
         let mut wanted = mapping.destination_schema(&source.schema)?;
         for field in &mut wanted.fields {
             let ordinal = field.ordinal;
-            *field = interface.field_for(field);
+            *field = field_for(&**interface, field);
             field.ordinal = ordinal;
         }
         // What stands there keeps its fields and types; what is missing is made.
@@ -85,6 +82,11 @@ impl Outlet {
         }
         let name = found.map_or_else(|| source.name.clone(), |found| found.name.clone());
         let lens = Lens::new(mapping, &source.schema, &schema, |field| interface.verbatim(field))?;
+        let keeps = |slot: usize| {
+            let there = lens.destination_slot(slot).and_then(|there| schema.fields.get(there));
+            there.is_none_or(|field| interface.verbatim(field).contains(Kind::Large))
+        };
+        let kept = (0..source.schema.fields.len()).map(keeps).collect();
         let living = |name: &str| schema.slot(name).is_some();
         let dropped = source.schema.fields.iter().filter(|field| field.dropped);
         let dropped = dropped.map(|field| mapping.destination_name(&field.name)).filter(|name| !living(name));
@@ -104,6 +106,8 @@ impl Outlet {
             filter: filter.cloned(),
             interface: Arc::clone(interface),
             large: Arc::clone(large),
+            by_reference: ByReference::of(&source.schema),
+            kept,
         })
     }
 
@@ -146,12 +150,33 @@ impl Outlet {
         out.clear();
         if refers_to_large(row) {
             let mut whole = RowBuilder::default();
-            internalize(row, &mut whole, &mut |large| self.large.fetch(large))?;
+            internalize(row, &mut whole, &|slot| self.keeps(slot), &mut |large| self.large.fetch(large))?;
             self.convert(whole.as_bytes(), out)?;
         } else {
             self.convert(row, out)?;
         }
         Ok(true)
+    }
+
+    /// Whether a reference in the source's `slot` goes to the destination as it is, or not at all.
+    fn keeps(&self, slot: usize) -> bool {
+        self.kept.get(slot).copied().unwrap_or_default()
+    }
+
+    /// Whether the source has fields that hold nothing but references, which the destination takes as they are.
+    pub(crate) fn takes_references(&self) -> bool {
+        self.source.schema.fields.iter().zip(&self.kept).any(|(field, kept)| *kept && field.kind == Some(Kind::Large))
+    }
+
+    /// The references of a source row that the destination will read.
+    pub(crate) fn references<'b>(&'b self, row: &'b [u8]) -> impl Iterator<Item = Large> + 'b {
+        RowReader::new(row).enumerate().filter_map(|(slot, field)| match field.kind() {
+            Kind::Large if self.lens.destination_slot(slot).is_some() => match field.value() {
+                Value::Large(large) => Some(*large),
+                _ => None,
+            },
+            _ => None,
+        })
     }
 
     fn convert(&self, row: &[u8], out: &mut RowBuilder) -> Result<(), Error> {
@@ -190,7 +215,7 @@ impl Outlet {
         let Some(base) = base else {
             let mut lifted = RowBuilder::default();
             self.lens.backward(row, None, &mut lifted);
-            return self.settle(lifted.as_bytes(), out);
+            return self.settle(lifted.as_bytes(), None, out);
         };
         let mut expected = RowBuilder::default();
         self.forward(base, &mut expected)?;
@@ -203,28 +228,36 @@ impl Outlet {
         // Field by field: what stands as projected is no edit, whatever lifting would make of it.
         let found: Vec<_> = RowReader::new(row).collect();
         let expected: Vec<_> = RowReader::new(expected.as_bytes()).collect();
+        let before = base;
         let base: Vec<_> = RowReader::new(base).collect();
         let mut settled = RowBuilder::default();
         let lifted: Vec<_> = RowReader::new(lifted.as_bytes()).collect();
         let absent = deltabus_record::row::FieldRef::ABSENT;
         for slot in 0..lifted.len().max(base.len()) {
             let untouched = self.lens.destination_slot(slot).is_some_and(|there| {
-                found.get(there).copied().unwrap_or(absent) == expected.get(there).copied().unwrap_or(absent)
+                let (found, expected) = (found.get(there), expected.get(there));
+                same_content(found.copied().unwrap_or(absent), expected.copied().unwrap_or(absent))
             });
             let from = if untouched { &base } else { &lifted };
             settled.push_encoded(from.get(slot).copied().unwrap_or(absent));
         }
-        self.settle(settled.as_bytes(), out)
+        self.settle(settled.as_bytes(), Some(before), out)
     }
 
-    /// Large values leave the row.
-    fn settle(&self, row: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        if !has_large(row) {
+    /// Large values leave the row; all that it refers to and `base` doesn't is sent.
+    fn settle(&self, row: &[u8], base: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Error> {
+        if refers_to_large(row) {
+            let known = |large: &Large| base.is_some_and(|base| references(base).any(|known| known == *large));
+            for large in references(row).filter(|large| !known(large)) {
+                self.large.keep_found(&large)?;
+            }
+        }
+        if !self.by_reference.leaves(row) {
             out.extend_from_slice(row);
             return Ok(());
         }
         let mut small = RowBuilder::default();
-        externalize(row, &mut small, &mut |bytes, text| self.large.keep(bytes, text))?;
+        self.by_reference.externalize(row, &mut small, &mut |bytes, text| self.large.keep(bytes, text))?;
         out.extend_from_slice(small.as_bytes());
         Ok(())
     }

@@ -46,6 +46,8 @@ pub fn lift(found: Value, kind: Option<Kind>, before: &Value) -> Value {
 /// then another kind was meant. Text in place of nothing becomes a number or truth value if it is written as one and the
 /// destination has no numbers.
 pub fn lift_from(found: Value, kind: Option<Kind>, before: &Value, native: KindSet) -> Value {
+    // What is referred to is bytes; who has the edit in hand turns them into a reference.
+    let kind = kind.map(|kind| if kind == Kind::Large { Kind::Bytes } else { kind });
     if found == *before {
         return found;
     }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use deltabus_record::apply::{Mismatch, apply};
 use deltabus_record::change::{Change, FieldChange};
 use deltabus_record::diff::{
-    self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, Outcome,
+    self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, LOOK_AHEAD_MAX, Outcome,
 };
 use deltabus_record::key::{Key, encode_occurrence};
 use deltabus_record::row::Row;
@@ -103,6 +103,31 @@ impl Found for Reader<'_> {
 
     fn place(&self) -> String {
         format!("line {}", self.at)
+    }
+}
+
+/// Lines of which some can't be read.
+struct Unreadable<'a> {
+    lines: Reader<'a>,
+    is_read: &'a dyn Fn(usize) -> bool,
+}
+
+impl Found for Unreadable<'_> {
+    type Error = Infallible;
+
+    fn next(&mut self) -> Result<Option<u64>, Infallible> {
+        self.lines.next()
+    }
+
+    fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Infallible> {
+        if !(self.is_read)(self.lines.at - 1) {
+            return Ok(false);
+        }
+        self.lines.decode(key, row)
+    }
+
+    fn place(&self) -> String {
+        self.lines.place()
     }
 }
 
@@ -324,6 +349,51 @@ proptest! {
     }
 
     #[test]
+    fn what_may_have_been_written_is_enough_unless_something_is_gone(
+        (identity, before, edits) in identity_and_file(),
+        doubted in vec(any::<bool>(), 64),
+    ) {
+        prop_assume!(identity == Identity::Key);
+        let after = edited(&before, &edits);
+        let known = map_of(&before, identity).unwrap();
+        let Some(expected) = map_of(&after, identity) else { return Ok(()) };
+        // Some are given though they stand as they stood.
+        let stands = |(at, line): &(usize, &Line)| before.contains(line) && !doubted.get(*at).copied().unwrap_or(true);
+        let (kept, given): (Vec<_>, Vec<_>) = after.iter().enumerate().partition(stands);
+        let given: Vec<Line> = given.into_iter().map(|(_, line)| line.clone()).collect();
+        let mut found = Reader::of(&given, identity);
+        let outcome: Result<_, DiffError<Infallible>> =
+            diff::since(&mut found, &State(&known), kept.len() as u64, known.len() as u64);
+        let gone = known.keys().any(|key| !expected.contains_key(key));
+        match outcome.unwrap() {
+            None => prop_assert!(gone),
+            Some(outcome) => {
+                prop_assert!(!gone);
+                prop_assert_eq!(outcome.records, after.len() as u64);
+                prop_assert_eq!(applied(known, &outcome.differences), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_passed_over((identity, before, edits) in identity_and_file(), unread in vec(any::<bool>(), 64)) {
+        prop_assume!(identity == Identity::Key);
+        let after = edited(&before, &edits);
+        prop_assume!(map_of(&after, identity).is_some());
+        let known = map_of(&before, identity).unwrap();
+        let is_read = |at: usize| !unread.get(at).copied().unwrap_or_default();
+        let readable: Vec<_> = (0..after.len()).filter(|at| is_read(*at)).map(|at| after[at].clone()).collect();
+        // Without an index every record has to be read.
+        let mut found = Unreadable { lines: Reader::of(&after, identity), is_read: &is_read };
+        let mut sink = Entries::default();
+        let outcome: Result<Outcome, DiffError<Infallible>> =
+            diff::without_index(&mut found, &State(&known), &mut sink, identity);
+        let expected = without_index(&known, &readable, identity).unwrap();
+        prop_assert_eq!(outcome.unwrap().differences, expected.0.differences);
+        prop_assert_eq!(sink, expected.1);
+    }
+
+    #[test]
     fn each_index_serves_the_next_scan((identity, first, edits) in identity_and_file(), more in vec(edit(), 1..4)) {
         let mut lines = first;
         let mut known = map_of(&lines, identity).unwrap();
@@ -478,12 +548,34 @@ fn what_is_not_touched_is_not_decoded() {
     let mut after = before.clone();
     after[5_000].word = 3;
     assert!(decoded(&before, &after) <= 2, "a changed line costs itself and the next");
+    for block in [1, 20, 500, 6_000] {
+        after = before.clone();
+        after.drain(3_000..3_000 + block);
+        assert!(decoded(&before, &after) <= 4, "{block} lines that went cost the look ahead");
+        after = before.clone();
+        let new = 20_000..20_000 + block as i64;
+        after.splice(3_000..3_000, new.map(|id| Line { id, word: 1, style: 0 }));
+        assert_eq!(decoded(&before, &after), block as u64, "lines that came cost themselves");
+        after = before.clone();
+        let moved: Vec<_> = after.drain(1_000..1_000 + block).collect();
+        after.extend(moved);
+        assert!(decoded(&before, &after) <= 4, "{block} lines that moved cost the look ahead");
+    }
     after = before.clone();
-    after.drain(3_000..3_020);
-    assert!(decoded(&before, &after) <= 21, "lines that went cost the window");
-    after = before.clone();
-    after.splice(3_000..3_000, (20_000..20_020).map(|id| Line { id, word: 1, style: 0 }));
-    assert!(decoded(&before, &after) <= 41, "lines that came cost themselves and the window");
+    after.iter_mut().step_by(10).for_each(|line| line.word = 3);
+    assert_eq!(decoded(&before, &after), 1_000, "only changed lines are decoded");
+}
+
+#[test]
+fn a_block_longer_than_the_look_ahead_is_found_all_the_same() {
+    let before = numbered(3 * LOOK_AHEAD_MAX as i64);
+    let mut after = before.clone();
+    after.drain(10..20 + LOOK_AHEAD_MAX);
+    let cost = decoded(&before, &after);
+    assert!(cost <= after.len() as u64, "{cost}");
+    let mut after = before.clone();
+    after.rotate_left(LOOK_AHEAD_MAX + 10);
+    assert!(decoded(&before, &after) > 0);
 }
 
 #[test]

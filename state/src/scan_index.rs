@@ -72,13 +72,7 @@ impl ScanIndexWriter {
     /// Completes the index under the name `digest`; it takes the place of the one before.
     pub fn finish(mut self, digest: Digest) -> Result<(), Error> {
         self.flush()?;
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&self.layout.to_le_bytes());
-        header.extend_from_slice(&digest.records.to_le_bytes());
-        header.extend_from_slice(&digest.sum.to_le_bytes());
-        header.extend_from_slice(&self.entries.to_le_bytes());
-        header.extend_from_slice(&xxh3_64(&header).to_le_bytes());
+        let header = header(self.layout, digest, self.entries);
         let written = self
             .file
             .flush()
@@ -106,6 +100,17 @@ impl ScanIndexWriter {
     fn failed(&self, source: std::io::Error) -> Error {
         Error::Io { doing: "write", path: self.temporary.clone(), source }
     }
+}
+
+fn header(layout: u64, digest: Digest, entries: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(&MAGIC);
+    header.extend_from_slice(&layout.to_le_bytes());
+    header.extend_from_slice(&digest.records.to_le_bytes());
+    header.extend_from_slice(&digest.sum.to_le_bytes());
+    header.extend_from_slice(&entries.to_le_bytes());
+    header.extend_from_slice(&xxh3_64(&header).to_le_bytes());
+    header
 }
 
 impl Drop for ScanIndexWriter {
@@ -136,6 +141,17 @@ impl ScanIndex {
             key: 0..0,
             entries_left,
         })
+    }
+
+    /// Gives the index of `collection` that is named `from` the name `to`, if it is there and of this layout.
+    pub fn rename(dir: &Path, collection: &CollectionName, layout: u64, from: Digest, to: Digest) -> Result<(), Error> {
+        let Some(index) = ScanIndex::open(dir, collection, layout, from) else { return Ok(()) };
+        let path = path_of(dir, collection);
+        let file = File::options().write(true).open(&path);
+        let header = header(layout, to, index.entries_left);
+        // A header that is half written has no checksum: then the index is simply not there.
+        let written = file.and_then(|mut file| file.write_all(&header));
+        written.map_err(|source| Error::Io { doing: "write", path, source })
     }
 
     /// Goes on to the next entry and gives its fingerprint; `None` after the last. [`IndexDamaged`] if entries are missing

@@ -276,6 +276,22 @@ fn an_index_comes_back_under_its_name_only() {
 }
 
 #[test]
+fn an_index_can_take_another_name() {
+    let folder = tempfile::tempdir().unwrap();
+    write_index(folder.path(), 500);
+    let before = entries(folder.path()).unwrap().unwrap();
+    let (name, other) = (CollectionName::new("a"), Digest { records: 4, sum: 100 });
+    // Of another name or layout there is none to rename.
+    ScanIndex::rename(folder.path(), &name, 7, other, NAME).unwrap();
+    ScanIndex::rename(folder.path(), &name, 8, NAME, other).unwrap();
+    assert!(ScanIndex::open(folder.path(), &name, 7, other).is_none());
+    ScanIndex::rename(folder.path(), &name, 7, NAME, other).unwrap();
+    assert!(entries(folder.path()).is_none());
+    ScanIndex::rename(folder.path(), &name, 7, other, NAME).unwrap();
+    assert_eq!(entries(folder.path()).unwrap().unwrap(), before);
+}
+
+#[test]
 fn a_damaged_index_is_never_believed() {
     let folder = tempfile::tempdir().unwrap();
     write_index(folder.path(), 5_000);

@@ -6,9 +6,6 @@ use deltabus_interfaces::Location;
 use deltabus_record::change::ConflictPolicy;
 use deltabus_record::schema::SourceName;
 
-/// How often a source is looked at beside its notifications, unless told otherwise: a look is one `stat` call.
-pub const POLL_DEFAULT: Duration = Duration::from_secs(2);
-
 /// The part of a collection that one set may delete without being confirmed, unless told otherwise.
 pub const MAX_DELETE_DEFAULT: f64 = 0.5;
 
@@ -20,7 +17,7 @@ pub struct Config {
     /// Where it is.
     pub location: Location,
     /// How often it is looked at beside notifications.
-    pub poll: Duration,
+    pub poll: Option<Duration>,
     /// Who decides when source and edit disagree.
     pub conflicts: ConflictPolicy,
     /// The part of a collection, 0 to 1, that one set may delete; more is held until confirmed.
@@ -30,12 +27,6 @@ pub struct Config {
 impl Config {
     /// A source at a location, all else as by default.
     pub fn new(source: SourceName, location: Location) -> Config {
-        Config {
-            source,
-            location,
-            poll: POLL_DEFAULT,
-            conflicts: ConflictPolicy::default(),
-            max_delete: MAX_DELETE_DEFAULT,
-        }
+        Config { source, location, poll: None, conflicts: ConflictPolicy::default(), max_delete: MAX_DELETE_DEFAULT }
     }
 }

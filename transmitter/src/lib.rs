@@ -8,6 +8,7 @@
 //! This crate knows no destination and no receiver but by name.
 
 mod config;
+mod contents;
 mod error;
 mod guard;
 mod ledger;
@@ -17,7 +18,7 @@ mod reverse;
 mod takeover;
 mod transmitter;
 
-pub use config::{Config, MAX_DELETE_DEFAULT, POLL_DEFAULT};
+pub use config::{Config, MAX_DELETE_DEFAULT};
 pub use error::Error;
 pub use guard::Held;
 pub use transmitter::{Question, Round, Status, Transmitter, confirm};

@@ -14,6 +14,8 @@ pub const REVISION: &str = "deltabus_transmitter_revision";
 pub const OUTBOX_SETS: &str = "deltabus_transmitter_outbox_sets";
 /// How long reading the source and finding the difference took, by source.
 pub const SCAN_SECONDS: &str = "deltabus_transmitter_scan_duration_seconds";
+/// Places at the source that could not be read, while the rest could, by source.
+pub const UNREAD: &str = "deltabus_transmitter_unread";
 /// How long writing a set into the state store took, by source.
 pub const STAGE_SECONDS: &str = "deltabus_transmitter_stage_duration_seconds";
 /// How long publishing took until the log's acknowledgement, by source.
@@ -46,5 +48,6 @@ pub fn describe() {
     describe_counter!(CONFLICTS, Unit::Count, "Edits that met a changed source");
     describe_counter!(DEAD_LETTERS, Unit::Count, "Edits that the source could not take");
     describe_gauge!(HELD, Unit::Count, "1 while a mass delete is held");
+    describe_gauge!(UNREAD, Unit::Count, "Places at the source that could not be read, while the rest could");
     describe_counter!(ERRORS, Unit::Count, "Rounds that ended in an error");
 }

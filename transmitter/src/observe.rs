@@ -3,22 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use deltabus_interfaces::found::Found;
-use deltabus_interfaces::{Error as InterfaceError, Extent, Interface, Scan, Stamp};
+use deltabus_bus::large_of;
+use deltabus_interfaces::found::{self, Found};
+use deltabus_interfaces::{Extent, Interface, Scan, Stamp, Unread};
 use deltabus_record::change::{Change, CollectionChanges, SchemaChange, Transaction};
 use deltabus_record::diff::{self, Identity, Index};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
-use deltabus_record::large::{externalize, has_large};
+use deltabus_record::large::{ByReference, references, refers_to_large};
 use deltabus_record::row::{FieldRef, Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, KeySpec, Schema};
-use deltabus_record::value::{Large, Value};
 use deltabus_state::{Batch, IndexDamaged, ScanIndex, ScanIndexWriter, Store, View};
 
 use crate::Error;
-
-/// Takes a large value out of a record while it is scanned.
-pub(crate) type KeepLarge<'a> = dyn Fn(&[u8], bool) -> Result<Large, InterfaceError> + Sync + 'a;
+use crate::contents::Uploads;
 
 /// What was found at the source.
 pub(crate) struct Observation {
@@ -28,10 +26,14 @@ pub(crate) struct Observation {
     pub(crate) transaction: Transaction,
     /// By collection: how many records would go, of how many.
     pub(crate) losses: Vec<(CollectionName, u64, u64)>,
-    /// Records read, by collection.
+    /// Records there, by collection.
     pub(crate) scanned: Vec<(CollectionName, u64)>,
     /// The scan indexes written, to be named in the state once the difference is committed.
     pub(crate) index: Digest,
+    /// What they don't say right, because it was read without them.
+    pub(crate) stale: Stale,
+    /// What could not be read, while the rest could.
+    pub(crate) unread: Vec<Unread>,
 }
 
 /// Records whose stored form was written since the scan index was made; their fingerprints there say nothing any more.
@@ -49,37 +51,70 @@ pub(crate) struct Indexes<'a> {
     pub(crate) next: Digest,
 }
 
-/// Scans the source and compares it with `view`.
+/// The previous state, as far as a scan may build on it.
+pub(crate) struct Previous<'a> {
+    pub(crate) view: &'a View,
+    /// The source's stamp when it was last equal to that.
+    pub(crate) stamp: Option<&'a Stamp>,
+    /// How many records each collection has, where that is known.
+    pub(crate) counts: &'a HashMap<CollectionName, u64>,
+}
+
+impl Previous<'_> {
+    fn count(&self, collection: &CollectionName) -> Result<u64, Error> {
+        match self.counts.get(collection) {
+            Some(count) => Ok(*count),
+            // Counting goes through all records: only where there is something to weigh.
+            None => Ok(self.view.count(collection)?),
+        }
+    }
+}
+
+/// Scans the source and compares it with the previous state.
 pub(crate) fn observe(
     interface: &dyn Interface,
-    view: &View,
+    previous: &Previous<'_>,
     indexes: &Indexes<'_>,
-    keep: &KeepLarge<'_>,
+    uploads: &Uploads<'_>,
 ) -> Result<Observation, Error> {
-    let mut scan = interface.scan(None)?;
+    let view = previous.view;
+    let mut scan = interface.scan(previous.stamp)?;
     let found: Vec<Collection> = scan.collections().to_vec();
     let known = view.collections();
     let mut transaction = Transaction::default();
     let mut losses = Vec::new();
     let mut scanned = Vec::new();
     let mut collections = Vec::new();
+    let mut stale = Stale::new();
 
     for (i, found) in found.iter().enumerate() {
         let before = known_collection(interface, known, &found.name);
         let after = evolved(before, found)?;
-        scan.start(i, Extent::Whole)?;
-        let layout = scan.layout(i);
-        let outcome = difference(&mut *scan, layout, found, &after, before.is_some(), view, indexes, keep)?;
-        scanned.push((after.name.clone(), outcome.records));
+        let mut reading = Reading { scan: &mut *scan, at: i, found, after: &after, previous, indexes, uploads };
+        let partly = if before == Some(&after) { reading.since()? } else { None };
+        let mut differences = match partly {
+            Some(outcome) => {
+                scanned.push((after.name.clone(), outcome.records));
+                let changed = outcome.differences.iter().map(|difference| difference.key.as_bytes().to_vec());
+                let before = indexes.stale.get(&after.name).into_iter().flatten().cloned();
+                stale.insert(after.name.clone(), changed.chain(before).collect());
+                outcome.differences
+            }
+            None => {
+                let outcome = reading.whole(before.is_some())?;
+                scanned.push((after.name.clone(), outcome.records));
+                outcome.differences
+            }
+        };
+        found::spare(&mut differences, scan.unread());
         if before != Some(&after) {
             transaction.schemas.push(SchemaChange { before: before.cloned(), after: Some(after.clone()) });
         }
-        let deletes = outcome.differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
+        let deletes = differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
         if deletes > 0 {
-            // Counting goes through all records: only where there is something to weigh.
-            losses.push((after.name.clone(), deletes, view.count(&after.name)?));
+            losses.push((after.name.clone(), deletes, previous.count(&after.name)?));
         }
-        let changes: Vec<_> = outcome.differences.into_iter().filter_map(diff::Difference::into_change).collect();
+        let changes: Vec<_> = differences.into_iter().filter_map(diff::Difference::into_change).collect();
         if !changes.is_empty() {
             transaction.collections.push(CollectionChanges { collection: after.name.clone(), changes });
         }
@@ -97,7 +132,10 @@ pub(crate) fn observe(
         transaction.schemas.push(SchemaChange { before: Some(gone.clone()), after: None });
         transaction.collections.push(CollectionChanges { collection: gone.name.clone(), changes });
     }
-    Ok(Observation { stamp: scan.stamp().clone(), transaction, losses, scanned, index: indexes.next })
+    // A set that refers to a content is staged only when the bus has that.
+    uploads.flush()?;
+    let (stamp, unread) = (scan.stamp().clone(), scan.unread().to_vec());
+    Ok(Observation { stamp, transaction, losses, scanned, index: indexes.next, stale, unread })
 }
 
 /// The known collection that `name` is: of that name, or the only one there is where a store holds just one.
@@ -125,32 +163,60 @@ fn evolved(before: Option<&Collection>, found: &Collection) -> Result<Collection
     Ok(Collection { name: before.name.clone(), schema: before.schema.evolve(&found.schema) })
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, all of it the context of one collection")]
-fn difference(
-    scan: &mut dyn Scan,
-    layout: u64,
-    found: &Collection,
-    after: &Collection,
-    known: bool,
-    view: &View,
-    indexes: &Indexes<'_>,
-    keep: &KeepLarge<'_>,
-) -> Result<diff::Outcome, Error> {
-    let translate = translator(&found.schema, &after.schema, keep, view, &after.name);
-    let mut records = Found::new(scan, translate);
-    let mut writer = ScanIndexWriter::create(indexes.folder, &after.name, layout)?;
-    let index = indexes.valid.filter(|_| known);
-    let index = index.and_then(|valid| ScanIndex::open(indexes.folder, &after.name, layout, valid));
-    let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
-        Some(index) => {
-            let mut index = Masked { index, collection: &after.name, stale: indexes.stale };
-            diff::with_index(&mut records, &mut index, &view.known(&after.name), &mut writer, identity(after))
+/// One collection that is being read.
+struct Reading<'a, 'b> {
+    scan: &'a mut dyn Scan,
+    at: usize,
+    found: &'a Collection,
+    after: &'a Collection,
+    previous: &'a Previous<'b>,
+    indexes: &'a Indexes<'b>,
+    uploads: &'a Uploads<'b>,
+}
+
+impl Reading<'_, '_> {
+    /// Compares what may have been written since the previous state, where the store offers that and it is enough.
+    fn since(&mut self) -> Result<Option<diff::Outcome>, Error> {
+        let extent @ Extent::Since { kept } = self.scan.extent(self.at) else { return Ok(None) };
+        if identity(self.after) == Identity::WholeRow {
+            return Ok(None);
         }
-        None => diff::without_index(&mut records, &view.known(&after.name), &mut writer, identity(after)),
-    };
-    let outcome = outcome?;
-    writer.finish(indexes.next)?;
-    Ok(outcome)
+        let (name, view) = (&self.after.name, self.previous.view);
+        self.scan.start(self.at, extent)?;
+        let layout = self.scan.layout(self.at);
+        let translate = translator(&self.found.schema, &self.after.schema, self.uploads, view, name);
+        let mut records = Found::new(&mut *self.scan, translate);
+        let count = self.previous.count(name)?;
+        let outcome: Result<Option<diff::Outcome>, diff::DiffError<Error>> =
+            diff::since(&mut records, &view.known(name), kept, count);
+        let outcome = outcome?;
+        if let (Some(_), Some(valid)) = (&outcome, self.indexes.valid) {
+            ScanIndex::rename(self.indexes.folder, name, layout, valid, self.indexes.next)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Compares everything.
+    fn whole(&mut self, known: bool) -> Result<diff::Outcome, Error> {
+        let (after, indexes, view) = (self.after, self.indexes, self.previous.view);
+        self.scan.start(self.at, Extent::Whole)?;
+        let layout = self.scan.layout(self.at);
+        let translate = translator(&self.found.schema, &after.schema, self.uploads, view, &after.name);
+        let mut records = Found::new(&mut *self.scan, translate);
+        let mut writer = ScanIndexWriter::create(indexes.folder, &after.name, layout)?;
+        let index = indexes.valid.filter(|_| known);
+        let index = index.and_then(|valid| ScanIndex::open(indexes.folder, &after.name, layout, valid));
+        let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
+            Some(index) => {
+                let mut index = Masked { index, collection: &after.name, stale: indexes.stale };
+                diff::with_index(&mut records, &mut index, &view.known(&after.name), &mut writer, identity(after))
+            }
+            None => diff::without_index(&mut records, &view.known(&after.name), &mut writer, identity(after)),
+        };
+        let outcome = outcome?;
+        writer.finish(indexes.next)?;
+        Ok(outcome)
+    }
 }
 
 /// Whether equal rows are counted.
@@ -190,15 +256,17 @@ impl Index for Masked<'_> {
 pub(crate) fn translator<'a>(
     found: &Schema,
     after: &'a Schema,
-    keep: &'a KeepLarge<'a>,
+    uploads: &'a Uploads<'a>,
     view: &'a View,
     collection: &'a CollectionName,
 ) -> Box<deltabus_interfaces::found::Translate<'a>> {
     let slots = after.slots_in(found);
     let in_place =
         slots.iter().enumerate().all(|(slot, found)| *found == Some(slot)) && slots.len() == found.fields.len();
+    let by_reference = ByReference::of(after);
     let mut permuted = RowBuilder::default();
     let mut small = RowBuilder::default();
+    let mut known = Vec::new();
     Box::new(move |row, key, out| {
         let mut row = row;
         if !in_place {
@@ -210,12 +278,26 @@ pub(crate) fn translator<'a>(
             row = permuted.as_bytes();
         }
         after.key_content_into(row, key);
-        if has_large(row) {
-            let mut known = Vec::new();
+        let (refers, leaves) = (refers_to_large(row), by_reference.leaves(row));
+        if refers || leaves {
+            known.clear();
             // A failing store shows itself when the records are compared.
             let _ = view.get(collection, key, &mut known);
+        }
+        if refers {
+            for large in references(row).filter(|large| !references(&known).any(|known| known == *large)) {
+                uploads.keep_found(&large)?;
+            }
+        }
+        if leaves {
             small.clear();
-            externalize(row, &mut small, &mut |bytes, text| keep_if_new(&known, bytes, text, keep))?;
+            by_reference.externalize(row, &mut small, &mut |bytes, text| {
+                let large = large_of(bytes, text);
+                match references(&known).any(|known| known == large) {
+                    true => Ok(large),
+                    false => uploads.keep(bytes, text),
+                }
+            })?;
             row = small.as_bytes();
         }
         out.extend_from_slice(row);
@@ -223,35 +305,23 @@ pub(crate) fn translator<'a>(
     })
 }
 
-fn keep_if_new(known: &[u8], bytes: &[u8], text: bool, keep: &KeepLarge<'_>) -> Result<Large, InterfaceError> {
-    let hash = *blake3::hash(bytes).as_bytes();
-    let large = Large { hash, length: bytes.len() as u64, text };
-    let reference = Row::of(&[Value::Large(Box::new(large.clone()))]);
-    if RowReader::new(known).any(|field| field.as_bytes() == reference.as_bytes()) {
-        return Ok(large);
-    }
-    keep(bytes, text)
-}
-
 /// Takes in a source of which nothing is known yet: all records go into the store, unseen until `batch` is committed.
-/// Gives the stamp of what was read, the digest of all records and how many there are by collection.
 pub(crate) fn first_load(
     interface: &dyn Interface,
     view: &View,
     store: &Store,
-    folder: &Path,
-    index: Digest,
-    keep: &KeepLarge<'_>,
+    indexes: &Indexes<'_>,
+    uploads: &Uploads<'_>,
     batch: &mut Batch,
-) -> Result<(Stamp, Digest, Vec<(CollectionName, u64)>), Error> {
+) -> Result<FirstLoad, Error> {
     let mut scan = interface.scan(None)?;
     let mut digest = Digest::default();
     let mut scanned = Vec::new();
     let collections = scan.collections().to_vec();
     for (i, collection) in collections.iter().enumerate() {
         scan.start(i, Extent::Whole)?;
-        let mut writer = ScanIndexWriter::create(folder, &collection.name, scan.layout(i))?;
-        let translate = translator(&collection.schema, &collection.schema, keep, view, &collection.name);
+        let mut writer = ScanIndexWriter::create(indexes.folder, &collection.name, scan.layout(i))?;
+        let translate = translator(&collection.schema, &collection.schema, uploads, view, &collection.name);
         let mut records = Found::new(&mut *scan, translate);
         let hasher = RecordHasher::new(&collection.name);
         let mut load = store.load(collection)?;
@@ -262,9 +332,22 @@ pub(crate) fn first_load(
         let outcome: Result<diff::Outcome, diff::DiffError<Error>> =
             diff::first(&mut records, &mut writer, identity(collection), &mut take);
         scanned.push((collection.name.clone(), outcome?.records));
-        writer.finish(index)?;
+        writer.finish(indexes.next)?;
         load.finish(batch)?;
     }
     scan.finish()?;
-    Ok((scan.stamp().clone(), digest, scanned))
+    uploads.flush()?;
+    Ok(FirstLoad { stamp: scan.stamp().clone(), digest, scanned, unread: scan.unread().to_vec() })
+}
+
+/// What a first load took in.
+pub(crate) struct FirstLoad {
+    /// The stamp of what was read.
+    pub(crate) stamp: Stamp,
+    /// The digest of all records.
+    pub(crate) digest: Digest,
+    /// How many there are, by collection.
+    pub(crate) scanned: Vec<(CollectionName, u64)>,
+    /// What could not be read, while the rest could.
+    pub(crate) unread: Vec<Unread>,
 }

@@ -1,19 +1,20 @@
 //! Taking reverse sets: merge each edit with the source as it stands, field by field.
 
-use deltabus_interfaces::{Action, CollectionWrite, Interface, NoContents, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Contents, Interface, RecordWrite, Stamp};
 use deltabus_record::change::{
     Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
 };
 use deltabus_record::diff;
 use deltabus_record::key::Key;
-use deltabus_record::large::{internalize, refers_to_large};
+use deltabus_record::large::{LARGE_MIN, internalize, refers_to_large};
 use deltabus_record::merge::{self, Clock};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
-use deltabus_record::schema::{Collection, CollectionName};
-use deltabus_record::value::{KindSet, Large, Value};
+use deltabus_record::schema::{Collection, CollectionName, Field};
+use deltabus_record::value::{Kind, KindSet, Value};
 use deltabus_state::Working;
 
 use crate::Error;
+use crate::contents::OnTheBus;
 
 /// When a record last changed at the source, in milliseconds; for the policy `latest`.
 ///
@@ -22,11 +23,11 @@ pub(crate) type LastChanged<'a> = dyn Fn(&CollectionName, &Key) -> (u64, Option<
 
 /// Merges `set` into `working` and says what became of each edit.
 ///
-/// `interface` tells what its store makes of each value, so that the previous state holds what the next scan will find.
+/// `source` tells what its store makes of each value, so that the previous state holds what the next scan will find.
 pub(crate) fn merge_set(
     set: &ReverseSet,
     working: &mut Working<'_>,
-    interface: &dyn Interface,
+    source: &Source<'_>,
     policy: ConflictPolicy,
     last_changed: &LastChanged<'_>,
 ) -> Result<Reply, Error> {
@@ -38,7 +39,7 @@ pub(crate) fn merge_set(
                 verdicts.push(refused(&edits.collection, edit.clone(), reason));
                 continue;
             };
-            let edit = match as_kept(edit, &collection, interface) {
+            let edit = match as_kept(edit, &collection, source) {
                 Ok(edit) => edit,
                 Err(reason) => {
                     verdicts.push(refused(&edits.collection, edit.clone(), reason));
@@ -77,19 +78,46 @@ pub(crate) fn refused(collection: &CollectionName, edit: Change, reason: String)
     Verdict { collection: collection.clone(), edit, outcome: Outcome::Refused { reason } }
 }
 
+/// The source that edits are merged into.
+pub(crate) struct Source<'a> {
+    pub(crate) interface: &'a dyn Interface,
+    pub(crate) contents: &'a OnTheBus,
+}
+
+impl Source<'_> {
+    /// The value as the source will give it back.
+    fn project(&self, value: Value, field: &Field) -> Result<Value, String> {
+        let verbatim: KindSet = self.interface.verbatim(field);
+        let Value::Large(large) = &value else {
+            if verbatim.contains(value.kind()) {
+                return Ok(value);
+            }
+            return self.interface.project(value, field).map_err(|refusal| refusal.to_string());
+        };
+        let inside = if large.text { Kind::Text } else { Kind::Bytes };
+        if verbatim.contains(Kind::Large) || verbatim.contains(inside) {
+            return Ok(value);
+        }
+        let whole = self.contents.value(large).map_err(|error| error.to_string())?;
+        let whole = self.interface.project(whole, field).map_err(|refusal| refusal.to_string())?;
+        let kept = match &whole {
+            Value::Text(text) if text.len() > LARGE_MIN => self.contents.keep(text.as_bytes(), true),
+            Value::Bytes(bytes) if bytes.len() > LARGE_MIN => self.contents.keep(bytes, false),
+            _ => return Ok(whole),
+        };
+        kept.map(|large| Value::Large(Box::new(large))).map_err(|error| error.to_string())
+    }
+}
+
 /// The edit with its new values as the source will give them back, or why the source can't hold them.
-fn as_kept(edit: &Change, collection: &Collection, interface: &dyn Interface) -> Result<Change, String> {
+fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Result<Change, String> {
     let project = |slot: usize, value: Value| {
         let field = collection.schema.fields.get(slot).ok_or_else(|| format!("the source has no field {slot}"))?;
         let name = &field.name;
         if field.dropped {
             return Err(format!("the source no longer has the field `{name}`"));
         }
-        let verbatim: KindSet = interface.verbatim(field);
-        if verbatim.contains(value.kind()) {
-            return Ok(value);
-        }
-        interface.project(value, field).map_err(|refusal| format!("field `{name}`: {refusal}"))
+        source.project(value, field).map_err(|problem| format!("field `{name}`: {problem}"))
     };
     Ok(match edit {
         Change::Insert { key, row } => {
@@ -192,30 +220,34 @@ pub(crate) fn write_source(
     interface: &dyn Interface,
     writes: &[(Collection, Vec<RecordWrite>)],
     expected: &Stamp,
-    fetch: &dyn Fn(&Large) -> Result<Value, deltabus_interfaces::Error>,
+    contents: &dyn Contents,
 ) -> Result<Stamp, deltabus_interfaces::Error> {
     let mut whole = Vec::with_capacity(writes.len());
     for (collection, writes) in writes {
-        let writes: Result<Vec<_>, _> = writes.iter().map(|write| with_large(write, fetch)).collect();
+        let kept = |slot: usize| {
+            collection.schema.fields.get(slot).is_some_and(|field| interface.verbatim(field).contains(Kind::Large))
+        };
+        let writes: Result<Vec<_>, _> = writes.iter().map(|write| with_large(write, &kept, contents)).collect();
         whole.push((collection, writes?));
     }
     let mut writes: Vec<CollectionWrite<'_>> = whole
         .iter()
         .map(|(collection, writes)| CollectionWrite { collection, dropped: &[], action: Action::Write(writes) })
         .collect();
-    interface.stage(&mut writes, expected, None, &NoContents)?.commit()
+    interface.stage(&mut writes, expected, None, contents)?.commit()
 }
 
-/// The write with large values in their place.
+/// The write with large values in their place, but for those that are `kept` by reference.
 fn with_large(
     write: &RecordWrite,
-    fetch: &dyn Fn(&Large) -> Result<Value, deltabus_interfaces::Error>,
+    kept: &dyn Fn(usize) -> bool,
+    contents: &dyn Contents,
 ) -> Result<RecordWrite, deltabus_interfaces::Error> {
     let mut write = write.clone();
     let (RecordWrite::Put { row, .. } | RecordWrite::Remove { row, .. }) = &mut write;
     if refers_to_large(row.as_bytes()) {
         let mut whole = RowBuilder::default();
-        internalize(row.as_bytes(), &mut whole, &mut |large| fetch(large))?;
+        internalize(row.as_bytes(), &mut whole, kept, &mut |large| contents.value(large))?;
         *row = whole.row();
     }
     Ok(write)

@@ -29,6 +29,9 @@ on_each_broker!(
     followers_of_edits_are_woken,
     questions_are_answered,
     nobody_answers_where_there_is_no_transmitter,
+    contents_are_stored_together_and_found_by_name,
+    contents_that_are_there_are_no_conflict,
+    no_content_is_too_large,
 );
 
 async fn put(broker: &Arc<dyn Broker>, name: &str, subject: &Subject, text: &str) -> u64 {
@@ -318,4 +321,52 @@ async fn nobody_answers_where_there_is_no_transmitter(broker: Arc<dyn Broker>) {
     let questions = broker.questions(&source("a")).await.expect("questions can be taken");
     drop(questions);
     assert_eq!(broker.ask(&source("a"), "still there?".into()).await.expect("asked"), None);
+}
+
+fn contents(from: u64, to: u64) -> Vec<(Subject, Bytes)> {
+    let content = |at: u64| (Subject::snapshot(&format!("chunk.{at}")), Bytes::from(noise(at, 100)));
+    (from..to).map(content).collect()
+}
+
+async fn contents_are_stored_together_and_found_by_name(broker: Arc<dyn Broker>) {
+    broker.prepare(&source("a")).await.expect("streams can be made");
+    assert_eq!(broker.tails(&source("a"), Stream::Snapshot, "snapshot").await.expect("asked"), [""; 0]);
+    put(&broker, "a", &Subject::snapshot("other"), "x").await;
+    put(&broker, "a", &Subject::snapshot("chunks.1"), "x").await;
+    // More than a server takes in one batch.
+    broker.append_contents(&source("a"), contents(0, 2_500)).await.expect("they are stored");
+    broker.append_contents(&source("a"), Vec::new()).await.expect("nothing is to be done");
+    let mut tails = broker.tails(&source("a"), Stream::Snapshot, "snapshot.chunk").await.expect("asked");
+    tails.sort();
+    let mut wanted: Vec<_> = contents(0, 2_500).into_iter().map(|(subject, _)| subject.tail).collect();
+    wanted.sort();
+    assert_eq!(tails, wanted);
+    let asked: Vec<_> = (2_400..2_510).chain(5..10).map(|at| Subject::snapshot(&format!("chunk.{at}"))).collect();
+    let mut found = broker.last_of(&source("a"), &asked).await.expect("asked");
+    found.sort_by_key(|stored| stored.sequence);
+    let mut expected = contents(5, 10);
+    expected.extend(contents(2_400, 2_500));
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|stored| (Subject { stream: Stream::Snapshot, tail: stored.tail }, stored.payload))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(broker.last_of(&source("a"), &[]).await.expect("asked"), []);
+}
+
+async fn contents_that_are_there_are_no_conflict(broker: Arc<dyn Broker>) {
+    broker.prepare(&source("a")).await.expect("streams can be made");
+    broker.append_contents(&source("a"), contents(0, 5)).await.expect("they are stored");
+    broker.append_contents(&source("a"), contents(3, 8)).await.expect("they are stored");
+    assert_eq!(broker.tails(&source("a"), Stream::Snapshot, "snapshot.chunk").await.expect("asked").len(), 8);
+    let (subject, content) = contents(4, 5).remove(0);
+    let last = broker.last(&source("a"), &subject).await.expect("asked").expect("it is there");
+    assert_eq!(last.payload, content);
+}
+
+async fn no_content_is_too_large(broker: Arc<dyn Broker>) {
+    broker.prepare(&source("a")).await.expect("streams can be made");
+    let too_large = Bytes::from(vec![0; 2 * 1024 * 1024]);
+    let stored = broker.append_contents(&source("a"), vec![(Subject::snapshot("chunk.a"), too_large)]).await;
+    assert!(matches!(stored, Err(AppendError::TooLarge { .. })), "{stored:?}");
 }

@@ -142,3 +142,13 @@ async fn where_nobody_listens_the_address_is_named() {
     let failed = JetStream::connect("nats://127.0.0.1:1", Some("/nowhere/x.creds".as_ref())).await.err();
     assert!(failed.expect("there is no such file").to_string().contains("/nowhere/x.creds"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bus_has_room_for_many_sources() {
+    let server = crate::brokers::Server::start();
+    let broker = server.connect().await;
+    for at in 0..40 {
+        broker.prepare(&crate::brokers::source(&format!("s{at}"))).await.expect("there is room");
+    }
+    assert_eq!(broker.sources().await.expect("sources are listed").len(), 40);
+}

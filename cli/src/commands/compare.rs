@@ -5,7 +5,7 @@ use deltabus_interfaces::{Decoded, Error as InterfaceError, Extent, Interface, L
 use deltabus_record::diff::{self, DiffError, Difference, Fingerprints, Identity};
 use deltabus_record::row::{FieldRef, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
-use deltabus_record::value::Value;
+use deltabus_record::value::{Kind, Large, Value};
 
 use crate::error::Error;
 
@@ -100,6 +100,28 @@ pub(crate) enum Side {
     B,
 }
 
+/// What becomes of contents, so that a reference and the bytes themselves compare.
+#[derive(Clone, Copy)]
+enum Reference {
+    /// References stay, other values too.
+    Stays,
+    /// Bytes become the reference to them.
+    IsMade,
+    /// References are read.
+    IsRead,
+}
+
+fn reference_to(value: Value) -> Value {
+    let reference = |bytes: &[u8]| {
+        Value::Large(Box::new(Large { hash: *blake3::hash(bytes).as_bytes(), length: bytes.len() as u64, text: false }))
+    };
+    match value {
+        Value::Text(text) => reference(text.as_bytes()),
+        Value::Bytes(bytes) => reference(&bytes),
+        value => value,
+    }
+}
+
 /// A collection that only one side has.
 fn alone(scan: &mut dyn Scan, collection: &Collection, side: Side) -> Result<Compared, Error> {
     let mut differences = Vec::new();
@@ -169,6 +191,27 @@ impl Common {
             };
             through(a, in_a, through(b, in_b, value))
         };
+        // References are compared as such where the other side can be brought to one, else as what they stand for.
+        let side_of = |(in_a, in_b): &(Option<(usize, Field)>, Option<(usize, Field)>), other: bool| {
+            let (interface, field) = if (side == Side::A) != other { (a, in_a) } else { (b, in_b) };
+            field.as_ref().map(|(_, field)| (field.kind, interface.verbatim(field)))
+        };
+        let by_reference: Vec<Reference> = self
+            .fields
+            .iter()
+            .map(|fields| match (side_of(fields, false), side_of(fields, true)) {
+                (Some((Some(Kind::Large), _)), Some((_, other))) => {
+                    if other.contains(Kind::Large) || other.contains(Kind::Bytes) {
+                        Reference::Stays
+                    } else {
+                        Reference::IsRead
+                    }
+                }
+                (Some((_, own)), Some((Some(Kind::Large), _))) if own.contains(Kind::Bytes) => Reference::IsMade,
+                _ => Reference::Stays,
+            })
+            .collect();
+        let own = if side == Side::A { a } else { b };
         let verbatim: Vec<_> = self
             .fields
             .iter()
@@ -191,6 +234,23 @@ impl Common {
             for (slot, from) in slots.iter().enumerate() {
                 let field = from.and_then(|from| fields.get(from).copied()).unwrap_or(FieldRef::ABSENT);
                 let kind = field.kind();
+                match (by_reference[slot], kind) {
+                    (Reference::IsMade, Kind::Text | Kind::Bytes) => {
+                        common.push(&reference_to(field.value()));
+                        continue;
+                    }
+                    (Reference::IsRead, Kind::Large) => {
+                        if let Value::Large(large) = field.value() {
+                            common.push(&both(slot, own.contents().value(&large)?));
+                            continue;
+                        }
+                    }
+                    (Reference::Stays, Kind::Large) => {
+                        common.push_encoded(field);
+                        continue;
+                    }
+                    _ => {}
+                }
                 let as_it_is = |kinds: &Option<deltabus_record::value::KindSet>| {
                     kinds.as_ref().is_none_or(|kinds| kinds.contains(kind))
                 };

@@ -2,16 +2,17 @@
 
 use std::io::{BufWriter, Write};
 
+use deltabus_interfaces::contents::{field_for, same_content};
 use deltabus_interfaces::found::{Found, Translate};
 use deltabus_interfaces::{
-    Action, CollectionWrite, Decoded, Error as InterfaceError, Extent, Interface, NoContents, RecordWrite, Records,
-    Scan, Stamp,
+    Action, CollectionWrite, Decoded, Error as InterfaceError, Extent, Interface, RecordWrite, Records, Scan, Stamp,
 };
 use deltabus_record::diff::{self, Fingerprints, Identity};
 use deltabus_record::key::Key;
 use deltabus_record::mapping::{Lens, Mapping};
-use deltabus_record::row::{FieldRef, RowBuilder, RowReader};
+use deltabus_record::row::{FieldRef, Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, KeySpec};
+use deltabus_record::value::Value;
 
 use crate::arguments::{Copy, Global};
 use crate::commands::compare;
@@ -83,7 +84,7 @@ fn plan(from: &dyn Interface, to: &dyn Interface) -> Result<Vec<Plan>, Error> {
         for field in &mut schema.fields {
             let there = found.and_then(|b| in_b[b].schema.slot(&field.name).map(|slot| &in_b[b].schema.fields[slot]));
             let ordinal = field.ordinal;
-            *field = there.cloned().unwrap_or_else(|| to.field_for(field));
+            *field = there.cloned().unwrap_or_else(|| field_for(to, field));
             field.ordinal = ordinal;
         }
         if let (KeySpec::WholeRow, Some(b)) = (&schema.key, found)
@@ -103,7 +104,7 @@ fn plan(from: &dyn Interface, to: &dyn Interface) -> Result<Vec<Plan>, Error> {
         let writes = match (&mut right, found) {
             (Some(right), Some(b)) if !empty => {
                 right.start(b, Extent::Whole)?;
-                Some(differing(&mut *left, &mut **right, to, &destination, &lens, &in_b[b])?)
+                Some(differing(&mut *left, &mut **right, (from, to), &destination, &lens, &in_b[b])?)
             }
             _ => None,
         };
@@ -126,14 +127,14 @@ fn is_empty(store: &dyn Interface, collection: usize) -> Result<bool, Error> {
 fn differing(
     left: &mut dyn Scan,
     right: &mut dyn Scan,
-    to: &dyn Interface,
+    (from, to): (&dyn Interface, &dyn Interface),
     destination: &Collection,
     lens: &Lens,
     found: &Collection,
 ) -> Result<Vec<RecordWrite>, Error> {
     let counted = destination.schema.key == KeySpec::WholeRow;
     let identity = if counted { Identity::WholeRow } else { Identity::Key };
-    let mut a = Found::new(left, forward(to, destination, lens));
+    let mut a = Found::new(left, forward(from, to, destination, lens));
     let mut b = Found::new(right, as_found(destination, found));
     let outcome = diff::compare(&mut a, &mut b, Fingerprints::Foreign, identity).map_err(compare::duplicate)?;
     let mut writes = Vec::new();
@@ -141,7 +142,13 @@ fn differing(
         let key = difference.key;
         match (difference.before, difference.after) {
             (Some(row), Some(there)) => {
-                let changed = diff::fields(&there, &row).into_iter().map(|field| field.slot).collect();
+                // A content in memory and a reference to it.
+                let same = |slot: &u32| same_content(field(&there, *slot), field(&row, *slot));
+                let changed = diff::fields(&there, &row).into_iter().map(|field| field.slot);
+                let changed: Vec<u32> = changed.filter(|slot| !same(slot)).collect();
+                if changed.is_empty() {
+                    continue;
+                }
                 writes.push(RecordWrite::Put { key, row, changed });
             }
             (Some(row), None) => {
@@ -155,11 +162,20 @@ fn differing(
     Ok(writes)
 }
 
+fn field(row: &Row, slot: u32) -> FieldRef<'_> {
+    RowReader::new(row.as_bytes()).nth(slot as usize).unwrap_or(FieldRef::ABSENT)
+}
+
 /// Source rows as the destination will have them.
-fn forward<'a>(to: &'a dyn Interface, destination: &'a Collection, lens: &'a Lens) -> Box<Translate<'a>> {
+fn forward<'a>(
+    from: &'a dyn Interface,
+    to: &'a dyn Interface,
+    destination: &'a Collection,
+    lens: &'a Lens,
+) -> Box<Translate<'a>> {
     let mut out = RowBuilder::default();
     Box::new(move |row, key, into| {
-        convert(to, destination, lens, row, &mut out)?;
+        convert((from, to), destination, lens, row, &mut out)?;
         destination.schema.key_content_into(out.as_bytes(), key);
         into.extend_from_slice(out.as_bytes());
         Ok(())
@@ -167,7 +183,7 @@ fn forward<'a>(to: &'a dyn Interface, destination: &'a Collection, lens: &'a Len
 }
 
 fn convert(
-    to: &dyn Interface,
+    (from, to): (&dyn Interface, &dyn Interface),
     destination: &Collection,
     lens: &Lens,
     row: &[u8],
@@ -176,6 +192,13 @@ fn convert(
     out.clear();
     lens.forward(row, out, &mut |value, slot| {
         let field = &destination.schema.fields[slot];
+        let value = match value {
+            Value::Large(large) => from.contents().value(&large)?,
+            value => value,
+        };
+        if to.verbatim(field).contains(value.kind()) {
+            return Ok(value);
+        }
         to.project(value, field).map_err(|refusal| InterfaceError::Refused {
             place: destination.name.to_string(),
             field: field.name.clone(),
@@ -215,7 +238,7 @@ fn write(from: &dyn Interface, to: &dyn Interface, plans: &[Plan], stamp: &Stamp
                 scan.start(plan.at, Extent::Whole)?;
                 Some(Loading {
                     scan,
-                    to,
+                    stores: (from, to),
                     plan,
                     found: RowBuilder::default(),
                     row: RowBuilder::default(),
@@ -237,7 +260,7 @@ fn write(from: &dyn Interface, to: &dyn Interface, plans: &[Plan], stamp: &Stamp
             Some(CollectionWrite { collection: &plan.destination, dropped: &[], action })
         })
         .collect();
-    to.stage(&mut all, stamp, None, &NoContents)?.commit()?;
+    to.stage(&mut all, stamp, None, from.contents())?.commit()?;
     drop(all);
     Ok(loads.iter().flatten().map(|load| load.count).sum())
 }
@@ -245,7 +268,7 @@ fn write(from: &dyn Interface, to: &dyn Interface, plans: &[Plan], stamp: &Stamp
 /// A source's records on their way into an empty collection.
 struct Loading<'a> {
     scan: Box<dyn Scan + 'a>,
-    to: &'a dyn Interface,
+    stores: (&'a dyn Interface, &'a dyn Interface),
     plan: &'a Plan,
     found: RowBuilder,
     row: RowBuilder,
@@ -265,7 +288,7 @@ impl Records for Loading<'_> {
                 break;
             }
         }
-        convert(self.to, &self.plan.destination, &self.plan.lens, self.found.as_bytes(), &mut self.row)?;
+        convert(self.stores, &self.plan.destination, &self.plan.lens, self.found.as_bytes(), &mut self.row)?;
         self.key.clear();
         self.plan.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
         self.count += 1;

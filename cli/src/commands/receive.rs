@@ -22,6 +22,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
         receivers.push(Receiver::open(config, broker.clone(), &state)?);
     }
     if options.once {
+        let mut exit = Exit::Done;
         for receiver in &mut receivers {
             let bar = spinner(&global, &format!("{}: catching up", receiver.source()));
             let round = receiver.receive_once().await;
@@ -30,8 +31,12 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
             if !global.quiet {
                 println!("{}", round_text(receiver.source(), receiver.name(), &round));
             }
+            for unread in &round.unread {
+                eprintln!("deltabus: {unread}; it stands as it is");
+                exit = Exit::Trouble;
+            }
         }
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let stop = session::stop_signal()?;
     let mut tasks = JoinSet::new();
@@ -66,7 +71,7 @@ fn configs(global: &Global, options: &Receive) -> Result<(Global, Vec<Config>), 
                     None => name_for(&state, &source, &location)?,
                 };
                 let mut config = destination.config(path, name)?;
-                config.poll = options.poll.unwrap_or(config.poll);
+                config.poll = options.poll.or(config.poll);
                 config.reverse |= options.reverse;
                 configs.push(config);
             }
@@ -80,7 +85,7 @@ fn configs(global: &Global, options: &Receive) -> Result<(Global, Vec<Config>), 
             };
             let mut config = Config::new(source.clone(), location, name);
             config.reverse = options.reverse;
-            config.poll = options.poll.unwrap_or(config.poll);
+            config.poll = options.poll.or(config.poll);
             Ok((global.clone(), vec![config]))
         }
         _ => Err(Error::Config("name a source and a location, or a file with --config".into())),
@@ -97,19 +102,15 @@ fn numbered(base: &ReceiverName, before: usize) -> Result<ReceiverName, Error> {
 
 /// The name of the receiver at a location: made once, then found again in the state directory.
 fn name_for(state: &StateDirectory, source: &SourceName, location: &Location) -> Result<ReceiverName, Error> {
-    let path = std::path::absolute(&location.path).map_err(|error| Error::Io {
-        doing: "find",
-        path: location.path.clone(),
-        source: error,
-    })?;
-    let here = format!("{}:{}", location.interface, path.display());
+    let here =
+        location.place().map_err(|error| Error::Io { doing: "find", path: location.path.clone(), source: error })?;
     for (of, receiver) in state.receivers()?.into_iter().filter(|(of, _)| of == source) {
         let known = std::fs::read_to_string(state.receiver_folder(&of, &receiver).join("location"));
         if known.is_ok_and(|known| known == here) {
             return Ok(receiver);
         }
     }
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let stem = location.path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     let stem: String =
         stem.chars().filter(|char| char.is_ascii_lowercase() || char.is_ascii_digit()).take(24).collect();
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &here) as u32;

@@ -30,6 +30,10 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
             if !global.quiet {
                 println!("{}", round_text(transmitter.source(), &round));
             }
+            for unread in &round.unread {
+                eprintln!("deltabus: {unread}; it stands as it was");
+                exit = Exit::Trouble;
+            }
             if let Some(held) = &round.held {
                 eprintln!(
                     "deltabus: held back: {held}; `deltabus confirm {}` lets it go, putting the source right forgets it",
@@ -65,7 +69,7 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>),
         _ => return Err(Error::Config("name a source and its location, or a file with --config".into())),
     };
     for config in &mut configs {
-        config.poll = options.poll.unwrap_or(config.poll);
+        config.poll = options.poll.or(config.poll);
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
     }

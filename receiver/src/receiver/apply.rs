@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use deltabus_bus::{Delivered, Position};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, NoContents, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp};
 
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -119,6 +119,7 @@ impl Receiver {
             if !done.is_empty() {
                 records.extend(self.pending.records());
             }
+            let mut upcoming = Vec::new();
             let mut writes: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
             for (collection, key) in &records {
                 let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
@@ -128,6 +129,11 @@ impl Receiver {
                 let after = pending.on_top(collection, key, working.get(collection, key)?);
                 if before == after {
                     continue;
+                }
+                if let Some(after) = &after {
+                    let had = before.as_ref().map(|before| before.as_bytes()).unwrap_or_default();
+                    let had: Vec<_> = outlets[at].references(had).collect();
+                    upcoming.extend(outlets[at].references(after.as_bytes()).filter(|large| !had.contains(large)));
                 }
                 match write(&outlets[at], before.as_ref(), after.as_ref()) {
                     Ok(write) => {
@@ -140,6 +146,9 @@ impl Receiver {
                     }
                     Err(error) => return Err(error),
                 }
+            }
+            if !upcoming.is_empty() {
+                self.large.announce(upcoming);
             }
             if self.config.on_error == OnError::DeadLetter {
                 self.sort_out(&outlets, &mut writes, next.revision.number, &mut batch, round)?;
@@ -185,11 +194,7 @@ impl Receiver {
         self.stamp = stamp;
         self.pending = pending;
         if schemas_changed && destination == Destination::Lacks {
-            self.found = match self.interface.scan(None) {
-                Ok(scan) => Some(scan.collections().to_vec()),
-                Err(InterfaceError::Missing { .. }) => Some(Vec::new()),
-                Err(error) => return Err(error.into()),
-            };
+            self.found = Some(self.collections()?);
         }
         round.sets += sets.len() as u64;
         counter!(figures::SETS_APPLIED, &self.labels()).increment(sets.len() as u64);
@@ -218,7 +223,7 @@ impl Receiver {
         }
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
         let mark = self.mark(next);
-        let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &NoContents)?;
+        let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
         if let Some(content) = staged.content() {
             // Before the commit: after a crash this tells whether it happened.
             let mut batch = self.store.batch();
@@ -240,7 +245,7 @@ impl Receiver {
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
         let tried = |writes: &[Vec<RecordWrite>]| {
             let mut all = collection_writes(outlets, writes, false);
-            self.interface.stage(&mut all, &expected, None, &NoContents).map(drop)
+            self.interface.stage(&mut all, &expected, None, &*self.large).map(drop)
         };
         match tried(writes) {
             Ok(()) => return Ok(()),

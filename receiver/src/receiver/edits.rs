@@ -1,9 +1,13 @@
 //! Edits made at the destination: found, kept as pending, sent.
 
+use std::collections::HashSet;
+
 use deltabus_bus::{Position, encode_reverse};
+use deltabus_interfaces::{Error as InterfaceError, Unread};
 
 use deltabus_record::change::{CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
+use deltabus_record::schema::Collection;
 use metrics::{counter, gauge};
 use tokio::task::block_in_place;
 
@@ -14,10 +18,13 @@ use crate::metrics as figures;
 
 use super::{Look, REVERSE_EDITS, Receiver, Round, now_millis};
 
+/// So many places that can't be read are named in the log, each time the destination is looked at.
+const UNREAD_NAMED: usize = 20;
+
 impl Receiver {
     /// Finds edits made at the destination since it was last looked at.
     pub(super) fn find_edits(&mut self, round: &mut Round) -> Result<(), Error> {
-        let now = self.interface.stamp()?;
+        let now = block_in_place(|| self.interface.stamp())?;
         if self.stamp.as_ref() == Some(&now) && self.found.is_some() {
             return Ok(());
         }
@@ -25,7 +32,7 @@ impl Receiver {
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
         if self.stamp.as_ref() == Some(&now) {
             // Unchanged since another run of this receiver looked; only what stands there has to be known.
-            self.found = Some(self.interface.scan(None)?.collections().to_vec());
+            self.found = Some(block_in_place(|| self.collections())?);
             return Ok(());
         }
         let look = block_in_place(|| match self.look(&view) {
@@ -36,12 +43,17 @@ impl Receiver {
             }
             result => result,
         })?;
+        if self.config.reverse {
+            // An edit that refers to a content goes out only when the bus has that.
+            block_in_place(|| self.large.flush())?;
+        }
         let mut batch = self.store.batch();
         let Some(look) = look.filter(|look| !look.missing) else {
             tracing::warn!(place = self.place(), "the destination, or a part of it, is gone; it is made anew");
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             return Ok(batch.commit()?);
         };
+        self.count_unread(&look.unread, round);
         let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
         if self.config.reverse {
             for (_, differences, there) in &look.differences {
@@ -73,14 +85,37 @@ impl Receiver {
         }
         // Drift must be found again by every scan: then there is no index to pass it over.
         let index = (self.config.reverse || differing == 0).then_some(look.index);
-        ledger::put_index(&mut batch, index)?;
+        // What is stale is known in memory only: another run does without the index.
+        let lasting = look.stale.values().all(HashSet::is_empty);
+        ledger::put_index(&mut batch, index.filter(|_| lasting))?;
         ledger::put_stamp(&mut batch, Some(&look.stamp))?;
         block_in_place(|| batch.commit())?;
         self.index = index;
-        self.stale.clear();
+        self.stale = look.stale;
         self.stamp = Some(look.stamp);
         self.found = Some(look.found);
         Ok(())
+    }
+
+    /// The destination's collections as they are now.
+    pub(super) fn collections(&self) -> Result<Vec<Collection>, Error> {
+        match self.interface.scan(None) {
+            Ok(scan) => Ok(scan.collections().to_vec()),
+            Err(InterfaceError::Missing { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says what could not be read; the first few by name.
+    fn count_unread(&self, unread: &[Unread], round: &mut Round) {
+        for part in unread.iter().take(UNREAD_NAMED) {
+            tracing::warn!(place = %part.position, problem = part.problem, "left as it is: it can't be read");
+        }
+        if unread.len() > UNREAD_NAMED {
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+        }
+        round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
+        gauge!(figures::UNREAD, &self.labels()).set(unread.len() as f64);
     }
 
     /// The edits as reverse sets of a bearable size.

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use deltabus_bus::{Position, SnapshotReader};
-use deltabus_interfaces::found::Found;
-use deltabus_interfaces::{
-    Action, CollectionWrite, Error as InterfaceError, Extent, NoContents, RecordWrite, Scan, Stamp,
-};
+use deltabus_interfaces::found::{self, Found};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp};
 use deltabus_record::diff::{self, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
+use deltabus_record::large::references;
+use deltabus_state::View;
 use metrics::{counter, gauge, histogram};
 use tokio::task::block_in_place;
 
@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::expected::{Expected, ExpectedRecords};
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
-use crate::outlet::pair;
+use crate::outlet::{Outlet, pair};
 
 use super::look::translator;
 use super::{DESTINATION_ATTEMPTS, Receiver, Round, write};
@@ -158,12 +158,13 @@ impl Receiver {
             };
             all.push(CollectionWrite { collection: &outlet.destination, dropped: &outlet.dropped, action });
         }
+        self.announce(&all, &plans, &outlets, &view)?;
         let mark = self.mark(&position);
         let unchanged = loads_are_empty(&all) && changes == 0 && !self.interface.transactional() && !stamp.is_missing();
         let stamp = if unchanged {
             stamp
         } else {
-            self.interface.stage(&mut all, &stamp, mark.as_ref(), &NoContents)?.commit()?
+            self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large)?.commit()?
         };
         drop(all);
         let mut batch = self.store.batch();
@@ -177,10 +178,43 @@ impl Receiver {
         }
         self.index = None;
         self.stale.clear();
-        self.found = Some(self.interface.scan(None)?.collections().to_vec());
+        self.found = Some(self.collections()?);
         self.stamp = Some(stamp);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         gauge!(figures::REVISION, &self.labels()).set(position.revision.number as f64);
+        Ok(())
+    }
+
+    /// Says which contents the writes will need, in the order of their records.
+    fn announce(
+        &self,
+        writes: &[CollectionWrite<'_>],
+        plans: &[(usize, Option<Vec<RecordWrite>>)],
+        outlets: &[Outlet],
+        view: &View,
+    ) -> Result<(), Error> {
+        let mut upcoming = Vec::new();
+        for (write, (at, _)) in writes.iter().zip(plans) {
+            let outlet = &outlets[*at];
+            match &write.action {
+                Action::Load(_) if outlet.takes_references() => {
+                    for record in view.records(outlet.name())? {
+                        upcoming.extend(outlet.references(&record?.1));
+                    }
+                }
+                Action::Write(writes) => {
+                    for write in *writes {
+                        if let RecordWrite::Put { row, .. } = write {
+                            upcoming.extend(references(row.as_bytes()));
+                        }
+                    }
+                }
+                Action::Load(_) | Action::Remove => {}
+            }
+        }
+        if !upcoming.is_empty() {
+            self.large.announce(upcoming);
+        }
         Ok(())
     }
 
@@ -210,7 +244,9 @@ impl Receiver {
         let mut records = Found::new(scan, translator(expected));
         let outcome: Result<diff::Outcome, diff::DiffError<Error>> =
             diff::without_index(&mut records, &expected, &mut NoIndex::<Error>::default(), identity);
-        let outcome = outcome?;
+        let mut outcome = outcome?;
+        drop(records);
+        found::spare(&mut outcome.differences, scan.unread());
         let deletes = outcome.differences.iter().filter(|difference| difference.before.is_none()).count() as u64;
         if first && deletes as f64 > outcome.records as f64 * MAX_DELETE_DEFAULT {
             return Err(Error::WouldWipe {

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use deltabus_interfaces::found::Found;
+use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{Error as InterfaceError, Extent, Scan};
-use deltabus_record::diff::{self, Identity, Index};
+use deltabus_record::diff::{self, Identity, Index, Known};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::RowBuilder;
 use deltabus_record::schema::Collection;
@@ -18,7 +18,7 @@ use crate::expected::Expected;
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
-use super::{Look, Receiver, fresh_digest};
+use super::{Look, Receiver, Stale, fresh_digest};
 
 impl Receiver {
     /// The outlets of all collections, with what was found at the destination.
@@ -38,7 +38,7 @@ impl Receiver {
 
     /// Reads the destination and finds what isn't as expected; `None` if there is nothing at all.
     pub(super) fn look(&self, view: &View) -> Result<Option<Look>, Error> {
-        let mut scan = match self.interface.scan(None) {
+        let mut scan = match self.interface.scan(self.stamp.as_ref()) {
             Ok(scan) => scan,
             Err(InterfaceError::Missing { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -54,17 +54,62 @@ impl Receiver {
             found,
             differences: Vec::new(),
             index: next,
+            stale: Stale::new(),
+            unread: Vec::new(),
         };
+        // What was read at that stamp says nothing of other fields.
+        let same_fields = self.found.as_ref() == Some(&look.found);
         for i in 0..look.found.len() {
             let Some(outlet) = pairs.iter().position(|at| *at == Some(i)).map(|at| &outlets[at]) else { continue };
             let expected = Expected { view, outlet, pending: &self.pending };
-            let outcome = self.compare(&mut *scan, i, expected, next)?;
-            let there = outcome.records;
-            look.differences.push((outlet.name().clone(), outcome.differences, there));
+            let partly = if same_fields { self.compare_since(&mut *scan, i, expected, next)? } else { None };
+            let outcome = match partly {
+                Some(outcome) => {
+                    let changed = outcome.differences.iter().map(|difference| difference.key.as_bytes().to_vec());
+                    let before = self.stale.get(outlet.name()).into_iter().flatten().cloned();
+                    look.stale.insert(outlet.name().clone(), changed.chain(before).collect());
+                    outcome
+                }
+                None => self.compare(&mut *scan, i, expected, next)?,
+            };
+            let (there, mut differences) = (outcome.records, outcome.differences);
+            found::spare(&mut differences, scan.unread());
+            look.differences.push((outlet.name().clone(), differences, there));
         }
         scan.finish()?;
+        look.unread = scan.unread().to_vec();
         histogram!(figures::SCAN_SECONDS, &self.labels()).record(start.elapsed());
         Ok(Some(look))
+    }
+
+    /// Compares what may have been written since the destination was as expected, where the store offers that and it is
+    /// enough.
+    fn compare_since(
+        &self,
+        scan: &mut dyn Scan,
+        at: usize,
+        expected: Expected<'_>,
+        next: Digest,
+    ) -> Result<Option<diff::Outcome>, Error> {
+        let extent @ Extent::Since { kept } = scan.extent(at) else { return Ok(None) };
+        if expected.outlet.counted() {
+            return Ok(None);
+        }
+        scan.start(at, extent)?;
+        let layout = scan.layout(at);
+        let mut count = 0;
+        expected.keys(&mut |_| {
+            count += 1;
+            Ok(())
+        })?;
+        let mut records = Found::new(scan, translator(expected));
+        let outcome: Result<Option<diff::Outcome>, diff::DiffError<Error>> =
+            diff::since(&mut records, &expected, kept, count);
+        let outcome = outcome?;
+        if let (Some(_), Some(valid)) = (&outcome, self.index) {
+            ScanIndex::rename(&self.index_folder(), expected.outlet.name(), layout, valid, next)?;
+        }
+        Ok(outcome)
     }
 
     fn compare(

@@ -10,26 +10,26 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deltabus_bus::broker::Broker;
-use deltabus_bus::{Event, Log, Position, Reader, decode_reverse};
+use deltabus_bus::{Contents, Event, Log, Position, Reader, decode_reverse};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Interface, Mark, RecordWrite, Stamp};
+use deltabus_interfaces::{Interface, Mark, RecordWrite, Stamp, Unread};
 use deltabus_record::diff::{self, Difference};
 use deltabus_record::digest::Digest;
 use deltabus_record::mapping::Mapping;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
-use deltabus_record::value::{Large, Value};
 use deltabus_state::{Owner, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::contents::LargeValues;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
-use crate::outlet::{LargeValues, Outlet};
+use crate::outlet::Outlet;
 use crate::pending::Pending;
 
 /// Waiting sets are brought to the destination together, up to this many bytes or sets: larger groups delay and cost memory,
@@ -67,6 +67,8 @@ pub struct Round {
     pub drift: u64,
     /// Changes kept among the dead letters.
     pub dead_letters: u64,
+    /// Places at the destination that could not be read, while the rest could.
+    pub unread: Vec<String>,
 }
 
 type Stale = HashMap<CollectionName, HashSet<Vec<u8>>>;
@@ -79,7 +81,7 @@ pub struct Receiver {
     store: Store,
     mapping: Mapping,
     filter: Option<Arc<Filter>>,
-    large: Arc<dyn LargeValues>,
+    large: Arc<LargeValues>,
     pending: Pending,
     /// The destination's stamp when it was last known to hold what is expected.
     stamp: Option<Stamp>,
@@ -102,6 +104,10 @@ struct Look {
     /// Collections that should be there and aren't.
     missing: bool,
     index: Digest,
+    /// What the indexes don't say right, because it was read without them.
+    stale: Stale,
+    /// What could not be read, while the rest could.
+    unread: Vec<Unread>,
 }
 
 impl Receiver {
@@ -122,7 +128,8 @@ impl Receiver {
         let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
         let store = Store::open(&state.receiver_folder(&config.source, &config.name), &owner)?;
         let log = Log::new(broker, config.source.clone());
-        let large = Arc::new(OnTheBus { log: log.clone(), runtime: tokio::runtime::Handle::current() });
+        let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
+        let large = Arc::new(LargeValues::new(contents, interface.clone(), &config));
         let mut receiver = Receiver {
             mapping: Mapping::new(&config.fields, &config.omit),
             config,
@@ -335,8 +342,7 @@ impl Receiver {
     /// A receiver that is pointed at another place begins there anew: nothing that stands there is an edit.
     fn settle_location(&self) -> Result<(), Error> {
         let given = &self.config.location;
-        let path = std::path::absolute(&given.path).unwrap_or_else(|_| given.path.clone());
-        let here = format!("{}:{}", given.interface, path.display());
+        let here = given.place().unwrap_or_else(|_| given.to_string());
         let view = self.store.view();
         let before = ledger::location(&view)?;
         if before.as_deref() == Some(here.as_str()) {
@@ -486,22 +492,6 @@ fn write(outlet: &Outlet, before: Option<&Row>, after: Option<&Row>) -> Result<O
             Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
         }
     })
-}
-
-/// Large values on the bus, from threads that may block.
-struct OnTheBus {
-    log: Log,
-    runtime: tokio::runtime::Handle,
-}
-
-impl LargeValues for OnTheBus {
-    fn fetch(&self, large: &Large) -> Result<Value, Error> {
-        Ok(self.runtime.block_on(self.log.get_large(large))?)
-    }
-
-    fn keep(&self, bytes: &[u8], text: bool) -> Result<Large, Error> {
-        Ok(self.runtime.block_on(self.log.put_large(bytes, text))?)
-    }
 }
 
 fn now_millis() -> u64 {

@@ -111,12 +111,15 @@ impl Transmitter {
         sets: &[&deltabus_record::change::ReverseSet],
     ) -> Result<Merged, Error> {
         let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
+        let source = self.as_merged();
         let mut working = Working::new(view, base.digest);
         let mut replies = Vec::new();
         for set in sets {
             let policy = self.config.conflicts;
-            replies.push(reverse::merge_set(set, &mut working, &*self.interface, policy, &last_changed)?);
+            replies.push(reverse::merge_set(set, &mut working, &source, policy, &last_changed)?);
         }
+        // A set that refers to a content is staged only when the bus has that.
+        self.contents.flush()?;
         let writes = reverse::source_writes(&working);
         if writes.is_empty() {
             return Ok(Merged { transaction: Transaction::default(), replies, stamp: self.stamp.clone() });
@@ -124,8 +127,7 @@ impl Transmitter {
         let Some(expected) = &self.stamp else {
             return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
         };
-        let large = self.fetcher();
-        match reverse::write_source(&*self.interface, &writes, expected, &large) {
+        match reverse::write_source(&*self.interface, &writes, expected, &self.contents) {
             Ok(stamp) => {
                 let transaction = reverse::transaction_of(&working);
                 Ok(Merged { transaction, replies, stamp: Some(stamp) })
@@ -134,6 +136,10 @@ impl Transmitter {
             // One edit spoils it for all: each on its own, so that only that one is refused.
             Err(error) => self.merge_one_by_one(view, base, sets, &error),
         }
+    }
+
+    fn as_merged(&self) -> reverse::Source<'_> {
+        reverse::Source { interface: &*self.interface, contents: &self.contents }
     }
 
     fn merge_one_by_one(
@@ -145,7 +151,7 @@ impl Transmitter {
     ) -> Result<Merged, Error> {
         tracing::warn!(%error, "the source refused edits; each is tried on its own");
         let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
-        let large = self.fetcher();
+        let source = self.as_merged();
         let mut working = Working::new(view, base.digest);
         let mut replies = Vec::new();
         let mut stamp = self.stamp.clone();
@@ -157,13 +163,13 @@ impl Transmitter {
                     let mut trial = Working::new(view, base.digest);
                     trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
                     let policy = self.config.conflicts;
-                    let part = reverse::merge_set(&one, &mut trial, &*self.interface, policy, &last_changed)?;
+                    let part = reverse::merge_set(&one, &mut trial, &source, policy, &last_changed)?;
                     let before = working.get(&edits.collection, edit.key())?;
                     let writes = reverse::source_writes_from(&trial, &working)?;
                     let written = match (&stamp, writes.is_empty()) {
                         (_, true) => Ok(None),
                         (Some(expected), false) => {
-                            reverse::write_source(&*self.interface, &writes, expected, &large).map(Some)
+                            reverse::write_source(&*self.interface, &writes, expected, &self.contents).map(Some)
                         }
                         (None, false) => Err(InterfaceError::Changed { place: self.config.location.to_string() }),
                     };
@@ -187,12 +193,6 @@ impl Transmitter {
             replies.push(reply);
         }
         Ok(Merged { transaction: reverse::transaction_of(&working), replies, stamp })
-    }
-
-    fn fetcher(&self) -> impl Fn(&deltabus_record::value::Large) -> Result<Value, InterfaceError> + use<> {
-        let log = self.log.clone();
-        let runtime = tokio::runtime::Handle::current();
-        move |large| runtime.block_on(log.get_large(large)).map_err(|error| InterfaceError::Records(Box::new(error)))
     }
 }
 

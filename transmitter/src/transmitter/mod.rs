@@ -3,14 +3,15 @@
 mod merge;
 mod publish;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow};
-use deltabus_bus::{BEAT, Log, Writer, encode_set};
+use deltabus_bus::{BEAT, Contents, Log, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp};
+use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp, Unread};
 use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::Row;
@@ -23,10 +24,11 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::contents::{OnTheBus, Uploads};
 use crate::guard::Held;
 use crate::ledger::{self, Waiting};
 use crate::metrics as figures;
-use crate::observe::{self, Indexes, Observation, Stale};
+use crate::observe::{self, FirstLoad, Indexes, Observation, Previous, Stale};
 use crate::{Error, takeover};
 
 /// Sets stay in the outbox this long after their acknowledgement: longer than a broker's default interval for syncing, so
@@ -38,6 +40,9 @@ const SNAPSHOT_MIN_BYTES: u64 = 1024 * 1024;
 
 /// How often writing the source is tried when other programs keep writing it too.
 const SOURCE_ATTEMPTS: u32 = 8;
+
+/// So many places that can't be read are named in the log, each time the source is looked at.
+const UNREAD_NAMED: usize = 20;
 
 /// Pause after a round that failed for a passing reason; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
@@ -66,6 +71,8 @@ pub struct Round {
     pub held: Option<Held>,
     /// A snapshot was written.
     pub snapshot: bool,
+    /// Places at the source that could not be read, while the rest could; what was known of them stands.
+    pub unread: Vec<String>,
 }
 
 /// How a transmitter is, for others to read.
@@ -124,6 +131,9 @@ pub struct Transmitter {
     /// What the valid scan indexes are named by.
     index: Option<Digest>,
     stale: Stale,
+    /// Records by collection, in the state of this digest.
+    counts: Option<(Digest, HashMap<CollectionName, u64>)>,
+    contents: OnTheBus,
     questions: Option<mpsc::Receiver<Asked>>,
     snapshot_wanted: bool,
 }
@@ -155,8 +165,8 @@ impl Transmitter {
                 id
             }
         };
+        let log = Log::new(broker, config.source.clone());
         Ok(Transmitter {
-            log: Log::new(broker, config.source.clone()),
             stamp: ledger::stamp(&view)?,
             index: ledger::index(&view)?,
             config,
@@ -165,6 +175,9 @@ impl Transmitter {
             id,
             writer: None,
             stale: Stale::new(),
+            counts: None,
+            contents: OnTheBus(Contents::new(log.clone(), tokio::runtime::Handle::current())),
+            log,
             questions: None,
             snapshot_wanted: false,
         })
@@ -216,7 +229,7 @@ impl Transmitter {
         let mut pause = RETRY_MIN;
         wake.settle(&*self.interface).await;
         loop {
-            let looked_at = self.interface.stamp().ok();
+            let looked_at = block_in_place(|| self.interface.stamp()).ok();
             let result = self.transmit_once().await;
             after(&self.config.source, &result);
             let retry = match &result {
@@ -350,7 +363,7 @@ impl Transmitter {
     /// Looks at the source, and stages what changed.
     fn observe_and_stage(&mut self, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
-        let stamp = self.interface.stamp()?;
+        let stamp = block_in_place(|| self.interface.stamp())?;
         let view = self.store.view();
         let base = ledger::revision(&view)?;
         round.revision = base.number;
@@ -361,7 +374,8 @@ impl Transmitter {
         if base.number == 0 {
             return self.first_load(&view, round);
         }
-        let observation = self.observe(&view)?;
+        let observation = self.observe(&view, base)?;
+        self.count_unread(&observation.unread, round);
         histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
         self.count_scanned(&observation.scanned, round);
 
@@ -385,7 +399,9 @@ impl Transmitter {
         round.held = None;
         let mut batch = self.store.batch();
         ledger::put_held(&mut batch, None)?;
-        ledger::put_index(&mut batch, Some(observation.index))?;
+        // What is stale is known in memory only: another run does without the index.
+        let lasting = observation.stale.values().all(HashSet::is_empty);
+        ledger::put_index(&mut batch, lasting.then_some(observation.index))?;
         ledger::put_stamp(&mut batch, Some(&observation.stamp))?;
         if !observation.transaction.is_empty() {
             round.changes += observation.transaction.len() as u64;
@@ -395,33 +411,39 @@ impl Transmitter {
         }
         self.stamp = Some(observation.stamp);
         self.index = Some(observation.index);
-        self.stale.clear();
+        self.stale = observation.stale;
+        self.counts = Some((next, observation.scanned.into_iter().collect()));
         Ok(())
     }
 
     /// Reads the source and finds the difference to the previous state.
-    fn observe(&self, view: &View) -> Result<Observation, Error> {
+    fn observe(&self, view: &View, base: Revision) -> Result<Observation, Error> {
         let folder = self.store.dir().join("index");
-        let next = Digest { records: now_millis(), sum: u128::from(rand_u64()) << 64 | u128::from(rand_u64()) };
-        let keep = self.keeper();
-        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next };
-        block_in_place(|| match observe::observe(&*self.interface, view, &indexes, &keep) {
+        let uploads = Uploads::new(&self.contents, &*self.interface);
+        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next: fresh_digest() };
+        let unknown = HashMap::new();
+        let counts = self.counts.as_ref().filter(|(digest, _)| *digest == base.digest).map(|(_, counts)| counts);
+        let previous = Previous { view, stamp: self.stamp.as_ref(), counts: counts.unwrap_or(&unknown) };
+        block_in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
             Err(Error::Index(damaged)) => {
                 tracing::warn!(%damaged, "every record is compared instead");
                 let indexes = Indexes { valid: None, ..indexes };
-                observe::observe(&*self.interface, view, &indexes, &keep)
+                observe::observe(&*self.interface, &previous, &indexes, &uploads)
             }
             result => result,
         })
     }
 
-    /// Sends large values to the bus as they are met; a set that refers to one is staged only after that.
-    fn keeper(&self) -> impl Fn(&[u8], bool) -> Result<deltabus_record::value::Large, InterfaceError> + Sync + use<> {
-        let log = self.log.clone();
-        let runtime = tokio::runtime::Handle::current();
-        move |bytes, text| {
-            runtime.block_on(log.put_large(bytes, text)).map_err(|error| InterfaceError::Records(Box::new(error)))
+    /// Says what could not be read; the first few by name.
+    fn count_unread(&self, unread: &[Unread], round: &mut Round) {
+        for part in unread.iter().take(UNREAD_NAMED) {
+            tracing::warn!(place = %part.position, problem = part.problem, "left as it was: it can't be read");
         }
+        if unread.len() > UNREAD_NAMED {
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+        }
+        round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
+        gauge!(figures::UNREAD, "source" => self.label()).set(unread.len() as f64);
     }
 
     fn count_scanned(&self, scanned: &[(CollectionName, u64)], round: &mut Round) {
@@ -436,12 +458,15 @@ impl Transmitter {
     fn first_load(&mut self, view: &View, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
         let folder = self.store.dir().join("index");
-        let index = Digest { records: now_millis(), sum: u128::from(rand_u64()) << 64 | u128::from(rand_u64()) };
-        let keep = self.keeper();
+        let index = fresh_digest();
+        let uploads = Uploads::new(&self.contents, &*self.interface);
         let store = &self.store;
         let mut batch = store.batch();
-        let (stamp, digest, scanned) =
-            block_in_place(|| observe::first_load(&*self.interface, view, store, &folder, index, &keep, &mut batch))?;
+        let indexes = Indexes { folder: &folder, valid: None, stale: &Stale::new(), next: index };
+        let loaded =
+            block_in_place(|| observe::first_load(&*self.interface, view, store, &indexes, &uploads, &mut batch))?;
+        let FirstLoad { stamp, digest, scanned, unread } = loaded;
+        self.count_unread(&unread, round);
         histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
         self.count_scanned(&scanned, round);
         let revision = Revision { number: 1, digest };
@@ -588,6 +613,11 @@ fn now_millis() -> u64 {
 /// Numbers that differ from call to call and from process to process.
 fn rand_u64() -> u64 {
     std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_millis())
+}
+
+/// A name for scan indexes that no other has.
+fn fresh_digest() -> Digest {
+    Digest { records: now_millis(), sum: u128::from(rand_u64()) << 64 | u128::from(rand_u64()) }
 }
 
 fn new_id() -> String {

@@ -56,6 +56,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deltabus_record::schema::Field;
 use deltabus_record::value::{KindSet, Value};
@@ -71,6 +72,9 @@ use crate::{
 /// How long to wait for another program's lock, in milliseconds: longer than any sensible transaction, short enough for a
 /// person to wait.
 const LOCK_TIMEOUT_MS: u64 = 10_000;
+
+/// How often to look, unless somebody says otherwise: a look is one query that reads no table.
+const POLL: Duration = Duration::from_millis(250);
 
 /// Where marks are kept.
 const MARK_TABLE: &str = "_deltabus";
@@ -276,6 +280,14 @@ impl Interface for Postgres {
             Some(channel) => watching::listen(&self.server, channel, notify).map(Some),
             None => Ok(None),
         }
+    }
+
+    fn commits(&self) -> bool {
+        true
+    }
+
+    fn poll(&self) -> Duration {
+        POLL
     }
 
     fn scan(&self, since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {

@@ -149,6 +149,10 @@ impl Interface for Sqlite {
         Ok(Some(Watching::files(&[self.database.path.clone(), wal], notify)?))
     }
 
+    fn commits(&self) -> bool {
+        true
+    }
+
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         Ok(Box::new(read::TableScan::begin(&self.database, &self.selection, &self.location)?))
     }

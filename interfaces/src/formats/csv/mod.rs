@@ -74,6 +74,10 @@ impl Interface for Csv {
         Ok(Some(Watching::files(&self.file.watch(), notify)?))
     }
 
+    fn commits(&self) -> bool {
+        false
+    }
+
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         let table = self.table()?;
         let collection = table.collection(stem(self.file.path()), &self.settings)?;

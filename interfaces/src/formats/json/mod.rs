@@ -219,6 +219,10 @@ impl Interface for Json {
         Ok(Some(Watching::files(&self.file.watch(), notify)?))
     }
 
+    fn commits(&self) -> bool {
+        false
+    }
+
     fn scan(&self, _since: Option<&Stamp>) -> Result<Box<dyn Scan + '_>> {
         Ok(Box::new(read::JsonScan::open(self)?))
     }
