@@ -55,7 +55,7 @@ mod watching;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deltabus_record::schema::Field;
@@ -64,6 +64,7 @@ use deltabus_record::value::{KindSet, Value};
 use self::connection::{Failure, Server, first};
 use self::read::{Locked, TableScan, View};
 use self::settings::{PARAMETERS, Settings};
+use self::stamp::Moment;
 use crate::{
     CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
     Watching,
@@ -89,6 +90,8 @@ pub(crate) struct Postgres {
     selection: Selection,
     channel: Option<String>,
     triggers: Triggers,
+    /// The last stamp, and when that was so: as long as nothing is committed, nothing else need be looked at.
+    last: Mutex<Option<(Moment, Stamp)>>,
 }
 
 /// Whether triggers fire when records are written.
@@ -238,6 +241,7 @@ impl Postgres {
             selection: Selection { tables, keys },
             channel,
             triggers,
+            last: Mutex::default(),
         })
     }
 
@@ -265,14 +269,33 @@ fn place_of(postgres: &Postgres, table: &str) -> String {
 
 impl Interface for Postgres {
     fn stamp(&self) -> Result<Stamp> {
+        let session = match self.server.begin("") {
+            Ok(session) => session,
+            Err(Error::Missing { .. }) => return Ok(Stamp::MISSING),
+            Err(error) => return Err(error),
+        };
+        let moment = Moment::take(&session).map_err(self.failed("reading its state"))?;
+        self.server.keep(session);
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, stamp)) = &*last()
+            && *known == moment
+        {
+            return Ok(stamp.clone());
+        }
         let View { session, state, .. } = match View::begin(self, Locked::No) {
             Ok(view) => view,
-            Err(Error::Missing { .. }) => return Ok(Stamp::MISSING),
+            Err(Error::Missing { .. }) => {
+                // What was looked at came after the moment, which doesn't come again once something is committed.
+                *last() = Some((moment, Stamp::MISSING));
+                return Ok(Stamp::MISSING);
+            }
             Err(error) => return Err(error),
         };
         session.batch("COMMIT").map_err(self.failed("reading its state"))?;
         self.server.keep(session);
-        Ok(state.stamp())
+        let stamp = state.stamp();
+        *last() = state.moment().map(|moment| (moment, stamp.clone()));
+        Ok(stamp)
     }
 
     fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
