@@ -30,9 +30,11 @@
 //! edit outranks a deletion.
 //!
 //! Triggers, rules and cascades do at a write what they are there for. The commit's stamp then is one that equals no other,
-//! so that the next look finds what they did. Where both ends have triggers that put their own values in the same columns
-//! (`last_update = now()`), edits would go back and forth without end: `triggers=off` at one of them, as PostgreSQL's own
-//! replication has it.
+//! so that the next look finds what they did. What is written stands, though: a value that a trigger overruled
+//! (`last_update = now()`) is written once more with the table's triggers switched off, where the table is ours to alter,
+//! and other writers of the table wait for the commit; two ends with such triggers would overrule each other without end.
+//! With `triggers=off` they don't fire at all, as in PostgreSQL's own replication. A trigger that keeps a record from being
+//! written is an error.
 //!
 //! Sequences that fill columns of a table are moved beyond the values that were brought in.
 

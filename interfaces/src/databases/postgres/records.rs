@@ -92,9 +92,10 @@ impl<'a> Target<'a> {
         }
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
         let mut copy = Copy::start(self.session, self.table.name.sql(), self.names(&slots), self.format(&slots));
+        let mut count = 0;
         loop {
             match records.advance() {
-                Ok(true) => {}
+                Ok(true) => count += 1,
                 Ok(false) => break,
                 Err(error) => return Err(Stop::Error(Error::Records(error))),
             }
@@ -103,7 +104,15 @@ impl<'a> Target<'a> {
                 break;
             }
         }
-        copy.finish().map(drop).map_err(|failure| self.refused(failure, "loading", None))
+        let copied = copy.finish().map_err(|failure| self.refused(failure, "loading", None))?;
+        if copied < count {
+            return Err(Stop::Error(Error::Write {
+                place: self.place.clone(),
+                key: format!("of {} of {count} records", count - copied),
+                problem: "nothing was written; does a trigger prevent it?".into(),
+            }));
+        }
+        Ok(())
     }
 
     /// Sorts the writes by what is there; [`Error::Changed`] if others wrote one of the records.
@@ -218,18 +227,7 @@ impl<'a> Target<'a> {
             self.park(plan, strategy)?;
         }
         for (slots, rows) in &plan.updates {
-            let mut needed = self.key.clone();
-            needed.extend(slots);
-            let source = self.source(rows, &needed)?;
-            let sets: Vec<_> = slots.iter().map(|slot| format!("{} = v.c{slot}", self.name(*slot))).collect();
-            let sql = format!(
-                "UPDATE {} t SET {} FROM {} WHERE {}",
-                self.table.from(),
-                sets.join(", "),
-                source.sql,
-                self.matches()
-            );
-            self.execute(&sql, source.parameters, "updating records", rows)?;
+            self.update(slots, rows)?;
         }
         if plan.inserts.is_empty() {
             return Ok(());
@@ -238,9 +236,9 @@ impl<'a> Target<'a> {
         // Rules don't apply to copying, so that the rows go where they are looked for.
         if !fits_parameters(&plan.inserts) || self.table.insert_rules {
             let (table, names) = (self.table.name.sql(), self.names(&slots));
-            return self
-                .copy(table, names, &plan.inserts, &slots)
-                .map_err(|it| self.stop(it, "inserting records", &plan.inserts));
+            let copied = self.copy(table, names, &plan.inserts, &slots);
+            let copied = copied.map_err(|it| self.stop(it, "inserting records", &plan.inserts))?;
+            return self.expect(copied, &plan.inserts);
         }
         let source = self.source(&plan.inserts, &slots)?;
         let values: Vec<_> = slots.iter().map(|slot| format!("v.c{slot}")).collect();
@@ -252,6 +250,65 @@ impl<'a> Target<'a> {
             source.sql
         );
         self.execute(&sql, source.parameters, "inserting records", &plan.inserts)
+    }
+
+    /// Sets these slots of records that are there.
+    fn update(&self, slots: &[usize], rows: &[&Row]) -> Result<(), Stop> {
+        let mut needed = self.key.clone();
+        needed.extend(slots);
+        let source = self.source(rows, &needed)?;
+        let sets: Vec<_> = slots.iter().map(|slot| format!("{} = v.c{slot}", self.name(*slot))).collect();
+        let sql = format!(
+            "UPDATE {} t SET {} FROM {} WHERE {}",
+            self.table.from(),
+            sets.join(", "),
+            source.sql,
+            self.matches()
+        );
+        self.execute(&sql, source.parameters, "updating records", rows)
+    }
+
+    /// The records in which a trigger put other values in the place of those written, with the slots that were.
+    pub(super) fn overruled<'p>(&self, plan: &Plan<'p>) -> Result<Vec<(Vec<usize>, Vec<&'p Row>)>, Stop> {
+        let mut overruled = Vec::new();
+        if self.key.is_empty() {
+            // Nobody can tell which row became of which.
+            return Ok(overruled);
+        }
+        let all: Vec<usize> =
+            self.columns.iter().map(|(slot, _)| *slot).filter(|slot| !self.key.contains(slot)).collect();
+        for (slots, rows) in plan.updates.iter().chain(std::iter::once((&all, &plan.inserts))) {
+            if slots.is_empty() || rows.is_empty() {
+                continue;
+            }
+            let mut needed = self.key.clone();
+            needed.extend(slots);
+            let source = self.source(rows, &needed)?;
+            let ours: Vec<_> = slots.iter().map(|slot| format!("v.c{slot}")).collect();
+            let theirs: Vec<_> = slots.iter().map(|slot| format!("t.{}", self.name(*slot))).collect();
+            let sql = format!(
+                "SELECT v.n FROM {} JOIN {} t ON {} WHERE ROW({})::text <> ROW({})::text",
+                source.sql,
+                self.table.from(),
+                self.matches(),
+                ours.join(", "),
+                theirs.join(", ")
+            );
+            let failed = |failure| self.refused(failure, "looking at what triggers did", None);
+            let found = self.session.query(&sql, source.parameters).map_err(failed)?;
+            let numbers = found.iter().map(|row| row.try_get::<_, i32>(0)).collect::<Result<Vec<_>, _>>();
+            let numbers = numbers.map_err(|error| failed(error.into()))?;
+            let changed: Vec<&Row> = numbers.iter().filter_map(|at| rows.get(*at as usize).copied()).collect();
+            if !changed.is_empty() {
+                overruled.push((slots.clone(), changed));
+            }
+        }
+        Ok(overruled)
+    }
+
+    /// Writes once more what triggers overruled, which are switched off by now.
+    pub(super) fn insist(&self, overruled: &[(Vec<usize>, Vec<&Row>)]) -> Result<(), Stop> {
+        overruled.iter().try_for_each(|(slots, rows)| self.update(slots, rows))
     }
 
     /// Moves the sequences that fill columns beyond what was brought in.
@@ -449,12 +506,13 @@ impl<'a> Target<'a> {
         self.session.batch(&made).map_err(failed)?;
         let names: Vec<_> = slots.iter().map(|slot| format!("c{slot}")).collect();
         self.copy(name.clone(), names.join(", "), rows, slots)
-            .map_err(|failure| self.stop(failure, "copying records", rows))?;
+            .map_err(|failure| self.stop(failure, "copying records", rows))
+            .map(drop)?;
         self.session.batch(&format!("ANALYZE {name}")).map_err(failed)?;
         Ok(Source { sql: format!("{name} v"), parameters: Vec::new() })
     }
 
-    fn copy(&self, table: String, names: String, rows: &[&Row], slots: &[usize]) -> Result<(), CopyStop> {
+    fn copy(&self, table: String, names: String, rows: &[&Row], slots: &[usize]) -> Result<u64, CopyStop> {
         let mut copy = Copy::start(self.session, table, names, self.format(slots));
         for row in rows {
             self.put_row(&mut copy, row.as_bytes(), slots).map_err(CopyStop::Stop)?;
@@ -462,7 +520,7 @@ impl<'a> Target<'a> {
                 break;
             }
         }
-        copy.finish().map(drop).map_err(CopyStop::Failure)
+        copy.finish().map_err(CopyStop::Failure)
     }
 
     /// Binary, where all columns of these slots can be sent so.
@@ -511,9 +569,23 @@ impl<'a> Target<'a> {
 
     fn execute(&self, sql: &str, parameters: Vec<Parameter>, doing: &'static str, rows: &[&Row]) -> Result<(), Stop> {
         match self.session.execute(sql, parameters) {
-            Ok(_) => Ok(()),
+            Ok(count) => self.expect(count, rows),
             Err(failure) => Err(self.stop(CopyStop::Failure(failure), doing, rows)),
         }
+    }
+
+    /// Nothing is dropped in silence: a trigger may have kept records from being written.
+    fn expect(&self, count: u64, rows: &[&Row]) -> Result<(), Stop> {
+        // Rules count as they like.
+        if !self.table.triggers || self.table.reactive || count >= rows.len() as u64 {
+            return Ok(());
+        }
+        let key = match rows {
+            [only] => self.key_text(only),
+            several => format!("of one of {} records", several.len()),
+        };
+        let problem = "nothing was written; does a trigger prevent it?".into();
+        Err(Stop::Error(Error::Write { place: self.place.clone(), key, problem }))
     }
 
     fn stop(&self, stop: CopyStop, doing: &'static str, rows: &[&Row]) -> Stop {

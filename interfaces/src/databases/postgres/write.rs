@@ -188,9 +188,16 @@ fn attempt<'a>(
         false => Vec::new(),
     };
     if postgres.triggers == Triggers::Off {
-        after.extend(switch_off(&session, &tables).map_err(failed("switching triggers off"))?);
+        after.extend(
+            switch_off(&session, &tables.iter().flatten().collect::<Vec<_>>())
+                .map_err(failed("switching triggers off"))?,
+        );
     }
-    write_all(writes, &targets, &order.parents_first, &horizon, strategy, loaded)?;
+    let plans = write_all(writes, &targets, &order.parents_first, &horizon, strategy, loaded)?;
+    if postgres.triggers == Triggers::On {
+        insist(&session, &targets, &plans)?;
+    }
+    drop(plans);
     if !after.is_empty() {
         // A table with checks still to be made can't be altered.
         after.insert(0, "SET CONSTRAINTS ALL IMMEDIATE".into());
@@ -411,9 +418,9 @@ fn is_type_name(name: &str) -> bool {
 }
 
 /// Switches the tables' own triggers off; gives the statements that put them back as they were.
-fn switch_off(session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>, Failure> {
+fn switch_off(session: &Session, tables: &[&Table]) -> Result<Vec<String>, Failure> {
     let mut after = Vec::new();
-    for table in tables.iter().flatten().filter(|table| table.triggers) {
+    for table in tables.iter().filter(|table| table.triggers) {
         let sql = "SELECT tgname::text, tgenabled = 'A' FROM pg_trigger
             WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY tgname";
         for row in session.query(sql, vec![Box::new(table.oid)])? {
@@ -426,16 +433,44 @@ fn switch_off(session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>
     Ok(after)
 }
 
-fn write_all(
-    writes: &mut [CollectionWrite<'_>],
+/// Puts what was written back where triggers overruled it, in tables that are ours to alter: were it to stand, and a trigger
+/// at the other end to do the same, the two would overrule each other for ever.
+fn insist(session: &Session, targets: &[Option<Target<'_>>], plans: &[Option<Plan<'_>>]) -> Result<(), Stop> {
+    for (target, plan) in targets.iter().zip(plans) {
+        let (Some(target), Some(plan)) = (target, plan) else { continue };
+        if !target.table.triggers || !target.table.owned {
+            continue;
+        }
+        let overruled = target.overruled(plan)?;
+        if overruled.is_empty() {
+            continue;
+        }
+        let failed = |failure| {
+            let place = target.place.clone();
+            Stop::Server { failure, place, doing: "switching triggers off", key: None }
+        };
+        // A table with checks still to be made can't be altered.
+        session.batch("SET CONSTRAINTS ALL IMMEDIATE").map_err(failed)?;
+        let after = switch_off(session, &[target.table]).map_err(failed)?;
+        session.batch("SET CONSTRAINTS ALL DEFERRED").map_err(failed)?;
+        target.insist(&overruled)?;
+        session.batch("SET CONSTRAINTS ALL IMMEDIATE").map_err(failed)?;
+        session.batch(&after.join("; ")).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Writes all records; gives what was done to single ones.
+fn write_all<'w>(
+    writes: &'w mut [CollectionWrite<'_>],
     targets: &[Option<Target<'_>>],
     parents_first: &[usize],
     horizon: &Horizon,
     strategy: Strategy,
     loaded: &mut Loaded,
-) -> Result<(), Stop> {
+) -> Result<Vec<Option<Plan<'w>>>, Stop> {
     let mut loads = Vec::new();
-    let mut plans: Vec<Option<Plan<'_>>> = Vec::with_capacity(writes.len());
+    let mut plans: Vec<Option<Plan<'w>>> = Vec::with_capacity(writes.len());
     for (write, target) in writes.iter_mut().zip(targets) {
         let (plan, load) = match (&mut write.action, target) {
             (Action::Write(writes), Some(target)) => (Some(target.plan(writes, horizon)?), None),
@@ -473,7 +508,7 @@ fn write_all(
     if strategy.deletes_last {
         remove(&plans)?;
     }
-    Ok(())
+    Ok(plans)
 }
 
 fn write_mark(session: &Session, schema: &str, mark: &Mark) -> Result<(), Failure> {
