@@ -41,7 +41,9 @@
 mod array;
 mod binary;
 mod connection;
+mod copy;
 mod decode;
+mod define;
 mod encode;
 mod jsonb;
 mod order;
