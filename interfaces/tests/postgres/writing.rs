@@ -9,7 +9,7 @@ use super::{Db, Rows, insert, int, put, removal, text};
 #[test]
 fn large_sets_are_written_like_small_ones() {
     for count in [10, 5_000] {
-        let db = Db::new(
+        let db = Db::alone(
             "CREATE TABLE t (\"Id\" bigint, part text, c text, d text DEFAULT 'own', PRIMARY KEY (part, \"Id\"))",
         );
         let mut collection = db.collection("t");
@@ -35,7 +35,7 @@ fn large_sets_are_written_like_small_ones() {
 
 #[test]
 fn only_what_changed_is_updated() {
-    let db = Db::new("CREATE TABLE t (id int PRIMARY KEY, a text, b text); INSERT INTO t VALUES (1, 'a', 'b')");
+    let db = Db::alone("CREATE TABLE t (id int PRIMARY KEY, a text, b text); INSERT INTO t VALUES (1, 'a', 'b')");
     let collection = db.collection("t");
     db.run("UPDATE t SET b = 'edited'");
     db.write("t", &[put(&collection, &[int(1), text("new"), text("old")], &[1])]).unwrap();
@@ -44,7 +44,7 @@ fn only_what_changed_is_updated() {
 
 #[test]
 fn whole_rows_go_one_at_a_time() {
-    let db = Db::new(
+    let db = Db::alone(
         "CREATE TABLE t (a numeric, b text, c json, d point, e char(3));
          INSERT INTO t SELECT 1.0, 'x', '{}', '(1,2)', 'y' FROM generate_series(1, 3);
          INSERT INTO t VALUES (1.00, 'x', '{}', '(1,2)', 'y'), (NULL, NULL, NULL, NULL, NULL), (NULL, '', NULL, NULL, NULL)",
@@ -64,7 +64,7 @@ fn whole_rows_go_one_at_a_time() {
 
 #[test]
 fn partitions_identities_and_generated_columns_are_written() {
-    let db = Db::new(
+    let db = Db::alone(
         "CREATE TABLE part (id int GENERATED ALWAYS AS IDENTITY, at date, c text, twice text GENERATED ALWAYS AS (c || c) STORED,
             PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
          CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
@@ -90,7 +90,7 @@ fn partitions_identities_and_generated_columns_are_written() {
 
 #[test]
 fn missing_tables_are_made_and_columns_come_and_go() {
-    let db = Db::new("");
+    let db = Db::alone("");
     let fields = [Field::new("Weird \"name\"", Some(Kind::Integer), 0), Field::new("select", Some(Kind::Text), 1)];
     let fields: Vec<_> = fields.iter().map(|field| db.interface.field_for(field)).collect();
     let schema = deltabus_record::schema::Schema { fields, key: KeySpec::Fields(vec![0]) };
@@ -127,7 +127,7 @@ fn missing_tables_are_made_and_columns_come_and_go() {
 
 #[test]
 fn a_declared_type_from_outside_can_do_no_harm() {
-    let db = Db::new("CREATE TABLE keep (id int PRIMARY KEY)");
+    let db = Db::alone("CREATE TABLE keep (id int PRIMARY KEY)");
     for declared in [
         "int4); DROP TABLE keep; --",
         "x\"; DROP TABLE keep AS int4",
