@@ -29,7 +29,7 @@ fn unique_values_change_places() {
             "bytea" => ["\\x01", "\\x02", "\\x03"],
             _ => ["aaa", "bbb", "ccc"],
         };
-        let db = Db::new(&format!(
+        let db = Db::alone(&format!(
             "CREATE TABLE t (id int PRIMARY KEY, u {column}, w int DEFAULT 7, {constraint});
              CREATE TABLE child (id int PRIMARY KEY, t int NOT NULL REFERENCES t ON DELETE CASCADE);
              INSERT INTO t (id, u) VALUES (1, '{a}'), (2, '{b}'), (3, '{c}'); INSERT INTO child VALUES (1, 1), (2, 2)"
@@ -56,7 +56,7 @@ fn unique_values_change_places() {
 
 #[test]
 fn parents_come_before_children_and_go_after_them() {
-    let db = Db::new(
+    let db = Db::alone(
         "CREATE TABLE a_child (id int PRIMARY KEY, parent int NOT NULL);
          CREATE TABLE b_parent (id int PRIMARY KEY, c text);
          ALTER TABLE a_child ADD FOREIGN KEY (parent) REFERENCES b_parent ON DELETE RESTRICT;",
@@ -93,7 +93,7 @@ fn parents_come_before_children_and_go_after_them() {
 #[test]
 fn circles_of_foreign_keys_are_written() {
     for deferrable in ["DEFERRABLE", ""] {
-        let db = Db::new(&format!(
+        let db = Db::alone(&format!(
             "CREATE TABLE store (id int PRIMARY KEY, manager int NOT NULL);
              CREATE TABLE staff (id int PRIMARY KEY, store int NOT NULL REFERENCES store {deferrable}, boss int REFERENCES staff {deferrable});
              ALTER TABLE store ADD FOREIGN KEY (manager) REFERENCES staff {deferrable};"
@@ -127,7 +127,7 @@ fn circles_of_foreign_keys_are_written() {
 
 #[test]
 fn a_record_that_breaks_a_rule_is_named() {
-    let db = Db::new("CREATE TABLE t (id int PRIMARY KEY, c int CHECK (c > 0), d text NOT NULL)");
+    let db = Db::alone("CREATE TABLE t (id int PRIMARY KEY, c int CHECK (c > 0), d text NOT NULL)");
     let collection = db.collection("t");
     for (values, what) in [([int(1), int(-1), text("x")], "check"), ([int(2), int(1), Value::Null], "null")] {
         let result = db.write("t", &[insert(&collection, &values)]);

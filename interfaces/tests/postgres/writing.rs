@@ -9,7 +9,7 @@ use super::{Db, Rows, insert, int, put, removal, text};
 #[test]
 fn large_sets_are_written_like_small_ones() {
     for count in [10, 5_000] {
-        let db = Db::new(
+        let db = Db::alone(
             "CREATE TABLE t (\"Id\" bigint, part text, c text, d text DEFAULT 'own', PRIMARY KEY (part, \"Id\"))",
         );
         let mut collection = db.collection("t");
@@ -35,7 +35,7 @@ fn large_sets_are_written_like_small_ones() {
 
 #[test]
 fn only_what_changed_is_updated() {
-    let db = Db::new("CREATE TABLE t (id int PRIMARY KEY, a text, b text); INSERT INTO t VALUES (1, 'a', 'b')");
+    let db = Db::alone("CREATE TABLE t (id int PRIMARY KEY, a text, b text); INSERT INTO t VALUES (1, 'a', 'b')");
     let collection = db.collection("t");
     db.run("UPDATE t SET b = 'edited'");
     db.write("t", &[put(&collection, &[int(1), text("new"), text("old")], &[1])]).unwrap();
@@ -44,7 +44,7 @@ fn only_what_changed_is_updated() {
 
 #[test]
 fn whole_rows_go_one_at_a_time() {
-    let db = Db::new(
+    let db = Db::alone(
         "CREATE TABLE t (a numeric, b text, c json, d point, e char(3));
          INSERT INTO t SELECT 1.0, 'x', '{}', '(1,2)', 'y' FROM generate_series(1, 3);
          INSERT INTO t VALUES (1.00, 'x', '{}', '(1,2)', 'y'), (NULL, NULL, NULL, NULL, NULL), (NULL, '', NULL, NULL, NULL)",
@@ -64,7 +64,7 @@ fn whole_rows_go_one_at_a_time() {
 
 #[test]
 fn partitions_identities_and_generated_columns_are_written() {
-    let db = Db::new(
+    let db = Db::alone(
         "CREATE TABLE part (id int GENERATED ALWAYS AS IDENTITY, at date, c text, twice text GENERATED ALWAYS AS (c || c) STORED,
             PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
          CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
@@ -90,7 +90,7 @@ fn partitions_identities_and_generated_columns_are_written() {
 
 #[test]
 fn missing_tables_are_made_and_columns_come_and_go() {
-    let db = Db::new("");
+    let db = Db::alone("");
     let fields = [Field::new("Weird \"name\"", Some(Kind::Integer), 0), Field::new("select", Some(Kind::Text), 1)];
     let fields: Vec<_> = fields.iter().map(|field| db.interface.field_for(field)).collect();
     let schema = deltabus_record::schema::Schema { fields, key: KeySpec::Fields(vec![0]) };
@@ -127,7 +127,7 @@ fn missing_tables_are_made_and_columns_come_and_go() {
 
 #[test]
 fn a_declared_type_from_outside_can_do_no_harm() {
-    let db = Db::new("CREATE TABLE keep (id int PRIMARY KEY)");
+    let db = Db::alone("CREATE TABLE keep (id int PRIMARY KEY)");
     for declared in [
         "int4); DROP TABLE keep; --",
         "x\"; DROP TABLE keep AS int4",
@@ -161,21 +161,24 @@ fn views_are_not_written() {
 }
 
 #[test]
-fn triggers_rules_and_cascades_are_found_by_the_next_look() {
-    let db = Db::new(
+fn triggers_and_rules_do_what_they_are_there_for_and_what_is_written_stands() {
+    let db = Db::alone(
         "CREATE TABLE t (id int PRIMARY KEY, c text, at text);
          CREATE FUNCTION stamped() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.at := 'touched'; RETURN NEW; END $$;
          CREATE TRIGGER stamped BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION stamped();
          CREATE TABLE silent (id int PRIMARY KEY);
          CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
-         CREATE TRIGGER nothing BEFORE INSERT ON silent FOR EACH ROW EXECUTE FUNCTION nothing();
+         CREATE TRIGGER nothing BEFORE INSERT OR DELETE ON silent FOR EACH ROW EXECUTE FUNCTION nothing();
          CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
          CREATE RULE routed AS ON INSERT TO parent DO INSTEAD INSERT INTO child VALUES (NEW.id);",
     );
     let t = db.collection("t");
     let stamp = db.write("t", &[insert(&t, &[int(1), text("x"), text("mine")])]).unwrap();
+    assert_eq!(db.rows("t"), [[int(1), text("x"), text("mine")]]);
+    // What the trigger did to a field that was not written is found by the next look.
     assert_ne!(stamp, db.stamp());
-    assert_eq!(db.rows("t"), [[int(1), text("x"), text("touched")]]);
+    let stamp = db.write("t", &[put(&t, &[int(1), text("y"), text("mine")], &[1])]).unwrap();
+    assert_eq!(db.rows("t"), [[int(1), text("y"), text("touched")]]);
     let mut scan = db.interface.scan(Some(&stamp)).unwrap();
     let at = scan.collections().iter().position(|collection| collection.name == t.name).unwrap();
     let extent = scan.extent(at);
@@ -183,17 +186,29 @@ fn triggers_rules_and_cascades_are_found_by_the_next_look() {
     scan.start(at, extent).unwrap();
     assert!(scan.next().unwrap().is_some());
     drop(scan);
+    assert_eq!(db.run("UPDATE t SET at = 'theirs' RETURNING at"), "touched");
     let off = db.reopened("triggers=off");
-    off.write(
-        "t",
-        &[put(&t, &[int(1), text("x"), text("mine")], &[2]), insert(&t, &[int(2), text("y"), text("ours")])],
-    )
-    .unwrap();
-    assert_eq!(db.run("SELECT at FROM t ORDER BY id"), "mine\nours");
+    off.write("t", &[put(&t, &[int(1), text("z"), text("")], &[1]), insert(&t, &[int(2), text("y"), text("ours")])])
+        .unwrap();
+    assert_eq!(db.run("SELECT c, at FROM t ORDER BY id"), "z|touched\ny|ours");
     assert_eq!(db.run("UPDATE t SET c = 'z' RETURNING at"), "touched\ntouched");
+    // A role that may write but doesn't own the table has to live with its triggers.
+    let role = format!("writer_{}", db.name);
+    db.run(&format!("CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT, UPDATE ON t TO {role}"));
+    let writer = db.reopened_as(&role, "tables=t");
+    writer.write("t", &[put(&t, &[int(1), text("z"), text("mine")], &[2])]).unwrap();
+    assert_eq!(db.run("SELECT at FROM t WHERE id = 1"), "touched");
+
     let silent = db.collection("silent");
-    db.write("silent", &[insert(&silent, &[int(1)])]).unwrap();
-    assert!(db.rows("silent").is_empty());
+    let kept_out = db.write("silent", &[insert(&silent, &[int(1)])]);
+    assert!(matches!(kept_out, Err(Error::Write { .. })), "{kept_out:?}");
+    let rows = [vec![int(1)]];
+    let kept_out = db.commit(vec![(&silent, Action::Load(&mut Rows::new(&silent.schema, &rows)))]);
+    assert!(matches!(kept_out, Err(Error::Write { .. })), "{kept_out:?}");
+    db.run("ALTER TABLE silent DISABLE TRIGGER nothing; INSERT INTO silent VALUES (1); ALTER TABLE silent ENABLE TRIGGER nothing");
+    let kept_in = db.write("silent", &[removal(&silent, &[int(1)])]);
+    assert!(matches!(kept_in, Err(Error::Write { .. })), "{kept_in:?}");
+
     let parent = db.collection("parent");
     db.write("parent", &[insert(&parent, &[int(1)])]).unwrap();
     // Where it is looked for, it is found.

@@ -14,12 +14,12 @@ const WHOLE_MAX: i64 = 131_072;
 
 /// Checks that `text` is JSON, as the type `json` asks.
 pub(super) fn check(text: &str) -> Result<(), String> {
-    Reader { text, at: 0, keeps_nul: true }.all().map(drop)
+    Reader { text, at: 0, only_checks: true }.all().map(drop)
 }
 
 /// The text that `jsonb` prints for `text`.
 pub(super) fn normal(text: &str) -> Result<String, String> {
-    let value = Reader { text, at: 0, keeps_nul: false }.all()?;
+    let value = Reader { text, at: 0, only_checks: false }.all()?;
     let mut out = String::with_capacity(text.len());
     value.put(&mut out);
     Ok(out)
@@ -87,8 +87,8 @@ fn put_text(out: &mut String, text: &str) {
 struct Reader<'a> {
     text: &'a str,
     at: usize,
-    /// Whether `\u0000` is let pass: `json` keeps the text as it is.
-    keeps_nul: bool,
+    /// Whether the text stays as it is, `\u0000` and all numbers included: the type `json`.
+    only_checks: bool,
 }
 
 impl Reader<'_> {
@@ -234,7 +234,7 @@ impl Reader<'_> {
     fn unicode(&mut self) -> Result<char, String> {
         let first = self.hex()?;
         let code = match first {
-            0 if !self.keeps_nul => return self.error("jsonb can't hold \\u0000"),
+            0 if !self.only_checks => return self.error("jsonb can't hold \\u0000"),
             0xd800..=0xdbff => {
                 if !(self.take(b'\\') && self.take(b'u')) {
                     return self.error("half a surrogate pair");
@@ -285,17 +285,17 @@ impl Reader<'_> {
             }
         }
         let literal = &self.text[start..self.at];
-        match text::parse(literal, Kind::Decimal) {
-            Some(Value::Decimal(decimal)) if self.keeps_nul => {
-                let _ = decimal;
-                Ok(Json::Literal(String::new()))
-            }
-            Some(Value::Decimal(decimal)) => match plain(&decimal) {
-                Some(plain) => Ok(Json::Literal(plain)),
-                None => self.error("a number beyond those of numeric"),
-            },
-            _ if self.keeps_nul => Ok(Json::Literal(String::new())),
-            _ => self.error("a number beyond those of numeric"),
+        if self.only_checks {
+            // Only checked: `json` keeps every digit.
+            return Ok(Json::Literal(literal.into()));
+        }
+        let plain = match text::parse(literal, Kind::Decimal) {
+            Some(Value::Decimal(decimal)) => plain(&decimal),
+            _ => None,
+        };
+        match plain {
+            Some(plain) => Ok(Json::Literal(plain)),
+            None => self.error("a number beyond those of numeric"),
         }
     }
 }

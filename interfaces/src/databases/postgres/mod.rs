@@ -30,15 +30,20 @@
 //! edit outranks a deletion.
 //!
 //! Triggers, rules and cascades do at a write what they are there for. The commit's stamp then is one that equals no other,
-//! so that the next look finds what they did. Where both ends have triggers that put their own values in the same columns
-//! (`last_update = now()`), edits would go back and forth without end: `triggers=off` at one of them, as PostgreSQL's own
-//! replication has it.
+//! so that the next look finds what they did. What is written stands, though: a value that a trigger overruled
+//! (`last_update = now()`) is written once more with the table's triggers switched off, where the table is ours to alter,
+//! and other writers of the table wait for the commit; two ends with such triggers would overrule each other without end.
+//! With `triggers=off` they don't fire at all, as in PostgreSQL's own replication. A trigger that keeps a record from being
+//! written is an error.
 //!
 //! Sequences that fill columns of a table are moved beyond the values that were brought in.
 
 mod array;
+mod binary;
 mod connection;
+mod copy;
 mod decode;
+mod define;
 mod encode;
 mod jsonb;
 mod order;
@@ -54,7 +59,7 @@ mod watching;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deltabus_record::schema::Field;
@@ -63,6 +68,7 @@ use deltabus_record::value::{KindSet, Value};
 use self::connection::{Failure, Server, first};
 use self::read::{Locked, TableScan, View};
 use self::settings::{PARAMETERS, Settings};
+use self::stamp::Moment;
 use crate::{
     CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
     Watching,
@@ -88,6 +94,8 @@ pub(crate) struct Postgres {
     selection: Selection,
     channel: Option<String>,
     triggers: Triggers,
+    /// The last stamp, and when that was so: as long as nothing is committed, nothing else need be looked at.
+    last: Mutex<Option<(Moment, Stamp)>>,
 }
 
 /// Whether triggers fire when records are written.
@@ -237,6 +245,7 @@ impl Postgres {
             selection: Selection { tables, keys },
             channel,
             triggers,
+            last: Mutex::default(),
         })
     }
 
@@ -264,14 +273,33 @@ fn place_of(postgres: &Postgres, table: &str) -> String {
 
 impl Interface for Postgres {
     fn stamp(&self) -> Result<Stamp> {
+        let session = match self.server.begin("") {
+            Ok(session) => session,
+            Err(Error::Missing { .. }) => return Ok(Stamp::MISSING),
+            Err(error) => return Err(error),
+        };
+        let moment = Moment::take(&session).map_err(self.failed("reading its state"))?;
+        self.server.keep(session);
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, stamp)) = &*last()
+            && *known == moment
+        {
+            return Ok(stamp.clone());
+        }
         let View { session, state, .. } = match View::begin(self, Locked::No) {
             Ok(view) => view,
-            Err(Error::Missing { .. }) => return Ok(Stamp::MISSING),
+            Err(Error::Missing { .. }) => {
+                // What was looked at came after the moment, which doesn't come again once something is committed.
+                *last() = Some((moment, Stamp::MISSING));
+                return Ok(Stamp::MISSING);
+            }
             Err(error) => return Err(error),
         };
         session.batch("COMMIT").map_err(self.failed("reading its state"))?;
         self.server.keep(session);
-        Ok(state.stamp())
+        let stamp = state.stamp();
+        *last() = state.moment().map(|moment| (moment, stamp.clone()));
+        Ok(stamp)
     }
 
     fn watch(&self, notify: Notify) -> Result<Option<Watching>> {

@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use deltabus_record::row::{FieldRef, Row, RowReader};
 use deltabus_record::schema::{KeySpec, Schema};
 use deltabus_record::text;
 use deltabus_record::value::Value;
-use futures::SinkExt;
 
+use super::binary;
 use super::connection::{Failure, Parameter, Session, first};
+use super::copy::{Copy, Format};
 use super::encode;
-use super::runtime;
 use super::table::{Table, quote};
 use super::types::Form;
 use super::write::{Stop, Strategy};
-use crate::{Error, RecordWrite, Records};
+use crate::{Error, RecordWrite, Records, Refusal};
 
 /// Up to this many records go as parameters of a statement, for which the server needs no table; more are copied into a
 /// temporary one, which it reads faster and knows the size of.
@@ -23,12 +22,6 @@ const PARAMETERS_ROWS_MAX: usize = 2_000;
 
 /// The same for their bytes: a message to the server is built in memory.
 const PARAMETERS_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// How many bytes are copied at a time.
-const CHUNK_BYTES: usize = 256 * 1024;
-
-/// How many chunks may wait, so that memory stays bounded.
-const CHUNKS_WAITING: usize = 4;
 
 /// Which records others wrote since they were looked at.
 #[derive(Clone, Debug)]
@@ -90,20 +83,28 @@ impl<'a> Target<'a> {
             return Err(Stop::Error(Error::Changed { place: self.place.clone() }));
         }
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
-        let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
-        let mut copy = Copy::start(self.session, sql);
+        let mut copy = Copy::start(self.session, self.table.name.sql(), self.names(&slots), self.format(&slots));
+        let mut count = 0;
         loop {
             match records.advance() {
-                Ok(true) => {}
+                Ok(true) => count += 1,
                 Ok(false) => break,
                 Err(error) => return Err(Stop::Error(Error::Records(error))),
             }
-            self.put_row(&mut copy.chunk, records.row(), &slots)?;
+            self.put_row(&mut copy, records.row(), &slots)?;
             if !copy.flush_if_full() {
                 break;
             }
         }
-        copy.finish().map(drop).map_err(|failure| self.refused(failure, "loading", None))
+        let copied = copy.finish().map_err(|failure| self.refused(failure, "loading", None))?;
+        if copied < count {
+            return Err(Stop::Error(Error::Write {
+                place: self.place.clone(),
+                key: format!("of {} of {count} records", count - copied),
+                problem: "nothing was written; does a trigger prevent it?".into(),
+            }));
+        }
+        Ok(())
     }
 
     /// Sorts the writes by what is there; [`Error::Changed`] if others wrote one of the records.
@@ -218,18 +219,7 @@ impl<'a> Target<'a> {
             self.park(plan, strategy)?;
         }
         for (slots, rows) in &plan.updates {
-            let mut needed = self.key.clone();
-            needed.extend(slots);
-            let source = self.source(rows, &needed)?;
-            let sets: Vec<_> = slots.iter().map(|slot| format!("{} = v.c{slot}", self.name(*slot))).collect();
-            let sql = format!(
-                "UPDATE {} t SET {} FROM {} WHERE {}",
-                self.table.from(),
-                sets.join(", "),
-                source.sql,
-                self.matches()
-            );
-            self.execute(&sql, source.parameters, "updating records", rows)?;
+            self.update(slots, rows)?;
         }
         if plan.inserts.is_empty() {
             return Ok(());
@@ -237,10 +227,10 @@ impl<'a> Target<'a> {
         let slots: Vec<usize> = self.columns.iter().map(|(slot, _)| *slot).collect();
         // Rules don't apply to copying, so that the rows go where they are looked for.
         if !fits_parameters(&plan.inserts) || self.table.insert_rules {
-            let sql = format!("COPY {} ({}) FROM STDIN", self.table.name.sql(), self.names(&slots));
-            return self
-                .copy(sql, &plan.inserts, &slots)
-                .map_err(|it| self.stop(it, "inserting records", &plan.inserts));
+            let (table, names) = (self.table.name.sql(), self.names(&slots));
+            let copied = self.copy(table, names, &plan.inserts, &slots);
+            let copied = copied.map_err(|it| self.stop(it, "inserting records", &plan.inserts))?;
+            return self.expect(copied, &plan.inserts);
         }
         let source = self.source(&plan.inserts, &slots)?;
         let values: Vec<_> = slots.iter().map(|slot| format!("v.c{slot}")).collect();
@@ -252,6 +242,65 @@ impl<'a> Target<'a> {
             source.sql
         );
         self.execute(&sql, source.parameters, "inserting records", &plan.inserts)
+    }
+
+    /// Sets these slots of records that are there.
+    fn update(&self, slots: &[usize], rows: &[&Row]) -> Result<(), Stop> {
+        let mut needed = self.key.clone();
+        needed.extend(slots);
+        let source = self.source(rows, &needed)?;
+        let sets: Vec<_> = slots.iter().map(|slot| format!("{} = v.c{slot}", self.name(*slot))).collect();
+        let sql = format!(
+            "UPDATE {} t SET {} FROM {} WHERE {}",
+            self.table.from(),
+            sets.join(", "),
+            source.sql,
+            self.matches()
+        );
+        self.execute(&sql, source.parameters, "updating records", rows)
+    }
+
+    /// The records in which a trigger put other values in the place of those written, with the slots that were.
+    pub(super) fn overruled<'p>(&self, plan: &Plan<'p>) -> Result<Vec<(Vec<usize>, Vec<&'p Row>)>, Stop> {
+        let mut overruled = Vec::new();
+        if self.key.is_empty() {
+            // Nobody can tell which row became of which.
+            return Ok(overruled);
+        }
+        let all: Vec<usize> =
+            self.columns.iter().map(|(slot, _)| *slot).filter(|slot| !self.key.contains(slot)).collect();
+        for (slots, rows) in plan.updates.iter().chain(std::iter::once((&all, &plan.inserts))) {
+            if slots.is_empty() || rows.is_empty() {
+                continue;
+            }
+            let mut needed = self.key.clone();
+            needed.extend(slots);
+            let source = self.source(rows, &needed)?;
+            let ours: Vec<_> = slots.iter().map(|slot| format!("v.c{slot}")).collect();
+            let theirs: Vec<_> = slots.iter().map(|slot| format!("t.{}", self.name(*slot))).collect();
+            let sql = format!(
+                "SELECT v.n FROM {} JOIN {} t ON {} WHERE ROW({})::text <> ROW({})::text",
+                source.sql,
+                self.table.from(),
+                self.matches(),
+                ours.join(", "),
+                theirs.join(", ")
+            );
+            let failed = |failure| self.refused(failure, "looking at what triggers did", None);
+            let found = self.session.query(&sql, source.parameters).map_err(failed)?;
+            let numbers = found.iter().map(|row| row.try_get::<_, i32>(0)).collect::<Result<Vec<_>, _>>();
+            let numbers = numbers.map_err(|error| failed(error.into()))?;
+            let changed: Vec<&Row> = numbers.iter().filter_map(|at| rows.get(*at as usize).copied()).collect();
+            if !changed.is_empty() {
+                overruled.push((slots.clone(), changed));
+            }
+        }
+        Ok(overruled)
+    }
+
+    /// Writes once more what triggers overruled, which are switched off by now.
+    pub(super) fn insist(&self, overruled: &[(Vec<usize>, Vec<&Row>)]) -> Result<(), Stop> {
+        overruled.iter().try_for_each(|(slots, rows)| self.update(slots, rows))
     }
 
     /// Moves the sequences that fill columns beyond what was brought in.
@@ -448,34 +497,51 @@ impl<'a> Target<'a> {
         );
         self.session.batch(&made).map_err(failed)?;
         let names: Vec<_> = slots.iter().map(|slot| format!("c{slot}")).collect();
-        self.copy(format!("COPY {name} ({}) FROM STDIN", names.join(", ")), rows, slots)
-            .map_err(|failure| self.stop(failure, "copying records", rows))?;
+        self.copy(name.clone(), names.join(", "), rows, slots)
+            .map_err(|failure| self.stop(failure, "copying records", rows))
+            .map(drop)?;
         self.session.batch(&format!("ANALYZE {name}")).map_err(failed)?;
         Ok(Source { sql: format!("{name} v"), parameters: Vec::new() })
     }
 
-    fn copy(&self, sql: String, rows: &[&Row], slots: &[usize]) -> Result<(), CopyStop> {
-        let mut copy = Copy::start(self.session, sql);
+    fn copy(&self, table: String, names: String, rows: &[&Row], slots: &[usize]) -> Result<u64, CopyStop> {
+        let mut copy = Copy::start(self.session, table, names, self.format(slots));
         for row in rows {
-            self.put_row(&mut copy.chunk, row.as_bytes(), slots).map_err(CopyStop::Stop)?;
+            self.put_row(&mut copy, row.as_bytes(), slots).map_err(CopyStop::Stop)?;
             if !copy.flush_if_full() {
                 break;
             }
         }
-        copy.finish().map(drop).map_err(CopyStop::Failure)
+        copy.finish().map_err(CopyStop::Failure)
     }
 
-    /// Appends a row in `COPY`'s text format.
-    fn put_row(&self, out: &mut Vec<u8>, row: &[u8], slots: &[usize]) -> Result<(), Stop> {
+    /// Binary, where all columns of these slots can be sent so.
+    fn format(&self, slots: &[usize]) -> Format {
+        let binary = |slot: &usize| !self.column(*slot).as_text && binary::is_possible(&self.column(*slot).form);
+        if slots.iter().all(binary) { Format::Binary } else { Format::Text }
+    }
+
+    /// Appends a row to what is copied.
+    fn put_row(&self, copy: &mut Copy, row: &[u8], slots: &[usize]) -> Result<(), Stop> {
         let fields: Vec<FieldRef<'_>> = RowReader::new(row).collect();
+        let field = |slot: &usize| fields.get(*slot).copied().unwrap_or(FieldRef::ABSENT);
+        let out = &mut copy.chunk;
+        if copy.format == Format::Binary {
+            // A table has at most 1,600 columns.
+            out.extend_from_slice(&(slots.len() as i16).to_be_bytes());
+            for slot in slots {
+                let form = &self.column(*slot).form;
+                binary::put_field(out, field(slot), form).map_err(|refusal| self.refuse(refusal, *slot))?;
+            }
+            return Ok(());
+        }
         let mut text = String::new();
         for (at, slot) in slots.iter().enumerate() {
-            let field = fields.get(*slot).copied().unwrap_or(FieldRef::ABSENT);
             if at > 0 {
                 out.push(b'\t');
             }
             text.clear();
-            match self.put_field(&mut text, field, *slot)? {
+            match self.put_field(&mut text, field(slot), *slot)? {
                 true => encode::put_copied(out, &text),
                 false => out.extend_from_slice(b"\\N"),
             }
@@ -485,17 +551,33 @@ impl<'a> Target<'a> {
     }
 
     fn put_field(&self, out: &mut String, field: FieldRef<'_>, slot: usize) -> Result<bool, Stop> {
-        encode::put_field(out, field, &self.column(slot).form).map_err(|refusal| {
-            let field = self.schema.fields[slot].name.clone();
-            Stop::Error(Error::Refused { place: self.place.clone(), field, refusal })
-        })
+        encode::put_field(out, field, &self.column(slot).form).map_err(|refusal| self.refuse(refusal, slot))
+    }
+
+    fn refuse(&self, refusal: Refusal, slot: usize) -> Stop {
+        let field = self.schema.fields[slot].name.clone();
+        Stop::Error(Error::Refused { place: self.place.clone(), field, refusal })
     }
 
     fn execute(&self, sql: &str, parameters: Vec<Parameter>, doing: &'static str, rows: &[&Row]) -> Result<(), Stop> {
         match self.session.execute(sql, parameters) {
-            Ok(_) => Ok(()),
+            Ok(count) => self.expect(count, rows),
             Err(failure) => Err(self.stop(CopyStop::Failure(failure), doing, rows)),
         }
+    }
+
+    /// Nothing is dropped in silence: a trigger may have kept records from being written.
+    fn expect(&self, count: u64, rows: &[&Row]) -> Result<(), Stop> {
+        // Rules count as they like.
+        if !self.table.triggers || self.table.reactive || count >= rows.len() as u64 {
+            return Ok(());
+        }
+        let key = match rows {
+            [only] => self.key_text(only),
+            several => format!("of one of {} records", several.len()),
+        };
+        let problem = "nothing was written; does a trigger prevent it?".into();
+        Err(Stop::Error(Error::Write { place: self.place.clone(), key, problem }))
     }
 
     fn stop(&self, stop: CopyStop, doing: &'static str, rows: &[&Row]) -> Stop {
@@ -549,64 +631,4 @@ struct Source {
 enum CopyStop {
     Stop(Stop),
     Failure(Failure),
-}
-
-/// A `COPY … FROM STDIN` under way; dropped before its end, it fails and brings nothing.
-struct Copy {
-    chunk: Vec<u8>,
-    chunks: tokio::sync::mpsc::Sender<Option<Bytes>>,
-    outcome: std::sync::mpsc::Receiver<Result<u64, Failure>>,
-}
-
-impl Copy {
-    fn start(session: &Session, sql: String) -> Copy {
-        let (chunks, mut waiting) = tokio::sync::mpsc::channel::<Option<Bytes>>(CHUNKS_WAITING);
-        let (sender, outcome) = std::sync::mpsc::channel();
-        let client = session.client();
-        let copied = async move {
-            let mut sink = Box::pin(client.copy_in::<_, Bytes>(&sql).await?);
-            loop {
-                match waiting.recv().await {
-                    Some(Some(chunk)) => sink.send(chunk).await?,
-                    Some(None) => return Ok(sink.as_mut().finish().await?),
-                    // Not finished: the server is told that it failed.
-                    None => return Err(Failure::gone()),
-                }
-            }
-        };
-        // Where it can't be started, the channels end.
-        let _ = runtime::spawn(async move {
-            let _ = sender.send(copied.await);
-        });
-        Copy { chunk: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4), chunks, outcome }
-    }
-
-    /// Sends what there is once it is enough; `false` where the server takes no more.
-    fn flush_if_full(&mut self) -> bool {
-        self.chunk.len() < CHUNK_BYTES || self.flush()
-    }
-
-    fn flush(&mut self) -> bool {
-        let next = Vec::with_capacity(self.chunk.capacity());
-        let chunk = Bytes::from(std::mem::replace(&mut self.chunk, next));
-        self.send(Some(chunk))
-    }
-
-    fn send(&self, chunk: Option<Bytes>) -> bool {
-        let chunk = match self.chunks.try_send(chunk) {
-            Ok(()) => return true,
-            Err(tokio::sync::mpsc::error::TrySendError::Full(chunk)) => chunk,
-            Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => return false,
-        };
-        let chunks = self.chunks.clone();
-        runtime::wait(async move { chunks.send(chunk).await.is_ok() }).unwrap_or(false)
-    }
-
-    fn finish(mut self) -> Result<u64, Failure> {
-        if (self.chunk.is_empty() || self.flush()) && self.send(None) {
-            return self.outcome.recv().unwrap_or_else(|_| Err(Failure::gone()));
-        }
-        // It has ended by itself; why, it says.
-        self.outcome.recv().unwrap_or_else(|_| Err(Failure::gone()))
-    }
 }

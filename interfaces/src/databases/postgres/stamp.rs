@@ -48,6 +48,14 @@ pub(super) struct Snapshot {
     pub(super) running: Vec<u64>,
 }
 
+/// A server's state without regard to what tables are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    identity: Identity,
+    snapshot: Snapshot,
+    replayed: Option<u64>,
+}
+
 /// What the stamp of a database says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
@@ -91,9 +99,9 @@ fn malformed() -> Failure {
     Failure::Io(std::io::Error::other("the server gave a snapshot that is none"))
 }
 
-impl State {
-    /// The state that the transaction just begun sees; `replayed` was read before it began.
-    pub(super) fn take(session: &Session, replayed: Option<u64>, tables: &[Table]) -> Result<State, Failure> {
+impl Moment {
+    /// The moment that the server is at. A standby replays on meanwhile: what is seen lies at or before what it says.
+    pub(super) fn take(session: &Session) -> Result<Moment, Failure> {
         // Some providers keep this to themselves; there a database's number must do.
         let (system, timeline) = match session.identifies {
             true => (
@@ -105,7 +113,8 @@ impl State {
         let sql = format!(
             "SELECT pg_current_snapshot()::text, {system}, {timeline},
                 (SELECT oid FROM pg_database WHERE datname = current_database()),
-                (SELECT oid FROM pg_roles WHERE rolname = current_user)"
+                (SELECT oid FROM pg_roles WHERE rolname = current_user),
+                CASE WHEN pg_is_in_recovery() THEN (pg_last_wal_replay_lsn() - '0/0')::bigint END"
         );
         let rows = session.query(&sql, Vec::new())?;
         let Some(row) = rows.first() else { return Err(malformed()) };
@@ -116,6 +125,15 @@ impl State {
             role: row.try_get(4)?,
         };
         let snapshot = Snapshot::parse(row.try_get(0)?).ok_or_else(malformed)?;
+        let replayed = row.try_get::<_, Option<i64>>(5)?.map(|lsn| lsn as u64);
+        Ok(Moment { identity, snapshot, replayed })
+    }
+}
+
+impl State {
+    /// The state that the transaction just begun sees; `replayed` was read before it began.
+    pub(super) fn take(session: &Session, replayed: Option<u64>, tables: &[Table]) -> Result<State, Failure> {
+        let Moment { identity, snapshot, .. } = Moment::take(session)?;
         // What foreign tables hold changes without any transaction here.
         let nonce = match tables.iter().any(|table| table.sort == super::table::Sort::Foreign) {
             true => std::time::SystemTime::now()
@@ -131,6 +149,16 @@ impl State {
     pub(super) fn replayed(session: &Session) -> Result<Option<u64>, Failure> {
         let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN (pg_last_wal_replay_lsn() - '0/0')::bigint END";
         Ok(first::<Option<i64>>(&session.query(sql, Vec::new())?)?.map(|lsn| lsn as u64))
+    }
+
+    /// The moment of this state: at an equal one the state is this one. `None` where no transaction tells of changes.
+    ///
+    /// A standby's position was read before the snapshot here and is read after it in a moment: where both are the same,
+    /// nothing was replayed between.
+    pub(super) fn moment(&self) -> Option<Moment> {
+        let moment =
+            Moment { identity: self.identity.clone(), snapshot: self.snapshot.clone(), replayed: self.replayed };
+        (self.nonce == 0).then_some(moment)
     }
 
     /// The lowest transaction whose rows may be unknown to who knows this state, seen from `now`; see the module's

@@ -93,6 +93,15 @@ impl Form {
 
     /// The form that a declared type names; `None` for what isn't one of ours.
     pub(super) fn parse(declared: &str) -> Option<Form> {
+        // The commonest at once: this is asked for each value.
+        match declared {
+            "text" => return Some(Form::Text),
+            "int4" => return Some(Form::Int4),
+            "bigint" => return Some(Form::Int8),
+            "timestamp with time zone" => return Some(Form::Timestamptz(DECIMALS_MAX)),
+            "timestamp without time zone" => return Some(Form::Timestamp(DECIMALS_MAX)),
+            _ => {}
+        }
         let declared = declared.rsplit_once(AS).map_or(declared, |(_, base)| base);
         if let Some(element) = declared.strip_suffix("[]") {
             return match Form::parse(element)? {

@@ -1,14 +1,14 @@
 //! Writing tables in one transaction.
 
-use deltabus_record::schema::{Collection, Field, KeySpec, Schema};
+use deltabus_record::schema::Collection;
 
 use super::connection::{Failure, Session, first};
+use super::define::{define, unusable};
 use super::order::Order;
 use super::read::{Locked, View};
 use super::records::{Horizon, Plan, Target};
 use super::stamp::{State, short};
-use super::table::{NAME_BYTES_MAX, Sort, Table, TableName, quote};
-use super::types::{self, Form};
+use super::table::{Sort, Table, TableName, quote};
 use super::{MARK_TABLE, Postgres, Triggers, place_of};
 use crate::{Action, CollectionWrite, Content, Error, Mark, Result, Staged, Stamp};
 
@@ -188,9 +188,16 @@ fn attempt<'a>(
         false => Vec::new(),
     };
     if postgres.triggers == Triggers::Off {
-        after.extend(switch_off(&session, &tables).map_err(failed("switching triggers off"))?);
+        after.extend(
+            switch_off(&session, &tables.iter().flatten().collect::<Vec<_>>())
+                .map_err(failed("switching triggers off"))?,
+        );
     }
-    write_all(writes, &targets, &order.parents_first, &horizon, strategy, loaded)?;
+    let plans = write_all(writes, &targets, &order.parents_first, &horizon, strategy, loaded)?;
+    if postgres.triggers == Triggers::On {
+        insist(&session, &targets, &plans)?;
+    }
+    drop(plans);
     if !after.is_empty() {
         // A table with checks still to be made can't be altered.
         after.insert(0, "SET CONSTRAINTS ALL IMMEDIATE".into());
@@ -280,140 +287,10 @@ fn name_of(postgres: &Postgres, collection: &Collection, default: &str) -> Resul
     Ok(name)
 }
 
-/// Why PostgreSQL can't have this name for something.
-fn unusable(name: &str) -> Option<&'static str> {
-    match name {
-        "" => Some("it is empty"),
-        name if name.contains('\0') => Some("it has the character NUL in it"),
-        name if name.len() > NAME_BYTES_MAX => Some("it is longer than 63 bytes"),
-        _ => None,
-    }
-}
-
-/// Makes or alters the table as `write` asks; gives it as it then is.
-fn define(
-    session: &Session,
-    name: &TableName,
-    found: Option<Table>,
-    write: &CollectionWrite<'_>,
-    place: &str,
-) -> Result<Option<Table>, Stop> {
-    let failed =
-        |failure| Stop::Server { failure, place: place.to_owned(), doing: "making or altering the table", key: None };
-    let unsupported = |problem: String| Err(Stop::Error(Error::Unsupported { place: place.to_owned(), problem }));
-    if let Some(table) = found.as_ref().filter(|table| !matches!(table.sort, Sort::Table | Sort::Partitioned)) {
-        let what = if table.sort == Sort::View { "a view" } else { "a foreign table" };
-        return unsupported(format!("this is {what}, which can only be read"));
-    }
-    if let Action::Remove = write.action {
-        return Ok(None);
-    }
-    let schema = &write.collection.schema;
-    for (_, field) in schema.ordered() {
-        if let Some(problem) = unusable(&field.name) {
-            return unsupported(format!(
-                "PostgreSQL can't have a column named `{}`: {problem}",
-                field.name.escape_debug()
-            ));
-        }
-    }
-    let Some(table) = found else {
-        create(session, name, schema, place)?;
-        return Table::named(session, name).map_err(failed);
-    };
-    let mut changes = Vec::new();
-    for (_, field) in schema.ordered() {
-        if table.generated.contains(&field.name) {
-            return unsupported(format!("column `{}` is generated and can't be written; omit the field", field.name));
-        }
-        if table.column(&field.name).is_none() {
-            let column_type = column_type(session, field).map_err(failed)?;
-            changes.push(format!("ADD COLUMN {} {column_type}", quote(&field.name)));
-        }
-    }
-    for dropped in write.dropped {
-        if table.column(dropped).is_none() {
-            continue;
-        }
-        let column = quote(dropped);
-        // A view or the like that holds on to it: the column is emptied instead.
-        let sql = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid
-            AND a.attnum = d.refobjsubid WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1
-            AND a.attname = $2 AND d.deptype = 'n')";
-        let held = session.query(sql, vec![Box::new(table.oid), Box::new(dropped.clone())]);
-        match held.and_then(|rows| first(&rows)).map_err(failed)? {
-            false => changes.push(format!("DROP COLUMN {column}")),
-            true => session.batch(&format!("UPDATE {} SET {column} = NULL", table.from())).map_err(failed)?,
-        }
-    }
-    if changes.is_empty() {
-        return Ok(Some(table));
-    }
-    session.batch(&format!("ALTER TABLE {} {}", name.sql(), changes.join(", "))).map_err(failed)?;
-    Table::named(session, name).map_err(failed)
-}
-
-fn create(session: &Session, name: &TableName, schema: &Schema, place: &str) -> Result<(), Stop> {
-    let failed =
-        |failure| Stop::Server { failure, place: place.to_owned(), doing: "making or altering the table", key: None };
-    let key: &[u32] = match &schema.key {
-        KeySpec::Fields(slots) => slots,
-        KeySpec::WholeRow => &[],
-    };
-    let mut parts = Vec::new();
-    for (slot, field) in schema.ordered() {
-        let not_null = if key.contains(&(slot as u32)) { " NOT NULL" } else { "" };
-        parts.push(format!("{} {}{not_null}", quote(&field.name), column_type(session, field).map_err(failed)?));
-    }
-    if parts.is_empty() {
-        return Err(Stop::Error(Error::Unsupported {
-            place: place.to_owned(),
-            problem: "a table without a column can't be made".into(),
-        }));
-    }
-    if !key.is_empty() {
-        let names: Vec<_> = schema.key_names().into_iter().map(quote).collect();
-        parts.push(format!("PRIMARY KEY ({})", names.join(", ")));
-    }
-    session.batch(&format!("CREATE TABLE {} ({})", name.sql(), parts.join(", "))).map_err(failed)
-}
-
-/// The type of a column for `field`: its own where the database has such a type, made of the same; else what that is made
-/// of.
-fn column_type(session: &Session, field: &Field) -> Result<String, Failure> {
-    let declared = field.declared.as_deref().unwrap_or_default();
-    let base = types::base_sql(declared).unwrap_or_else(|| Form::of(field).sql());
-    let own = types::own_name(declared).filter(|name| is_type_name(name));
-    if let Some(own) = own {
-        let sql = "SELECT to_regtype($1)::oid";
-        let found: Option<u32> = first(&session.query(sql, vec![Box::new(own.to_owned())])?)?;
-        if let Some(oid) = found
-            && let Some((printed, made_of)) = super::table::type_of(session, oid)?
-            && made_of == base
-        {
-            return Ok(printed);
-        }
-    }
-    Ok(base)
-}
-
-/// Whether `name` is a type's name, with a schema perhaps and quotes, and nothing else.
-fn is_type_name(name: &str) -> bool {
-    let name = name.strip_suffix("[]").unwrap_or(name);
-    let mut quoted = false;
-    !name.is_empty()
-        && !name.starts_with(|first: char| first.is_ascii_digit())
-        && name.chars().all(|char| {
-            quoted ^= char == '"';
-            char == '"' || quoted && !char.is_control() || char.is_alphanumeric() || matches!(char, '_' | '.' | '$')
-        })
-        && !quoted
-}
-
 /// Switches the tables' own triggers off; gives the statements that put them back as they were.
-fn switch_off(session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>, Failure> {
+fn switch_off(session: &Session, tables: &[&Table]) -> Result<Vec<String>, Failure> {
     let mut after = Vec::new();
-    for table in tables.iter().flatten().filter(|table| table.triggers) {
+    for table in tables.iter().filter(|table| table.triggers) {
         let sql = "SELECT tgname::text, tgenabled = 'A' FROM pg_trigger
             WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY tgname";
         for row in session.query(sql, vec![Box::new(table.oid)])? {
@@ -426,16 +303,44 @@ fn switch_off(session: &Session, tables: &[Option<Table>]) -> Result<Vec<String>
     Ok(after)
 }
 
-fn write_all(
-    writes: &mut [CollectionWrite<'_>],
+/// Puts what was written back where triggers overruled it, in tables that are ours to alter: were it to stand, and a trigger
+/// at the other end to do the same, the two would overrule each other for ever.
+fn insist(session: &Session, targets: &[Option<Target<'_>>], plans: &[Option<Plan<'_>>]) -> Result<(), Stop> {
+    for (target, plan) in targets.iter().zip(plans) {
+        let (Some(target), Some(plan)) = (target, plan) else { continue };
+        if !target.table.triggers || !target.table.owned {
+            continue;
+        }
+        let overruled = target.overruled(plan)?;
+        if overruled.is_empty() {
+            continue;
+        }
+        let failed = |failure| {
+            let place = target.place.clone();
+            Stop::Server { failure, place, doing: "switching triggers off", key: None }
+        };
+        // A table with checks still to be made can't be altered.
+        session.batch("SET CONSTRAINTS ALL IMMEDIATE").map_err(failed)?;
+        let after = switch_off(session, &[target.table]).map_err(failed)?;
+        session.batch("SET CONSTRAINTS ALL DEFERRED").map_err(failed)?;
+        target.insist(&overruled)?;
+        session.batch("SET CONSTRAINTS ALL IMMEDIATE").map_err(failed)?;
+        session.batch(&after.join("; ")).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Writes all records; gives what was done to single ones.
+fn write_all<'w>(
+    writes: &'w mut [CollectionWrite<'_>],
     targets: &[Option<Target<'_>>],
     parents_first: &[usize],
     horizon: &Horizon,
     strategy: Strategy,
     loaded: &mut Loaded,
-) -> Result<(), Stop> {
+) -> Result<Vec<Option<Plan<'w>>>, Stop> {
     let mut loads = Vec::new();
-    let mut plans: Vec<Option<Plan<'_>>> = Vec::with_capacity(writes.len());
+    let mut plans: Vec<Option<Plan<'w>>> = Vec::with_capacity(writes.len());
     for (write, target) in writes.iter_mut().zip(targets) {
         let (plan, load) = match (&mut write.action, target) {
             (Action::Write(writes), Some(target)) => (Some(target.plan(writes, horizon)?), None),
@@ -473,7 +378,7 @@ fn write_all(
     if strategy.deletes_last {
         remove(&plans)?;
     }
-    Ok(())
+    Ok(plans)
 }
 
 fn write_mark(session: &Session, schema: &str, mark: &Mark) -> Result<(), Failure> {
