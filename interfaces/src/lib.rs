@@ -100,6 +100,11 @@ pub trait Interface: Send + Sync {
         Ok(())
     }
 
+    /// Fields that records have here whatever was written to them: no difference where the other side lacks them.
+    fn own_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The field in which this store, when it makes the collection itself, would keep the source's `field`.
     fn field_for(&self, field: &Field) -> Field;
 

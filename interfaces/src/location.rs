@@ -67,6 +67,9 @@ pub const INTERFACES: &[&str] = &["csv", "tsv", "json", "ndjson", "vcard", "ical
 /// Which URL's scheme speaks for which interface.
 const SCHEMES: &[(&str, &str)] = &[("postgres", "postgres"), ("postgresql", "postgres")];
 
+/// Options of a URL that say where something is.
+const PLACE_OPTIONS: &[&str] = &["host", "port", "dbname", "schema"];
+
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.
     pub fn parse(given: &str) -> Result<Location, Error> {
@@ -157,15 +160,19 @@ impl Location {
         self.password.as_ref().map(|Secret(password)| password.as_str())
     }
 
-    /// What makes two locations the same place, whatever the options: an interface and an absolute path, or a URL.
+    /// What makes two locations the same place, whatever the other options: an interface and an absolute path, or a URL
+    /// with what may also be said of the place by options.
     pub fn place(&self) -> Result<String, std::io::Error> {
         if self.is_url() {
-            return Ok(self.path.display().to_string());
+            let said = PLACE_OPTIONS.iter().filter_map(|name| Some((name, self.options.values.get(*name)?)));
+            let said: Vec<_> = said.map(|(name, value)| format!("{name}={value}")).collect();
+            return Ok(format!("{}?{}", self.path.display(), said.join("&")));
         }
         Ok(format!("{}:{}", self.interface, std::path::absolute(&self.path)?.display()))
     }
 
-    fn is_url(&self) -> bool {
+    /// Whether it was given as a URL: a server has it, no path leads there.
+    pub fn is_url(&self) -> bool {
         SCHEMES.iter().any(|(scheme, _)| self.given.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use deltabus_bus::jetstream::JetStream;
-use deltabus_interfaces::{Error as InterfaceError, Location};
+use deltabus_interfaces::{Error as InterfaceError, Interface, Location, Mark, NoContents};
 use deltabus_receiver::Filter;
 
 use crate::arguments::{Check, Global};
@@ -106,8 +106,17 @@ fn check_destination(location: &Location) -> Result<String, Error> {
     let interface = deltabus_interfaces::open(location)?;
     match interface.scan(None) {
         Ok(scan) => {
-            writable(&location.path)?;
-            Ok(format!("is there, with {} collections", scan.collections().len()))
+            let collections = scan.collections().len();
+            drop(scan);
+            match location.is_url() {
+                true => takes_writes(&*interface)?,
+                false => writable(&location.path)?,
+            }
+            Ok(format!("is there, with {collections} collections"))
+        }
+        Err(InterfaceError::Missing { .. }) if location.is_url() => {
+            takes_writes(&*interface)?;
+            Ok("isn't there yet and can be made".into())
         }
         Err(InterfaceError::Missing { .. }) => {
             let folder = location.path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -116,6 +125,12 @@ fn check_destination(location: &Location) -> Result<String, Error> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a database lets us write: a mark that is never committed.
+fn takes_writes(interface: &dyn Interface) -> Result<(), Error> {
+    let mark = Mark { owner: "check".into(), value: Vec::new() };
+    Ok(interface.stage(&mut [], &interface.stamp()?, Some(&mark), &NoContents).map(drop)?)
 }
 
 fn writable(path: &Path) -> Result<(), Error> {

@@ -39,7 +39,7 @@ pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compar
             continue;
         };
         right.start(to, Extent::Whole)?;
-        let common = Common::of(collection, &in_b[to]);
+        let common = Common::of((a, collection), (b, &in_b[to]));
         let same = left.layout(at) == right.layout(to) && collection.schema == in_b[to].schema;
         let fingerprints = if same { Fingerprints::Comparable } else { Fingerprints::Foreign };
         let identity = common.identity();
@@ -149,15 +149,23 @@ struct Common {
 }
 
 impl Common {
-    fn of(a: &Collection, b: &Collection) -> Common {
+    fn of((left, a): (&dyn Interface, &Collection), (right, b): (&dyn Interface, &Collection)) -> Common {
+        // What a store has by itself is no difference.
+        let is_own = |interface: &dyn Interface, field: &Field| interface.own_fields().contains(&field.name.as_str());
         let mut fields = Vec::new();
         let mut schema = Schema { fields: Vec::new(), key: KeySpec::WholeRow };
         for (slot, field) in a.schema.ordered() {
             let there = b.schema.slot(&field.name).map(|slot| (slot, b.schema.fields[slot].clone()));
+            if there.is_none() && is_own(left, field) {
+                continue;
+            }
             schema.fields.push(Field { ordinal: fields.len() as u32, ..field.clone() });
             fields.push((Some((slot, field.clone())), there));
         }
         for (slot, field) in b.schema.ordered().into_iter().filter(|(_, field)| a.schema.slot(&field.name).is_none()) {
+            if is_own(right, field) {
+                continue;
+            }
             schema.fields.push(Field { ordinal: fields.len() as u32, ..field.clone() });
             fields.push((None, Some((slot, field.clone()))));
         }

@@ -243,6 +243,10 @@ impl Interface for ICalendar {
         }
     }
 
+    fn own_fields(&self) -> &'static [&'static str] {
+        &["component", "uid"]
+    }
+
     fn commits(&self) -> bool {
         false
     }

@@ -192,6 +192,10 @@ impl Interface for Vcard {
         }
     }
 
+    fn own_fields(&self) -> &'static [&'static str] {
+        &["version", "uid"]
+    }
+
     fn commits(&self) -> bool {
         false
     }
