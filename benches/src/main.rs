@@ -12,8 +12,10 @@ mod alternatives;
 mod latency;
 mod measure;
 mod pipeline;
+mod postgres;
 mod rows;
 mod tables;
+mod trees;
 
 #[derive(Parser)]
 #[command(about = "deltabus beside the alternatives, in one run")]
@@ -57,6 +59,33 @@ enum Bench {
         #[arg(long, default_value = "id")]
         key: String,
     },
+    /// First load from PostgreSQL to PostgreSQL beside `COPY | COPY` and logical replication's initial sync.
+    PostgresLoad {
+        /// How many rows.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+    },
+    /// Updates as pgbench makes them, at 1 and at 4 subscribers, beside logical replication: rows a second and lag.
+    PostgresUpdates {
+        /// How many rows the table has.
+        #[arg(long, default_value_t = 100_000)]
+        rows: u64,
+        /// How long it is written, in seconds.
+        #[arg(long, default_value_t = 15)]
+        seconds: u32,
+        /// Transactions a second; 0: as many as go.
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
+    },
+    /// Directory trees beside rsync, unison and Syncthing.
+    Trees {
+        /// How many small files.
+        #[arg(long, default_value_t = 20_000)]
+        files: u32,
+        /// How large the large one is, in MiB.
+        #[arg(long, default_value_t = 256)]
+        large: u32,
+    },
     /// Runs an alternative in this process; used by the other benchmarks.
     #[command(hide = true)]
     Alternative {
@@ -74,6 +103,9 @@ fn main() -> ExitCode {
         Bench::Publish { rows } => pipeline::publish(rows),
         Bench::Latency { changes } => latency::latency(changes),
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
+        Bench::PostgresLoad { rows } => postgres::load(rows),
+        Bench::PostgresUpdates { rows, seconds, rate } => postgres::updates(rows, seconds, rate),
+        Bench::Trees { files, large } => trees::trees(files, large),
         Bench::Alternative { name, files } => alternatives::run(&name, &files),
     };
     match result {

@@ -65,6 +65,11 @@ impl Drop for Lease {
 
 impl Server {
     fn start() -> Server {
+        Server::with("")
+    }
+
+    /// A server of one's own, with further settings: `-c wal_level=logical`.
+    pub fn with(settings: &str) -> Server {
         let programs = programs();
         let folder =
             tempfile::Builder::new().prefix("deltabus-postgres-").tempdir_in("/tmp").expect("a folder can be made");
@@ -86,7 +91,7 @@ impl Server {
         let options = format!(
             "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c synchronous_commit=off \
              -c full_page_writes=off -c autovacuum=off -c max_connections=200 -c max_prepared_transactions=8 \
-             -c shared_buffers=32MB -c max_wal_size=256MB -c wal_level=minimal -c max_wal_senders=0",
+             -c shared_buffers=32MB -c max_wal_size=256MB -c wal_level=minimal -c max_wal_senders=0 {settings}",
             folder.display()
         );
         let mut keeper = Command::new("sh")
