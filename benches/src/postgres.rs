@@ -31,7 +31,7 @@ fn fill(server: &Server, database: &str, rows: u64) {
         database,
         &format!(
             "INSERT INTO bench SELECT id, 'Person ' || id % 100000, 'person' || id || '@example.org',
-                (id * 7919 % 1000000) / 100.0, timestamptz '2026-01-01' + id * interval '1 second', id % 3 = 0,
+                (id::bigint * 7919 % 1000000) / 100.0, timestamptz '2026-01-01' + id * interval '1 second', id % 3 = 0,
                 'seen ' || id % 977 || ' times' FROM generate_series(1, {rows}) id"
         ),
     );

@@ -72,6 +72,8 @@ pub(crate) fn trees(files: u32, large: u32) -> Result<()> {
     println!("a tree of {files} small files and one of {large} MiB");
     println!("{:<28} {:<22} {:>9} {:>9} {:>11} {:>14}", "", "", "seconds", "ratio", "peak MiB", "bytes moved");
     let mut reference: Vec<Measured> = Vec::new();
+    // Kept to the end: after many deletes some file systems make new files slowly for minutes.
+    let mut kept: Vec<tempfile::TempDir> = Vec::new();
     let mut play = |name: &str, step: Step<'_>| -> Result<()> {
         let folder = tempfile::tempdir()?;
         let pair = Pair { source: folder.path().join("source"), copy: folder.path().join("copy") };
@@ -96,6 +98,7 @@ pub(crate) fn trees(files: u32, large: u32) -> Result<()> {
                 measured.seconds, measured.peak_mib
             );
         }
+        kept.push(folder);
         let same =
             Command::new("diff").arg("-r").arg("--exclude=.deltabus").arg(&pair.source).arg(&pair.copy).status()?;
         if same.success() { Ok(()) } else { Err(format!("{name}: the copy is not equal").into()) }
