@@ -14,6 +14,7 @@ mod measure;
 mod pipeline;
 mod postgres;
 mod rows;
+mod syncthing;
 mod tables;
 mod trees;
 

@@ -181,6 +181,8 @@ fn run_updates(way: Way, subscribers: usize, rows: u64, seconds: u32, rate: u32)
     }
     // A row that says when it was written, for the lag.
     publisher.run(&source, "UPDATE bench SET seen = clock_timestamp() WHERE id = 1");
+    let fresh = "SELECT clock_timestamp() - seen < interval '1 hour' FROM bench WHERE id = 1";
+    wait("the first update is there", || targets.iter().all(|target| subscriber.run(target, fresh) == "t"))?;
     let script = world.path("updates.sql");
     std::fs::write(
         &script,

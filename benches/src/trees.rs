@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::measure::{Measured, Result, installed, once};
 use crate::pipeline::Deltabus;
 use crate::rows::mix;
+use crate::syncthing::Syncthing;
 
 /// Files in one folder.
 const FOLDER_FILES: u32 = 500;
@@ -99,8 +100,12 @@ pub(crate) fn trees(files: u32, large: u32) -> Result<()> {
             );
         }
         kept.push(folder);
-        let same =
-            Command::new("diff").arg("-r").arg("--exclude=.deltabus").arg(&pair.source).arg(&pair.copy).status()?;
+        let same = Command::new("diff")
+            .arg("-r")
+            .args(["--exclude=.deltabus", "--exclude=.stfolder"])
+            .arg(&pair.source)
+            .arg(&pair.copy)
+            .status()?;
         if same.success() { Ok(()) } else { Err(format!("{name}: the copy is not equal").into()) }
     };
     if installed("rsync") {
@@ -129,6 +134,19 @@ pub(crate) fn trees(files: u32, large: u32) -> Result<()> {
                 .args(["-batch", "-auto", "-silent", "-confirmbigdel=false", "-times", "-perms", "-1"])
                 .env("UNISON", pair.copy.with_file_name("unison"));
             Ok((once(&mut command, &[0])?, None))
+        })?;
+    }
+    if installed("syncthing") && installed("curl") {
+        let mut running: Option<Syncthing> = None;
+        play("Syncthing, both ends", &mut |pair| {
+            if running.is_none() {
+                let folder = pair.copy.parent().ok_or("a copy lies in a folder")?;
+                running = Some(Syncthing::start(folder, &pair.source, &pair.copy)?);
+            }
+            let syncthing = running.as_ref().ok_or("it was started")?;
+            let before = syncthing.moved()?;
+            let measured = syncthing.round()?;
+            Ok((measured, Some(syncthing.moved()?.saturating_sub(before))))
         })?;
     }
     let mut world: Option<Deltabus> = None;
