@@ -1,16 +1,13 @@
 //! A real PostgreSQL to another, and to SQLite, both ways, while somebody keeps writing.
+#![cfg(shared_data)]
 
 use std::path::PathBuf;
 
 use deltabus_test_servers::postgres::{Server, lease};
 use deltabus_tests::World;
 
-/// A file of the sakila database, beside the checkout.
 fn sakila_file(name: &str) -> PathBuf {
-    let shared = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/sakila-postgres");
-    let path = PathBuf::from(shared).join(name);
-    assert!(path.is_file(), "this test needs the sakila database: {} is not there", path.display());
-    path
+    PathBuf::from(env!("DELTABUS_SHARED_DATA")).join("sakila-postgres").join(name)
 }
 
 /// How many times somebody writes at each end.

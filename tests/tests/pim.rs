@@ -1,14 +1,15 @@
 //! Address books and calendars of real programs, through a database and back.
 
+#[cfg(shared_data)]
 use std::path::{Path, PathBuf};
 
 use deltabus_tests::World;
 
-/// The files beside the checkout that end so.
+/// The files that end so.
+#[cfg(shared_data)]
 fn samples(extension: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/pim");
-    let entries = std::fs::read_dir(&folder);
-    let entries = entries.unwrap_or_else(|error| panic!("this test needs {}: {error}", folder.display()));
+    let folder = Path::new(env!("DELTABUS_SHARED_DATA")).join("pim");
+    let entries = std::fs::read_dir(&folder).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut found: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == extension)).collect();
     found.sort();
@@ -16,6 +17,7 @@ fn samples(extension: &str) -> Vec<PathBuf> {
     found
 }
 
+#[cfg(shared_data)]
 fn there_and_back(interface: &str, path: &Path) {
     let world = World::new();
     let name = path.file_name().unwrap().to_str().unwrap();
@@ -35,11 +37,13 @@ fn there_and_back(interface: &str, path: &Path) {
     assert_eq!(std::fs::read(path).unwrap(), std::fs::read(world.path(name)).unwrap());
 }
 
+#[cfg(shared_data)]
 #[test]
 fn address_books_lose_nothing() {
     samples("vcf").iter().for_each(|path| there_and_back("vcard", path));
 }
 
+#[cfg(shared_data)]
 #[test]
 fn calendars_lose_nothing() {
     samples("ics").iter().for_each(|path| there_and_back("icalendar", path));

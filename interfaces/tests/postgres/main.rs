@@ -4,6 +4,7 @@ mod concurrency;
 mod constraints;
 mod hints;
 mod reading;
+#[cfg(shared_data)]
 mod sakila;
 mod values;
 mod writing;

@@ -7,18 +7,8 @@ use deltabus_record::schema::{Collection, Schema};
 
 use super::Db;
 
-/// Where the data lies: beside the checkout, or where `DELTABUS_SHARED` says.
 fn shared_file(name: &str) -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate lies in its workspace");
-    let named = std::env::var_os("DELTABUS_SHARED").map(PathBuf::from);
-    let beside = workspace.ancestors().skip(1).take(3).map(|folder| folder.join("shared"));
-    let found = named
-        .into_iter()
-        .chain(beside)
-        .map(|folder| folder.join("data/sakila-postgres").join(name))
-        .find(|path| path.is_file());
-    found
-        .unwrap_or_else(|| panic!("{name} is neither in ../shared/data/sakila-postgres nor where DELTABUS_SHARED says"))
+    Path::new(env!("DELTABUS_SHARED_DATA")).join("sakila-postgres").join(name)
 }
 
 fn sakila() -> Db {
