@@ -50,6 +50,12 @@ const CASES: &[Case] = &[
         ..JSON
     },
     Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
+    Case {
+        name: "json, tables",
+        keyed: "json:{}?shape=tables&key.records=id",
+        whole_row: Some("json:{}?tables=records"),
+        ..JSON
+    },
     Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
     VCARD,
     Case { name: "vcard 3.0", keyed: "vcard:{}?version=3.0", ..VCARD },
