@@ -57,12 +57,6 @@ pub(crate) fn encode_field(out: &mut Vec<u8>, field: FieldRef<'_>) {
     }
 }
 
-/// A whole-row key without the count that tells equal ones apart.
-pub fn without_occurrence(key: &[u8]) -> &[u8] {
-    let end = key.len().saturating_sub(1 + size_of::<u32>());
-    if key.get(end) == Some(&OCCURRENCE) { &key[..end] } else { key }
-}
-
 /// Appends the count that tells equal whole-row keys apart, from 0.
 pub fn encode_occurrence(out: &mut Vec<u8>, occurrence: u32) {
     out.push(OCCURRENCE);

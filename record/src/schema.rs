@@ -261,14 +261,6 @@ impl Schema {
         }
     }
 
-    /// The content that a key stands for: of a whole row without its occurrence (see [`Schema::key_content_into`]).
-    pub fn content_of_key<'a>(&self, key: &'a [u8]) -> &'a [u8] {
-        match &self.key {
-            KeySpec::Fields(_) => key,
-            KeySpec::WholeRow => crate::key::without_occurrence(key),
-        }
-    }
-
     /// The schema that `found`, just read from the source, makes of this one: known names keep their slots, new ones are
     /// appended, missing ones dropped. Equal to `self` when nothing changed.
     pub fn evolve(&self, found: &Schema) -> Schema {

@@ -1,6 +1,6 @@
 //! Laws of differencing: what is found is what was known with the differences applied, however the records moved.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use deltabus_record::apply::{Mismatch, apply};
@@ -8,7 +8,7 @@ use deltabus_record::change::{Change, FieldChange};
 use deltabus_record::diff::{
     self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, LOOK_AHEAD_MAX, Outcome,
 };
-use deltabus_record::key::{Key, encode_occurrence, without_occurrence};
+use deltabus_record::key::{Key, encode_occurrence};
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Value};
@@ -184,20 +184,10 @@ impl Known for State<'_> {
 
 type Compared = Result<(Outcome, Entries), DiffError<Infallible>>;
 
-fn with_index(known: &Map, index: Entries, lines: &[Line], identity: Identity) -> Compared {
-    with_stale_index(known, index, &HashSet::new(), lines, identity)
-}
-
-fn with_stale_index(
-    known: &Map,
-    mut index: Entries,
-    stale: &HashSet<Vec<u8>>,
-    lines: &[Line],
-    identity: Identity,
-) -> Compared {
+fn with_index(known: &Map, mut index: Entries, lines: &[Line], identity: Identity) -> Compared {
     let mut sink = Entries::default();
     let mut found = Reader::of(lines, identity);
-    let outcome = diff::with_index(&mut found, &mut index, stale, &State(known), &mut sink, identity)?;
+    let outcome = diff::with_index(&mut found, &mut index, &State(known), &mut sink, identity)?;
     Ok((outcome, sink))
 }
 
@@ -415,28 +405,6 @@ proptest! {
             check(&known, &lines, identity, &compared);
             known = applied(known, &compared.0.differences);
             index = compared.1;
-        }
-    }
-
-    /// What was written in between (an edit merged into source and state alike, or into the state only) is stale.
-    #[test]
-    fn records_that_came_changed_or_went_since_the_index_are_told_right(
-        (identity, first, edits) in identity_and_file(),
-        between in vec(edit(), 1..5),
-    ) {
-        let now = edited(&first, &between);
-        let after = edited(&now, &edits);
-        let (Some(before), Some(known)) = (map_of(&first, identity), map_of(&now, identity)) else { return Ok(()) };
-        prop_assume!(map_of(&after, identity).is_some());
-        let content = |key: &Vec<u8>| match identity {
-            Identity::Key => key.clone(),
-            Identity::WholeRow => without_occurrence(key).to_vec(),
-        };
-        let written = before.keys().chain(known.keys()).filter(|key| before.get(*key) != known.get(*key));
-        let stale: HashSet<_> = written.map(content).collect();
-        for lines in [&after, &now, &first] {
-            let compared = with_stale_index(&known, Entries::of(&first, identity), &stale, lines, identity).unwrap();
-            check(&known, lines, identity, &compared);
         }
     }
 

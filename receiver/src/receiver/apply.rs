@@ -109,7 +109,7 @@ impl Receiver {
         let mut batch = self.store.batch();
         let mut stamp = self.stamp.clone();
         let mut schemas_changed = false;
-        let mut written: Vec<(CollectionName, Key)> = Vec::new();
+        let mut written: Vec<(CollectionName, Key, Option<Row>)> = Vec::new();
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
@@ -138,7 +138,7 @@ impl Receiver {
                 match write(&outlets[at], before.as_ref(), after.as_ref()) {
                     Ok(write) => {
                         writes[at].extend(write);
-                        written.push((collection.clone(), key.clone()));
+                        written.push((collection.clone(), key.clone(), after.or(before)));
                     }
                     Err(error) if self.config.on_error == OnError::DeadLetter && is_refusal(&error) => {
                         round.dead_letters += 1;
@@ -180,9 +180,15 @@ impl Receiver {
             ledger::put_index(&mut batch, None)?;
         }
         batch.commit()?;
-        for (collection, key) in written {
-            let known = working.collection(&collection);
-            let content = known.map_or(key.as_bytes(), |known| known.schema.content_of_key(key.as_bytes())).to_vec();
+        for (collection, key, row) in written {
+            let content = match (working.collection(&collection), &row) {
+                (Some(collection), Some(row)) => {
+                    let mut content = Vec::new();
+                    collection.schema.key_content_into(row.as_bytes(), &mut content);
+                    content
+                }
+                _ => key.as_bytes().to_vec(),
+            };
             self.stale.entry(collection).or_default().insert(content);
         }
         self.stamp = stamp;

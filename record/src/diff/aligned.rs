@@ -1,6 +1,6 @@
 //! What is found beside the index of the scan before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use super::{
@@ -20,12 +20,10 @@ const LOOK_AHEAD_MIN: usize = 32;
 /// How much further the look-ahead goes each time that a record is not in it.
 const LOOK_AHEAD_GROWTH: usize = 16;
 
-/// Compares what is found with what is known, by the index of the scan before. What the index says of the `stale` keys, of
-/// whole rows without occurrence, doesn't count: their records may have come, changed or gone on both sides since then.
+/// Compares what is found with what is known, by the index of the scan before.
 pub fn with_index<E, F, I, K, S>(
     found: &mut dyn Found<Error = F>,
     index: &mut dyn Index<Error = I>,
-    stale: &HashSet<Vec<u8>>,
     known: &dyn Known<Error = K>,
     sink: &mut dyn IndexSink<Error = S>,
     identity: Identity,
@@ -34,8 +32,7 @@ where
     E: From<F> + From<I> + From<K> + From<S>,
 {
     let mut outcome = Outcome::default();
-    let mut index = Fresh { index, stale };
-    let mut ahead = Ahead::new(&mut index);
+    let mut ahead = Ahead::new(index);
     let mut displaced = Displaced::default();
     let (mut key, mut row) = (Vec::new(), Vec::new());
     while let Some(fingerprint) = found.next().map_err(store)? {
@@ -74,31 +71,8 @@ where
     while let Some((fingerprint, key)) = ahead.pop_or_read().map_err(store)? {
         displaced.miss(fingerprint, key);
     }
-    outcome.differences = displaced.settle(stale, known, identity)?;
+    outcome.differences = displaced.settle(known, identity)?;
     Ok(outcome)
-}
-
-/// An index without the entries that are stale.
-struct Fresh<'a, E> {
-    index: &'a mut dyn Index<Error = E>,
-    stale: &'a HashSet<Vec<u8>>,
-}
-
-impl<E> Index for Fresh<'_, E> {
-    type Error = E;
-
-    fn next(&mut self) -> Result<Option<u64>, E> {
-        loop {
-            let next = self.index.next()?;
-            if self.stale.is_empty() || next.is_none() || !self.stale.contains(self.index.key()) {
-                return Ok(next);
-            }
-        }
-    }
-
-    fn key(&self) -> &[u8] {
-        self.index.key()
-    }
 }
 
 /// The index from where the scan is, as far as it was looked ahead.
@@ -257,15 +231,14 @@ impl Displaced {
     /// Matches what is left by key.
     fn settle<E: From<K>, K>(
         self,
-        stale: &HashSet<Vec<u8>>,
         known: &dyn Known<Error = K>,
         identity: Identity,
     ) -> Result<Vec<Difference>, DiffError<E>> {
         let missing = self.missing.into_values().flatten();
         let surplus = self.surplus.into_values().flatten();
         match identity {
-            Identity::Key => settle_keys(missing, surplus, stale, known),
-            Identity::WholeRow => settle_rows(missing, surplus, stale, known),
+            Identity::Key => settle_keys(missing, surplus, known),
+            Identity::WholeRow => settle_rows(missing, surplus, known),
         }
     }
 }
@@ -273,11 +246,9 @@ impl Displaced {
 fn settle_keys<E: From<K>, K>(
     missing: impl Iterator<Item = Box<[u8]>>,
     surplus: impl Iterator<Item = Waiting>,
-    stale: &HashSet<Vec<u8>>,
     known: &dyn Known<Error = K>,
 ) -> Result<Vec<Difference>, DiffError<E>> {
-    let stale = stale.iter().map(|key| key.as_slice().into());
-    let mut gone: BTreeSet<Box<[u8]>> = missing.chain(stale).collect();
+    let mut gone: BTreeMap<Box<[u8]>, ()> = missing.map(|key| (key, ())).collect();
     let mut found: BTreeMap<Box<[u8]>, Waiting> = BTreeMap::new();
     for waiting in surplus {
         if let Some(other) = found.insert(waiting.key.clone(), waiting) {
@@ -292,7 +263,7 @@ fn settle_keys<E: From<K>, K>(
     for (key, waiting) in found {
         row.clear();
         let before = known.get(&key, &mut row).map_err(store)?.then(|| Row::from_trusted(row.as_slice()));
-        if before.is_some() && !gone.remove(&key) {
+        if before.is_some() && gone.remove(&key).is_none() {
             // The known record was found unchanged somewhere else.
             return Err(duplicate(&key, &waiting.place, None));
         }
@@ -301,7 +272,7 @@ fn settle_keys<E: From<K>, K>(
             differences.push(Difference { key: Key::from_trusted(key), before, after });
         }
     }
-    for key in gone {
+    for key in gone.into_keys() {
         row.clear();
         if known.get(&key, &mut row).map_err(store)? {
             let before = Some(Row::from_trusted(row.as_slice()));
@@ -315,16 +286,11 @@ fn settle_keys<E: From<K>, K>(
 fn settle_rows<E: From<K>, K>(
     missing: impl Iterator<Item = Box<[u8]>>,
     surplus: impl Iterator<Item = Waiting>,
-    stale: &HashSet<Vec<u8>>,
     known: &dyn Known<Error = K>,
 ) -> Result<Vec<Difference>, DiffError<E>> {
     let mut balance: BTreeMap<Box<[u8]>, (i64, Option<Box<[u8]>>)> = BTreeMap::new();
     for key in missing {
         balance.entry(key).or_default().0 -= 1;
-    }
-    for content in stale {
-        let there = occurrences(content, known).map_err(store)?;
-        balance.entry(content.as_slice().into()).or_default().0 -= i64::from(there);
     }
     for waiting in surplus {
         let entry = balance.entry(waiting.key).or_default();

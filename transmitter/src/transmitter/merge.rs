@@ -4,7 +4,7 @@ use deltabus_interfaces::{Error as InterfaceError, Stamp};
 use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
-use deltabus_record::schema::CollectionName;
+use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
 use deltabus_state::{View, Working};
 use metrics::counter;
@@ -232,6 +232,14 @@ fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Opti
 
 /// A record's key as it stands in the scan index.
 fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
-    let key = change.key().as_bytes();
-    view.collection(collection).map_or(key, |collection| collection.schema.content_of_key(key)).to_vec()
+    let row = match change {
+        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
+        Change::Update { key, .. } => return key.as_bytes().to_vec(),
+    };
+    let mut key = Vec::new();
+    match view.collection(collection) {
+        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
+        None => key.extend_from_slice(change.key().as_bytes()),
+    }
+    key
 }
