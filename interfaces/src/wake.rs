@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::watch::{Signal, Watching};
-use crate::{Interface, Stamp};
+use crate::{Interface, Stamp, in_place};
 
 /// How often a store is looked at beside its notifications, unless it knows better: a look is one `stat` call.
 pub const POLL: Duration = Duration::from_secs(2);
@@ -35,7 +34,7 @@ pub struct Wake {
 impl Wake {
     /// Watches the store and polls every `poll`, or as often as suits the store. Where notifications can't be had, polling alone has to do; that is logged.
     ///
-    /// Needs a runtime of several threads, as all that waits here does: looking at a store blocks one of them.
+    /// Looking at a store blocks a thread of the runtime, here and in all that waits: others go on where it has several.
     pub fn new(interface: &dyn Interface, poll: Option<Duration>) -> Wake {
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
         let notify = sender.clone();
@@ -43,7 +42,7 @@ impl Wake {
         let notify = move |signal| {
             let _ = notify.try_send(signal);
         };
-        let watching = block_in_place(|| interface.watch(Arc::new(notify)));
+        let watching = in_place(|| interface.watch(Arc::new(notify)));
         let watching =
             watching.inspect_err(|error| tracing::warn!(%error, "no notifications of changes; polling only"));
         let poll = poll.unwrap_or_else(|| interface.poll());
@@ -62,7 +61,7 @@ impl Wake {
                 Ok(None) => sleep(self.poll).await,
                 // An error is for the scan to report.
                 Err(_) => {
-                    if block_in_place(|| interface.stamp()).ok().as_ref() != last {
+                    if in_place(|| interface.stamp()).ok().as_ref() != last {
                         self.settle(interface).await;
                         return;
                     }
@@ -77,13 +76,13 @@ impl Wake {
             return;
         }
         let end = Instant::now() + QUIET_MAX;
-        let mut before = block_in_place(|| interface.stamp()).ok();
+        let mut before = in_place(|| interface.stamp()).ok();
         while Instant::now() < end {
             match timeout_at(end.min(Instant::now() + QUIET), self.signals.recv()).await {
                 Ok(Some(Signal::Written)) => return,
                 Ok(Some(Signal::Writing)) => {}
                 Ok(None) | Err(_) => {
-                    let now = block_in_place(|| interface.stamp()).ok();
+                    let now = in_place(|| interface.stamp()).ok();
                     if now == before {
                         return;
                     }

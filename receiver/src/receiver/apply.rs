@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use deltabus_bus::{Delivered, Position};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp, in_place};
 
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -12,7 +12,6 @@ use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
 use deltabus_state::Working;
 use metrics::{counter, gauge, histogram};
-use tokio::task::block_in_place;
 
 use crate::config::OnError;
 use crate::error::Error;
@@ -20,7 +19,7 @@ use crate::ledger::{self, Journal};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, now_millis, write};
+use super::{DESTINATION_ATTEMPTS, Receiver, Round, write};
 
 impl Receiver {
     /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
@@ -49,7 +48,7 @@ impl Receiver {
                     // Edits made here count as made before these sets.
                     self.tend(round).await?;
                 }
-                match block_in_place(|| self.apply_now(&group, destination, round)) {
+                match in_place(|| self.apply_now(&group, destination, round)) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => {
                         attempt += 1;
                         self.stamp = None;
@@ -202,7 +201,7 @@ impl Receiver {
         gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         if let Some(last) = sets.last() {
-            let lag = now_millis().saturating_sub(last.set.time_millis) as f64 / 1000.0;
+            let lag = self.now_millis().saturating_sub(last.set.time_millis) as f64 / 1000.0;
             gauge!(figures::LAG_SECONDS, &self.labels()).set(lag);
         }
         Ok(())

@@ -18,7 +18,7 @@ use crate::expected::Expected;
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
-use super::{Look, Receiver, Stale, fresh_digest};
+use super::{Look, Receiver, Stale};
 
 impl Receiver {
     /// The outlets of all collections, with what was found at the destination.
@@ -47,7 +47,7 @@ impl Receiver {
         let found = scan.collections().to_vec();
         let outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
-        let next = fresh_digest();
+        let next = self.fresh_digest();
         let mut look = Look {
             stamp: scan.stamp().clone(),
             missing: pairs.contains(&None),
