@@ -9,6 +9,7 @@ use fjall::{Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 
 use crate::Error;
 use crate::load::Loaded;
+use crate::probe::Step;
 use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, entry_bytes};
 use crate::view::overlay_key;
 
@@ -120,6 +121,7 @@ impl Batch {
 
     /// Makes all of it true, durably.
     pub fn commit(self) -> Result<(), Error> {
+        self.inner.probe(Step::BeforeCommit)?;
         // Views are taken under the same lock: none sees the records of one commit and the catalogue of another.
         let mut catalogue = self.inner.catalogue.write().expect("no holder of this lock panics");
         self.writes.commit().map_err(self.inner.error("commit"))?;
@@ -128,6 +130,7 @@ impl Batch {
             *catalogue = changed;
         }
         drop(catalogue);
+        self.inner.probe(Step::AfterCommit)?;
         for records in self.replaced {
             // What stays behind here is removed at the next start.
             if let Err(error) = self.inner.database.delete_keyspace(records) {

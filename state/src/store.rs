@@ -14,6 +14,7 @@ use crate::Error;
 use crate::batch::Batch;
 use crate::directory::create_private;
 use crate::load::Load;
+use crate::probe::{Probe, Step};
 use crate::view::View;
 
 /// The layout of a state folder; another number is another layout.
@@ -70,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) overlay: Keyspace,
     pub(crate) outbox: Keyspace,
     pub(crate) catalogue: RwLock<Catalogue>,
+    pub(crate) probe: Option<Arc<dyn Probe>>,
     _lock: File,
 }
 
@@ -102,6 +104,10 @@ impl Store {
     ///
     /// Fails with [`Error::Busy`] if another process, or this one, has it open.
     pub fn open(dir: &Path, owner: &Owner) -> Result<Store, Error> {
+        Store::open_probed(dir, owner, None)
+    }
+
+    pub(crate) fn open_probed(dir: &Path, owner: &Owner, probe: Option<Arc<dyn Probe>>) -> Result<Store, Error> {
         create_private(dir)?;
         let mut lock = lock(dir)?;
         check_marker(dir, owner)?;
@@ -134,6 +140,7 @@ impl Store {
             overlay,
             outbox,
             catalogue: RwLock::new(catalogue),
+            probe,
             _lock: lock,
         };
         Ok(Store { inner: Arc::new(inner) })
@@ -198,6 +205,13 @@ impl Inner {
         catalogue.next_id += 1;
         let records = self.database.keyspace(&records_name(id), records_keyspace).map_err(self.error("extend"))?;
         Ok((id, records))
+    }
+
+    pub(crate) fn probe(&self, step: Step) -> Result<(), Error> {
+        match &self.probe {
+            Some(probe) => probe.at(step).map_err(|error| self.error("commit")(error.into())),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn persist(&self) -> Result<(), Error> {

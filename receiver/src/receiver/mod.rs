@@ -127,7 +127,7 @@ impl Receiver {
     ) -> Result<Receiver, Error> {
         let filter = config.filter.as_deref().map(Filter::compile).transpose()?.map(Arc::new);
         let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
-        let store = Store::open(&state.receiver_folder(&config.source, &config.name), &owner)?;
+        let store = state.store(&owner)?;
         let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
         let large = Arc::new(LargeValues::new(contents, interface.clone(), &config));
         let mut receiver = Receiver {

@@ -153,7 +153,7 @@ impl Transmitter {
         state: &StateDirectory,
     ) -> Result<Transmitter, Error> {
         let owner = Owner::Transmitter { source: config.source.clone() };
-        let store = Store::open(&state.source_folder(&config.source), &owner)?;
+        let store = state.store(&owner)?;
         let view = store.view();
         let id = match ledger::transmitter(&view)? {
             Some(id) => id,
@@ -570,7 +570,7 @@ impl Status {
 /// Lets the held delete of a source go whose transmitter isn't running: the next round publishes it.
 pub fn confirm(state: &StateDirectory, source: &SourceName) -> Result<Held, Error> {
     let owner = Owner::Transmitter { source: source.clone() };
-    let store = Store::open(&state.source_folder(source), &owner)?;
+    let store = state.store(&owner)?;
     confirm_held(&store, source)
 }
 
