@@ -108,7 +108,7 @@ impl Receiver {
         let mut batch = self.store.batch();
         let mut stamp = self.stamp.clone();
         let mut schemas_changed = false;
-        let mut written: Vec<(CollectionName, Key, Option<Row>)> = Vec::new();
+        let mut written: Vec<(CollectionName, Key)> = Vec::new();
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
@@ -137,7 +137,7 @@ impl Receiver {
                 match write(&outlets[at], before.as_ref(), after.as_ref()) {
                     Ok(write) => {
                         writes[at].extend(write);
-                        written.push((collection.clone(), key.clone(), after.or(before)));
+                        written.push((collection.clone(), key.clone()));
                     }
                     Err(error) if self.config.on_error == OnError::DeadLetter && is_refusal(&error) => {
                         round.dead_letters += 1;
@@ -179,14 +179,10 @@ impl Receiver {
             ledger::put_index(&mut batch, None)?;
         }
         batch.commit()?;
-        for (collection, key, row) in written {
-            let content = match (working.collection(&collection), &row) {
-                (Some(collection), Some(row)) => {
-                    let mut content = Vec::new();
-                    collection.schema.key_content_into(row.as_bytes(), &mut content);
-                    content
-                }
-                _ => key.as_bytes().to_vec(),
+        for (collection, key) in written {
+            let content = match working.collection(&collection) {
+                Some(collection) => collection.schema.key_content(&key).to_vec(),
+                None => key.as_bytes().to_vec(),
             };
             self.stale.entry(collection).or_default().insert(content);
         }

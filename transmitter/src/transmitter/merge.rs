@@ -231,14 +231,8 @@ fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Opti
 
 /// A record's key as it stands in the scan index.
 fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
-    let row = match change {
-        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
-        Change::Update { key, .. } => return key.as_bytes().to_vec(),
-    };
-    let mut key = Vec::new();
     match view.collection(collection) {
-        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
-        None => key.extend_from_slice(change.key().as_bytes()),
+        Some(Collection { schema, .. }) => schema.key_content(change.key()).to_vec(),
+        None => change.key().as_bytes().to_vec(),
     }
-    key
 }
