@@ -129,6 +129,23 @@ impl Plan {
         }
     }
 
+    /// The arguments of `deltabus-simulate` that give this plan.
+    pub fn arguments(&self) -> String {
+        let whole = Plan::of(self.seed);
+        let mut arguments = format!("--seed {}", self.seed);
+        if self.faults != whole.faults {
+            let names: Vec<_> = self.faults.iter().map(|fault| fault.name()).collect();
+            arguments += &format!(" --only {}", if names.is_empty() { "none".into() } else { names.join(",") });
+        }
+        if self.edits != whole.edits {
+            arguments += &format!(" --edits {}", self.edits);
+        }
+        if self.receivers.len() != whole.receivers.len() {
+            arguments += &format!(" --receivers {}", self.receivers.len());
+        }
+        arguments
+    }
+
     /// Whether a number may come to name another state: the log and what the transmitter knew of it are both lost.
     pub fn forgets_numbers(&self) -> bool {
         let has = |losses: &[Fault]| losses.iter().any(|fault| self.faults.contains(fault));
