@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::fault::Fault;
 use crate::life::Life;
-use crate::plan::Planted;
+use crate::plan::{Planted, ShelfKind};
 use crate::shelf::{Shelf, Table, Tables, Writer};
 use crate::users::Users;
 use crate::world::lock;
@@ -139,14 +139,13 @@ impl Interface for ShelfInterface {
             return Err(Error::Changed { place: shelf.name.clone() });
         }
         let mut tables = shelf.tables().cloned().unwrap_or_default();
-        let transactional = shelf.kind.transactional;
-        let single = shelf.kind.single;
+        let kind = shelf.kind;
         let place = shelf.name.clone();
         drop(shelf);
         let before = tables.clone();
         let half = self.side == Side::Source && self.planted(Planted::HalfWrite);
         for write in writes.iter_mut() {
-            apply(&mut tables, write, single, &place)?;
+            apply(&mut tables, write, kind, &place)?;
             if self.side == Side::Destination && self.planted(Planted::DoubleWrite) {
                 double(&before, &mut tables);
             }
@@ -157,7 +156,7 @@ impl Interface for ShelfInterface {
         if self.side == Side::Destination && self.planted(Planted::SkippedWrite) && self.life.world.fresh() % 8 == 0 {
             tables = before;
         }
-        let content = (!transactional).then(|| Shelf::content(&tables));
+        let content = (!kind.transactional).then(|| Shelf::content(&tables));
         Ok(Box::new(ShelfStaged { interface: self, expected: expected.clone(), tables, mark: mark.cloned(), content }))
     }
 
@@ -337,9 +336,11 @@ pub(crate) fn difference(before: Option<&Tables>, after: &Tables) -> String {
 }
 
 /// Does what is to be done to one collection.
-fn apply(tables: &mut Tables, write: &mut CollectionWrite<'_>, single: bool, place: &str) -> Result<()> {
+fn apply(tables: &mut Tables, write: &mut CollectionWrite<'_>, kind: ShelfKind, place: &str) -> Result<()> {
     let wanted = write.collection;
-    let at = match single {
+    // What stands in a field that nobody has written.
+    let nothing = if kind.absent { Value::Absent } else { Value::Null };
+    let at = match kind.single {
         true => (!tables.is_empty()).then_some(0),
         false => tables.iter().position(|table| table.name == wanted.name),
     };
@@ -365,7 +366,7 @@ fn apply(tables: &mut Tables, write: &mut CollectionWrite<'_>, single: bool, pla
     let kept: Vec<usize> = (0..table.schema.fields.len()).filter(|at| !dropped(&table.schema.fields[*at])).collect();
     if kept.len() < table.schema.fields.len() {
         for row in &mut table.rows {
-            row.resize(table.schema.fields.len(), Value::Absent);
+            row.resize(table.schema.fields.len(), nothing.clone());
             *row = kept.iter().map(|at| row[*at].clone()).collect();
         }
         table.schema.fields = kept.iter().map(|at| table.schema.fields[*at].clone()).collect();
@@ -381,7 +382,7 @@ fn apply(tables: &mut Tables, write: &mut CollectionWrite<'_>, single: bool, pla
         }
     };
     let width = table.schema.fields.len();
-    table.rows.iter_mut().for_each(|row| row.resize(width, Value::Absent));
+    table.rows.iter_mut().for_each(|row| row.resize(width, nothing.clone()));
     // For each slot of what is written, where it goes.
     let places: Vec<Option<usize>> = wanted
         .schema
@@ -391,7 +392,7 @@ fn apply(tables: &mut Tables, write: &mut CollectionWrite<'_>, single: bool, pla
         .collect();
     let placed = |row: &[u8]| {
         let row = Row::from_trusted(row);
-        let mut out = vec![Value::Absent; width];
+        let mut out = vec![nothing.clone(); width];
         for (slot, place) in places.iter().enumerate() {
             if let Some(place) = place {
                 out[*place] = row.value(slot);
