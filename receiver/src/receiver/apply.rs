@@ -32,10 +32,9 @@ impl Receiver {
         // What the destination has already, and what it hasn't, go separately.
         let (had, new): (Vec<_>, Vec<_>) =
             sets.into_iter().partition(|set| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead));
-        for (group, destination) in [(had, Destination::HasIt), (new, Destination::Lacks)] {
-            if group.is_empty() {
-                continue;
-            }
+        let had = runs(had).into_iter().map(|run| (run, Destination::HasIt));
+        let new = runs(new).into_iter().map(|run| (run, Destination::Lacks));
+        for (group, destination) in had.chain(new) {
             let mut attempt = 0;
             let fits = loop {
                 if destination == Destination::Lacks {
@@ -288,6 +287,29 @@ impl Receiver {
         ];
         Ok(batch.meta_put_values(&name, &values)?)
     }
+}
+
+/// Sets that can be brought to the destination together: a collection that goes and comes again is another one, with other
+/// fields in the same slots.
+fn runs(sets: Vec<Delivered>) -> Vec<Vec<Delivered>> {
+    let mut runs: Vec<Vec<Delivered>> = Vec::new();
+    let mut gone: BTreeSet<CollectionName> = BTreeSet::new();
+    for set in sets {
+        let schemas = || set.set.transactions.iter().flat_map(|transaction| &transaction.schemas);
+        let made = schemas().filter(|schema| schema.before.is_none()).filter_map(|schema| schema.after.as_ref());
+        let again = made.map(|made| &made.name).any(|made| gone.contains(made));
+        let lost = schemas().filter(|schema| schema.after.is_none()).filter_map(|schema| schema.before.as_ref());
+        let lost: Vec<_> = lost.map(|lost| lost.name.clone()).collect();
+        if runs.is_empty() || again {
+            runs.push(Vec::new());
+            gone.clear();
+        }
+        gone.extend(lost);
+        if let Some(run) = runs.last_mut() {
+            run.push(set);
+        }
+    }
+    runs
 }
 
 /// Whether the destination already holds what a group brings.

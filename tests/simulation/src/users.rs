@@ -108,7 +108,7 @@ impl Users {
         let count = if kind.single { 1 } else { dice.between(1, 3) };
         let mut tables = Tables::new();
         for at in 0..count {
-            tables.push(new_table(&mut dice, at));
+            tables.push(new_table(&mut dice, world, at));
             let table = tables.len() - 1;
             for _ in 0..dice.below(8) {
                 let mut values = Values { world, kind, fresh: Vec::new() };
@@ -158,7 +158,7 @@ impl Users {
             true => act(&mut inner.dice, source, &self.world.plan.shape, shelf.kind),
             // The source comes back; a destination is for its receiver to make.
             false if source => {
-                after = Some(Users::again(&mut inner.dice, &mut values, shelf.kind));
+                after = Some(Users::again(&mut inner.dice, &mut values));
                 Act::Insert
             }
             false => return,
@@ -213,8 +213,8 @@ impl Users {
     }
 
     /// A source that was removed and comes back with something in it.
-    fn again(dice: &mut Dice, values: &mut Values<'_>, _: ShelfKind) -> Tables {
-        let mut table = new_table(dice, 0);
+    fn again(dice: &mut Dice, values: &mut Values<'_>) -> Tables {
+        let mut table = new_table(dice, values.world, 0);
         for _ in 0..dice.below(5) {
             insert(&mut table, dice, values);
         }
@@ -348,13 +348,13 @@ fn act(dice: &mut Dice, source: bool, shape: &Shape, kind: ShelfKind) -> Act {
     Act::Set
 }
 
-/// A table that nobody has had: keyed by one field or two, or by nothing but its rows.
-fn new_table(dice: &mut Dice, at: u64) -> Table {
+/// A table that nobody has had: keyed by one field or two, or by nothing but its rows. One of the same name has the same
+/// key, for a source can't change that, and its fields perhaps in another order.
+fn new_table(dice: &mut Dice, world: &World, at: u64) -> Table {
     let names = ["people", "orders", "entries", "things"];
     let name = names[(at as usize) % names.len()];
-    let key: &[&str] = match (at, dice.below(4)) {
-        (0, _) => &["id"],
-        (_, 0) => &["id"],
+    let key: &[&str] = match (at, world.dice(name).below(4)) {
+        (0, _) | (_, 0) => &["id"],
         (_, 1) => &["land", "id"],
         _ => &[],
     };
@@ -392,7 +392,7 @@ fn perform(act: Act, mut tables: Tables, dice: &mut Dice, values: &mut Values<'_
     let Some(table) = tables.get_mut(at) else {
         // A store without a table gets one.
         if !values.kind.single {
-            tables.push(new_table(dice, 0));
+            tables.push(new_table(dice, values.world, 0));
         }
         return Some(tables);
     };
@@ -458,7 +458,7 @@ fn perform(act: Act, mut tables: Tables, dice: &mut Dice, values: &mut Values<'_
             }
         }
         Act::AddTable => {
-            let new = (0..TABLES_MAX as u64).map(|at| new_table(dice, at));
+            let new = (0..TABLES_MAX as u64).map(|at| new_table(dice, values.world, at));
             let new: Vec<Table> = new.filter(|new| !tables.iter().any(|table| table.name == new.name)).collect();
             if let Some(new) = dice.one_of(&new) {
                 let mut new = new.clone();
