@@ -50,6 +50,7 @@
 //! ([`Error::is_transient`]), and the caller decides. Chunks of large values that no record refers to any more stay.
 
 pub mod broker;
+mod clock;
 pub mod contents;
 mod error;
 pub mod jetstream;
@@ -62,6 +63,7 @@ mod snapshot;
 mod version;
 mod wire;
 
+pub use clock::{Clock, SystemClock};
 pub use contents::{Contents, large_of};
 pub use error::Error;
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};

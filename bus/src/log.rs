@@ -1,6 +1,5 @@
 //! The log of one source: positions, terms and writing.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Error;
 use crate::broker::{AppendError, Broker, BrokerError, Expect, Stream, Subject};
+use crate::clock::{Clock, SystemClock};
 use crate::reader::{Event, Reader};
 use crate::wire::{self, EncodedSet};
 
@@ -35,6 +35,7 @@ const RETRY: Duration = Duration::from_millis(200);
 pub struct Log {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) source: SourceName,
+    clock: Arc<dyn Clock>,
 }
 
 /// A place in the log: all before it has been taken in.
@@ -70,7 +71,12 @@ pub enum Accepted {
 impl Log {
     /// The log of `source`; nothing is asked of the broker yet.
     pub fn new(broker: Arc<dyn Broker>, source: SourceName) -> Log {
-        Log { broker, source }
+        Log::with_clock(broker, source, Arc::new(SystemClock))
+    }
+
+    /// The same for an owner who has another clock than the system's.
+    pub fn with_clock(broker: Arc<dyn Broker>, source: SourceName, clock: Arc<dyn Clock>) -> Log {
+        Log { broker, source, clock }
     }
 
     /// The source.
@@ -81,6 +87,11 @@ impl Log {
     /// The broker.
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.broker
+    }
+
+    /// The owner's clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     /// Makes the source's streams where they are missing.
@@ -137,7 +148,9 @@ impl Writer {
                 // The whole log is read for the latest term: ours must be above it.
                 term = term.max(latest_term(log, extent.first).await?);
             }
-            let claim = v1::Claim { transmitter: transmitter.into(), nonce: nonce() };
+            // The nonce differs from claim to claim, so that two who claim the same term at the same moment under the same
+            // name (a copied state folder) never take the other's claim for their own.
+            let claim = v1::Claim { transmitter: transmitter.into(), nonce: log.clock.fresh() };
             let claim = envelope(term + 1, v1::envelope::Content::Claim(claim));
             let last = if elsewhere.is_some() { extent.last } else { at.sequence };
             let mut writer = Writer { log: log.clone(), term: term + 1, sequence: last, revision: at.revision };
@@ -283,12 +296,6 @@ impl Writer {
         });
         Error::Fenced { source_name: self.log.source.clone(), by: claims.last().unwrap_or_else(|| "unknown".into()) }
     }
-}
-
-/// Differs from claim to claim, so that two who claim the same term at the same moment under the same name (a copied
-/// state folder) never take the other's claim for their own.
-fn nonce() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 fn envelope(term: u64, content: v1::envelope::Content) -> v1::Envelope {

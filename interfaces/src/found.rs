@@ -1,7 +1,7 @@
 //! A scan as the differ wants it.
 
 use deltabus_record::diff;
-use deltabus_record::key::values;
+use deltabus_record::key::{KEY_BYTES_MAX, values};
 use deltabus_record::row::RowBuilder;
 use deltabus_record::value::Value;
 
@@ -34,7 +34,17 @@ impl diff::Found for Found<'_> {
     fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Error> {
         self.builder.clear();
         match self.scan.decode(&mut self.builder)? {
-            Decoded::Record => (self.translate)(self.builder.as_bytes(), key, row).map(|()| true),
+            Decoded::Record => {
+                let start = key.len();
+                (self.translate)(self.builder.as_bytes(), key, row)?;
+                match key.len() - start {
+                    0..=KEY_BYTES_MAX => Ok(true),
+                    bytes => {
+                        let problem = format!("a key of {bytes} bytes is more than the limit of {KEY_BYTES_MAX}");
+                        Err(Error::Data { position: self.scan.position(), problem })
+                    }
+                }
+            }
             Decoded::Unread => Ok(false),
         }
     }

@@ -22,6 +22,7 @@ pub mod file;
 mod folder;
 mod formats;
 pub mod found;
+mod in_place;
 mod location;
 mod tree;
 pub mod wake;
@@ -29,6 +30,7 @@ pub mod watch;
 
 pub use contents::{Contents, NoContents};
 pub use error::{Error, Position};
+pub use in_place::in_place;
 pub use location::{INTERFACES, Location, Options};
 pub use watch::{Notify, Signal, Watching};
 

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::watch::{Signal, Watching};
-use crate::{Interface, Stamp};
+use crate::{Interface, Stamp, in_place};
 
 /// How often a store is looked at beside its notifications, unless it knows better: a look is one `stat` call.
 pub const POLL: Duration = Duration::from_secs(2);
@@ -30,12 +29,16 @@ pub struct Wake {
     /// Kept so that `signals` never closes, also without notifications.
     _sender: mpsc::Sender<Signal>,
     poll: Duration,
+    /// When the store is looked at next, whatever is notified: waiting may be broken off any number of times before.
+    look: Instant,
+    /// Somebody was writing when this was last known.
+    unsettled: bool,
 }
 
 impl Wake {
     /// Watches the store and polls every `poll`, or as often as suits the store. Where notifications can't be had, polling alone has to do; that is logged.
     ///
-    /// Needs a runtime of several threads, as all that waits here does: looking at a store blocks one of them.
+    /// Looking at a store blocks a thread of the runtime, here and in all that waits: others go on where it has several.
     pub fn new(interface: &dyn Interface, poll: Option<Duration>) -> Wake {
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
         let notify = sender.clone();
@@ -43,32 +46,30 @@ impl Wake {
         let notify = move |signal| {
             let _ = notify.try_send(signal);
         };
-        let watching = block_in_place(|| interface.watch(Arc::new(notify)));
+        let watching = in_place(|| interface.watch(Arc::new(notify)));
         let watching =
             watching.inspect_err(|error| tracing::warn!(%error, "no notifications of changes; polling only"));
         let poll = poll.unwrap_or_else(|| interface.poll());
-        Wake { _watching: watching.ok().flatten(), signals, _sender: sender, poll }
+        let look = Instant::now() + poll;
+        Wake { _watching: watching.ok().flatten(), signals, _sender: sender, poll, look, unsettled: false }
     }
 
     /// Waits until the store may differ from `last` and nobody seems to be writing it. Cancel safe.
     pub async fn changed(&mut self, interface: &dyn Interface, last: Option<&Stamp>) {
-        loop {
-            match timeout(self.poll, self.signals.recv()).await {
+        while !self.unsettled {
+            match timeout_at(self.look, self.signals.recv()).await {
                 Ok(Some(Signal::Written)) => return,
-                Ok(Some(Signal::Writing)) => {
-                    self.settle(interface).await;
-                    return;
-                }
-                Ok(None) => sleep(self.poll).await,
+                Ok(Some(Signal::Writing)) => self.unsettled = true,
+                Ok(None) => sleep_until(self.look).await,
                 // An error is for the scan to report.
                 Err(_) => {
-                    if block_in_place(|| interface.stamp()).ok().as_ref() != last {
-                        self.settle(interface).await;
-                        return;
-                    }
+                    self.look = Instant::now() + self.poll;
+                    self.unsettled = in_place(|| interface.stamp()).ok().as_ref() != last;
                 }
             }
         }
+        self.settle(interface).await;
+        self.unsettled = false;
     }
 
     /// Waits until nobody has written the store for [`QUIET`], at most [`QUIET_MAX`]; not at all for one that commits.
@@ -77,13 +78,13 @@ impl Wake {
             return;
         }
         let end = Instant::now() + QUIET_MAX;
-        let mut before = block_in_place(|| interface.stamp()).ok();
+        let mut before = in_place(|| interface.stamp()).ok();
         while Instant::now() < end {
             match timeout_at(end.min(Instant::now() + QUIET), self.signals.recv()).await {
                 Ok(Some(Signal::Written)) => return,
                 Ok(Some(Signal::Writing)) => {}
                 Ok(None) | Err(_) => {
-                    let now = block_in_place(|| interface.stamp()).ok();
+                    let now = in_place(|| interface.stamp()).ok();
                     if now == before {
                         return;
                     }

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use deltabus_record::schema::{ReceiverName, SourceName};
 
-use crate::Error;
+use crate::probe::Probe;
+use crate::{Error, Owner, Store};
 
 /// The root of everything that deltabus remembers on this machine.
 ///
@@ -15,9 +17,10 @@ use crate::Error;
 /// receivers/<source>/<name>/    a receiver's
 /// bus/                          the local bus
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StateDirectory {
     root: PathBuf,
+    probe: Option<Arc<dyn Probe>>,
 }
 
 impl StateDirectory {
@@ -25,7 +28,21 @@ impl StateDirectory {
     pub fn open(root: impl Into<PathBuf>) -> Result<StateDirectory, Error> {
         let root = root.into();
         create_private(&root)?;
-        Ok(StateDirectory { root })
+        Ok(StateDirectory { root, probe: None })
+    }
+
+    /// The same directory, with a probe at every commit of the stores that are opened by it.
+    pub fn probed(self, probe: Arc<dyn Probe>) -> StateDirectory {
+        StateDirectory { probe: Some(probe), ..self }
+    }
+
+    /// Opens the store of `owner` in its folder; see [`Store::open`].
+    pub fn store(&self, owner: &Owner) -> Result<Store, Error> {
+        let folder = match owner {
+            Owner::Transmitter { source } => self.source_folder(source),
+            Owner::Receiver { source, receiver } => self.receiver_folder(source, receiver),
+        };
+        Store::open_probed(&folder, owner, self.probe.clone())
     }
 
     /// The directory itself.

@@ -10,6 +10,7 @@ mod batch;
 mod directory;
 mod error;
 mod load;
+pub mod probe;
 mod scan_index;
 mod store;
 mod view;

@@ -14,6 +14,7 @@ use crate::Error;
 use crate::batch::Batch;
 use crate::directory::create_private;
 use crate::load::Load;
+use crate::probe::{Probe, Step};
 use crate::view::View;
 
 /// The layout of a state folder; another number is another layout.
@@ -27,6 +28,17 @@ const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The journal may grow to this before records are written out whatever their number.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The longest key that the engine takes; it asserts that.
+pub(crate) const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// The key, if the engine takes it.
+pub(crate) fn checked<K: AsRef<[u8]>>(key: K) -> Result<K, Error> {
+    match key.as_ref().len() {
+        0..=KEY_BYTES_MAX => Ok(key),
+        bytes => Err(Error::KeyTooLong { bytes }),
+    }
+}
 
 /// Whose state a folder holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) overlay: Keyspace,
     pub(crate) outbox: Keyspace,
     pub(crate) catalogue: RwLock<Catalogue>,
+    pub(crate) probe: Option<Arc<dyn Probe>>,
     _lock: File,
 }
 
@@ -102,6 +115,10 @@ impl Store {
     ///
     /// Fails with [`Error::Busy`] if another process, or this one, has it open.
     pub fn open(dir: &Path, owner: &Owner) -> Result<Store, Error> {
+        Store::open_probed(dir, owner, None)
+    }
+
+    pub(crate) fn open_probed(dir: &Path, owner: &Owner, probe: Option<Arc<dyn Probe>>) -> Result<Store, Error> {
         create_private(dir)?;
         let mut lock = lock(dir)?;
         check_marker(dir, owner)?;
@@ -134,6 +151,7 @@ impl Store {
             overlay,
             outbox,
             catalogue: RwLock::new(catalogue),
+            probe,
             _lock: lock,
         };
         Ok(Store { inner: Arc::new(inner) })
@@ -198,6 +216,13 @@ impl Inner {
         catalogue.next_id += 1;
         let records = self.database.keyspace(&records_name(id), records_keyspace).map_err(self.error("extend"))?;
         Ok((id, records))
+    }
+
+    pub(crate) fn probe(&self, step: Step) -> Result<(), Error> {
+        match &self.probe {
+            Some(probe) => probe.at(step).map_err(|error| self.error("commit")(error.into())),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn persist(&self) -> Result<(), Error> {

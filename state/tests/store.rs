@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema, SourceName};
+use deltabus_state::probe::{Probe, Step};
 use deltabus_state::{Error, Owner, ScanIndex, ScanIndexWriter, StateDirectory, Store, is_busy, read_status};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -306,4 +308,56 @@ fn a_damaged_index_is_never_believed() {
         std::fs::write(&path, &whole[..at]).unwrap();
         assert!(!matches!(entries(folder.path()), Some(Ok(_))), "cut at {at}");
     }
+}
+
+/// Fails one kind of step.
+struct Failing(Step);
+
+impl Probe for Failing {
+    fn at(&self, step: Step) -> std::io::Result<()> {
+        if step == self.0 { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_a_probe_fails_before_the_commit_is_not_there_and_after_it_is() {
+    let source = SourceName::new("people").unwrap();
+    let owner = Owner::Transmitter { source };
+    for (step, there) in [(Step::BeforeCommit, false), (Step::AfterCommit, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(folder.path()).unwrap().probed(Arc::new(Failing(step)));
+        let store = state.store(&owner).unwrap();
+        let mut batch = store.batch();
+        batch.set_collection(&collection("a")).unwrap();
+        batch.put(&CollectionName::new("a"), b"k", b"1").unwrap();
+        assert!(matches!(batch.commit(), Err(Error::Store { doing: "commit", .. })));
+        assert_eq!(records(&store, "a").len(), usize::from(there));
+        drop(store);
+        let state = StateDirectory::open(folder.path()).unwrap();
+        assert_eq!(records(&state.store(&owner).unwrap(), "a").len(), usize::from(there));
+    }
+}
+
+#[test]
+fn keys_that_are_too_long_are_refused_and_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let name = CollectionName::new("a");
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.commit().unwrap();
+    let long = vec![7; 70_000];
+    let mut batch = store.batch();
+    assert!(matches!(batch.put(&name, &long, b""), Err(Error::KeyTooLong { bytes: 70_000 })));
+    assert!(matches!(batch.remove(&name, &long), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(batch.set_collection(&collection(&"a".repeat(70_000))), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(batch.meta_put(&"a".repeat(70_000), b""), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(store.load(&collection("a")).unwrap().put(&long, b""), Err(Error::KeyTooLong { .. })));
+    assert!(!store.view().get(&name, &long, &mut Vec::new()).unwrap());
+    assert_eq!(store.view().meta(&"a".repeat(70_000)).unwrap(), None);
+    // What is put on top is found by a hash.
+    batch.overlay_put(&name, &long, b"o");
+    batch.commit().unwrap();
+    assert_eq!(store.view().overlay(&name, &long).unwrap().as_deref(), Some(&b"o"[..]));
+    assert_eq!(store.view().overlay(&name, &[8; 70_000]).unwrap(), None);
 }

@@ -11,10 +11,9 @@ use fastcdc::v2020::StreamCDC;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use tokio::task::JoinHandle;
 
 use super::list::{self, List};
-use super::{CHUNK, WHOLE_MAX, chunk_subject, hash_in, hex, value_subject};
+use super::{CHUNK, WHOLE_MAX, ahead_of_time, chunk_subject, hash_in, hex, value_subject};
 use crate::broker::SUBJECTS_MAX;
 use crate::log::Log;
 use crate::{Error, wire};
@@ -171,7 +170,7 @@ pub(super) struct Ahead {
     places: HashMap<[u8; 32], usize>,
     /// Which group comes next, and whether it is on its way.
     next: usize,
-    coming: Option<JoinHandle<Group>>,
+    coming: Option<BoxFuture<'static, Option<Group>>>,
     here: HashMap<[u8; 32], Bytes>,
 }
 
@@ -213,17 +212,17 @@ impl Ahead {
             // What nobody asked for is passed over.
             None => self.fetch(log, place),
         };
-        self.here = coming.await.unwrap_or_else(|_| Ok(HashMap::new()))?;
+        self.here = coming.await.unwrap_or_else(|| Ok(HashMap::new()))?;
         self.next = place + 1;
         // The next group is on its way while this one is read.
         self.coming = (self.next < self.groups.len()).then(|| self.fetch(log, self.next));
         Ok(self.here.get(&large.hash).cloned())
     }
 
-    fn fetch(&self, log: &Log, place: usize) -> JoinHandle<Group> {
+    fn fetch(&self, log: &Log, place: usize) -> BoxFuture<'static, Option<Group>> {
         let log = log.clone();
         let subjects: Vec<_> = self.groups[place].iter().map(chunk_subject).collect();
-        tokio::spawn(async move {
+        ahead_of_time(async move {
             let mut here = HashMap::new();
             for stored in log.broker.last_of(&log.source, &subjects).await? {
                 if let Some(hash) = hash_in(&stored.tail) {

@@ -12,7 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use deltabus_record::value::Large;
-use tokio::runtime::Handle;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use fetch::Fetch;
 pub use send::Sender;
@@ -53,20 +55,20 @@ impl Contents {
     pub fn keep(&self, bytes: &[u8], text: bool) -> Result<Large, Error> {
         let large = large_of(bytes, text);
         let mut sender = lock(&self.sender);
-        self.runtime.block_on(sender.keep(&large, || Ok(bytes)))?;
+        wait(&self.runtime, sender.keep(&large, || Ok(bytes)))?;
         Ok(large)
     }
 
     /// The same for a value that `open` reads, if it has to be sent.
     pub fn keep_from<R: Read>(&self, large: &Large, open: impl FnOnce() -> io::Result<R>) -> Result<(), Error> {
         let mut sender = lock(&self.sender);
-        self.runtime.block_on(sender.keep(large, open))
+        wait(&self.runtime, sender.keep(large, open))
     }
 
     /// Returns when all that was kept is stored. An error means that some of it may not be: it has to be kept again.
     pub fn flush(&self) -> Result<(), Error> {
         let mut sender = lock(&self.sender);
-        let flushed = self.runtime.block_on(sender.flush());
+        let flushed = wait(&self.runtime, sender.flush());
         if flushed.is_err() {
             // What it believed to be there may not be.
             *sender = Sender::new(self.log.clone());
@@ -82,14 +84,32 @@ impl Contents {
     /// Reads a value from its beginning to its end. Parts that the file `similar` has too are taken from there.
     pub fn read(&self, large: &Large, similar: Option<&Path>) -> Result<Reading<'_>, Error> {
         let whole = match large.length <= WHOLE_MAX {
-            true => self.runtime.block_on(lock(&self.ahead).take(&self.log, large))?,
+            true => wait(&self.runtime, lock(&self.ahead).take(&self.log, large))?,
             false => None,
         };
         let fetch = match whole {
             Some(whole) => Fetch::of_whole(&self.log, large, whole),
-            None => self.runtime.block_on(Fetch::begin(&self.log, large, similar))?,
+            None => wait(&self.runtime, Fetch::begin(&self.log, large, similar))?,
         };
         Ok(Reading { runtime: &self.runtime, fetch, chunk: Bytes::new() })
+    }
+}
+
+/// Waits for `future`. On a runtime of one thread nothing else goes on meanwhile: there only a broker serves that answers at
+/// once, as the memory bus does.
+fn wait<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    match runtime.runtime_flavor() {
+        RuntimeFlavor::CurrentThread => future.now_or_never().expect("a broker for one thread answers at once"),
+        _ => runtime.block_on(future),
+    }
+}
+
+/// Lets `future` go on by itself where the runtime has a thread for it, else when it is awaited. `None`: the runtime is going
+/// down.
+fn ahead_of_time<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, Option<T>> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => future.map(Some).boxed(),
+        _ => tokio::spawn(future).map(Result::ok).boxed(),
     }
 }
 
@@ -108,7 +128,7 @@ pub struct Reading<'a> {
 impl Read for Reading<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.chunk.is_empty()
-            && let Some(next) = self.runtime.block_on(self.fetch.next()).map_err(io::Error::other)?
+            && let Some(next) = wait(self.runtime, self.fetch.next()).map_err(io::Error::other)?
         {
             self.chunk = next;
         }

@@ -6,9 +6,9 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use deltabus_record::value::Large;
 use fastcdc::v2020::StreamCDC;
-use tokio::task::JoinHandle;
+use futures::future::BoxFuture;
 
-use super::{CHUNK, WHOLE_MAX, chunk_subject, hash_in, list, value_subject};
+use super::{CHUNK, WHOLE_MAX, ahead_of_time, chunk_subject, hash_in, list, value_subject};
 use crate::broker::{AppendError, Stream, Subject};
 use crate::log::Log;
 use crate::{Error, wire};
@@ -35,8 +35,11 @@ pub struct Sender {
     knowledge: Knowledge,
     batch: Vec<(Subject, Bytes)>,
     batch_bytes: usize,
-    underway: VecDeque<JoinHandle<Result<(), AppendError>>>,
+    underway: VecDeque<Underway>,
 }
+
+/// A batch on its way; `None`: it is not known what became of it.
+type Underway = BoxFuture<'static, Option<Result<(), AppendError>>>;
 
 /// What is known of the contents that aren't in [`Sender::there`].
 enum Knowledge {
@@ -151,7 +154,7 @@ impl Sender {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let (broker, source) = (self.log.broker.clone(), self.log.source.clone());
-        self.underway.push_back(tokio::spawn(async move {
+        self.underway.push_back(ahead_of_time(async move {
             let mut attempt = 1;
             loop {
                 match broker.append_contents(&source, batch.clone()).await {
@@ -204,10 +207,6 @@ fn value_mark(hash: &[u8; 32]) -> [u8; 32] {
     hash.map(|byte| !byte)
 }
 
-async fn done(batch: JoinHandle<Result<(), AppendError>>) -> Result<(), Error> {
-    match batch.await {
-        Ok(result) => Ok(result?),
-        // The runtime is going down.
-        Err(_) => Err(AppendError::Unknown.into()),
-    }
+async fn done(batch: Underway) -> Result<(), Error> {
+    Ok(batch.await.unwrap_or(Err(AppendError::Unknown))?)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use deltabus_bus::{Delivered, Position};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp, in_place};
 
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -12,7 +12,6 @@ use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
 use deltabus_state::Working;
 use metrics::{counter, gauge, histogram};
-use tokio::task::block_in_place;
 
 use crate::config::OnError;
 use crate::error::Error;
@@ -20,7 +19,7 @@ use crate::ledger::{self, Journal};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, now_millis, write};
+use super::{DESTINATION_ATTEMPTS, Receiver, Round, write};
 
 impl Receiver {
     /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
@@ -33,10 +32,9 @@ impl Receiver {
         // What the destination has already, and what it hasn't, go separately.
         let (had, new): (Vec<_>, Vec<_>) =
             sets.into_iter().partition(|set| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead));
-        for (group, destination) in [(had, Destination::HasIt), (new, Destination::Lacks)] {
-            if group.is_empty() {
-                continue;
-            }
+        let had = runs(had).into_iter().map(|run| (run, Destination::HasIt));
+        let new = runs(new).into_iter().map(|run| (run, Destination::Lacks));
+        for (group, destination) in had.chain(new) {
             let mut attempt = 0;
             let fits = loop {
                 if destination == Destination::Lacks {
@@ -49,7 +47,7 @@ impl Receiver {
                     // Edits made here count as made before these sets.
                     self.tend(round).await?;
                 }
-                match block_in_place(|| self.apply_now(&group, destination, round)) {
+                match in_place(|| self.apply_now(&group, destination, round)) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => {
                         attempt += 1;
                         self.stamp = None;
@@ -109,7 +107,7 @@ impl Receiver {
         let mut batch = self.store.batch();
         let mut stamp = self.stamp.clone();
         let mut schemas_changed = false;
-        let mut written: Vec<(CollectionName, Key, Option<Row>)> = Vec::new();
+        let mut written: Vec<(CollectionName, Key)> = Vec::new();
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
@@ -138,7 +136,7 @@ impl Receiver {
                 match write(&outlets[at], before.as_ref(), after.as_ref()) {
                     Ok(write) => {
                         writes[at].extend(write);
-                        written.push((collection.clone(), key.clone(), after.or(before)));
+                        written.push((collection.clone(), key.clone()));
                     }
                     Err(error) if self.config.on_error == OnError::DeadLetter && is_refusal(&error) => {
                         round.dead_letters += 1;
@@ -180,14 +178,10 @@ impl Receiver {
             ledger::put_index(&mut batch, None)?;
         }
         batch.commit()?;
-        for (collection, key, row) in written {
-            let content = match (working.collection(&collection), &row) {
-                (Some(collection), Some(row)) => {
-                    let mut content = Vec::new();
-                    collection.schema.key_content_into(row.as_bytes(), &mut content);
-                    content
-                }
-                _ => key.as_bytes().to_vec(),
+        for (collection, key) in written {
+            let content = match working.collection(&collection) {
+                Some(collection) => collection.schema.key_content(&key).to_vec(),
+                None => key.as_bytes().to_vec(),
             };
             self.stale.entry(collection).or_default().insert(content);
         }
@@ -202,7 +196,7 @@ impl Receiver {
         gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         if let Some(last) = sets.last() {
-            let lag = now_millis().saturating_sub(last.set.time_millis) as f64 / 1000.0;
+            let lag = self.now_millis().saturating_sub(last.set.time_millis) as f64 / 1000.0;
             gauge!(figures::LAG_SECONDS, &self.labels()).set(lag);
         }
         Ok(())
@@ -293,6 +287,29 @@ impl Receiver {
         ];
         Ok(batch.meta_put_values(&name, &values)?)
     }
+}
+
+/// Sets that can be brought to the destination together: a collection that goes and comes again is another one, with other
+/// fields in the same slots.
+fn runs(sets: Vec<Delivered>) -> Vec<Vec<Delivered>> {
+    let mut runs: Vec<Vec<Delivered>> = Vec::new();
+    let mut gone: BTreeSet<CollectionName> = BTreeSet::new();
+    for set in sets {
+        let schemas = || set.set.transactions.iter().flat_map(|transaction| &transaction.schemas);
+        let made = schemas().filter(|schema| schema.before.is_none()).filter_map(|schema| schema.after.as_ref());
+        let again = made.map(|made| &made.name).any(|made| gone.contains(made));
+        let lost = schemas().filter(|schema| schema.after.is_none()).filter_map(|schema| schema.before.as_ref());
+        let lost: Vec<_> = lost.map(|lost| lost.name.clone()).collect();
+        if runs.is_empty() || again {
+            runs.push(Vec::new());
+            gone.clear();
+        }
+        gone.extend(lost);
+        if let Some(run) = runs.last_mut() {
+            run.push(set);
+        }
+    }
+    runs
 }
 
 /// Whether the destination already holds what a group brings.

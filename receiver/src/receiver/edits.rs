@@ -3,20 +3,19 @@
 use std::collections::HashSet;
 
 use deltabus_bus::{Position, encode_reverse};
-use deltabus_interfaces::{Error as InterfaceError, Unread};
+use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
 
 use deltabus_record::change::{CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
 use deltabus_record::schema::Collection;
 use metrics::{counter, gauge};
-use tokio::task::block_in_place;
 
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::error::Error;
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 
-use super::{Look, REVERSE_EDITS, Receiver, Round, now_millis};
+use super::{Look, REVERSE_EDITS, Receiver, Round};
 
 /// So many places that can't be read are named in the log, each time the destination is looked at.
 const UNREAD_NAMED: usize = 20;
@@ -24,7 +23,7 @@ const UNREAD_NAMED: usize = 20;
 impl Receiver {
     /// Finds edits made at the destination since it was last looked at.
     pub(super) fn find_edits(&mut self, round: &mut Round) -> Result<(), Error> {
-        let now = block_in_place(|| self.interface.stamp())?;
+        let now = in_place(|| self.interface.stamp())?;
         if self.stamp.as_ref() == Some(&now) && self.found.is_some() {
             return Ok(());
         }
@@ -32,10 +31,10 @@ impl Receiver {
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
         if self.stamp.as_ref() == Some(&now) {
             // Unchanged since another run of this receiver looked; only what stands there has to be known.
-            self.found = Some(block_in_place(|| self.collections())?);
+            self.found = Some(in_place(|| self.collections())?);
             return Ok(());
         }
-        let look = block_in_place(|| match self.look(&view) {
+        let look = in_place(|| match self.look(&view) {
             Err(Error::Index(damaged)) => {
                 tracing::warn!(%damaged, "every record is compared instead");
                 self.index = None;
@@ -45,7 +44,7 @@ impl Receiver {
         })?;
         if self.config.reverse {
             // An edit that refers to a content goes out only when the bus has that.
-            block_in_place(|| self.large.flush())?;
+            in_place(|| self.large.flush())?;
         }
         let mut batch = self.store.batch();
         let Some(look) = look.filter(|look| !look.missing) else {
@@ -89,7 +88,7 @@ impl Receiver {
         let lasting = look.stale.values().all(HashSet::is_empty);
         ledger::put_index(&mut batch, index.filter(|_| lasting))?;
         ledger::put_stamp(&mut batch, Some(&look.stamp))?;
-        block_in_place(|| batch.commit())?;
+        in_place(|| batch.commit())?;
         self.index = index;
         self.stale = look.stale;
         self.stamp = Some(look.stamp);
@@ -121,7 +120,7 @@ impl Receiver {
     /// The edits as reverse sets of a bearable size.
     fn reverse_sets(&self, look: &Look, position: Position) -> Result<Vec<ReverseSet>, Error> {
         let mut number = ledger::reverse_number(&self.store.view())?;
-        let time_millis = now_millis();
+        let time_millis = self.now_millis();
         let mut sets: Vec<ReverseSet> = Vec::new();
         for (collection, differences, _) in &look.differences {
             let changes: Vec<_> = differences.iter().cloned().filter_map(Difference::into_change).collect();

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use deltabus_bus::{Position, SnapshotReader};
 use deltabus_interfaces::found::{self, Found};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp};
+use deltabus_interfaces::{
+    Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
+};
 use deltabus_record::diff::{self, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::large::references;
 use deltabus_state::View;
 use metrics::{counter, gauge, histogram};
-use tokio::task::block_in_place;
 
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::error::Error;
@@ -40,7 +41,7 @@ impl Receiver {
         }
         let mut digest = Digest::default();
         while let Some(mut records) = reader.next().await? {
-            block_in_place(|| -> Result<(), Error> {
+            in_place(|| -> Result<(), Error> {
                 while let Some((collection, key, row)) = records.advance()? {
                     deltabus_record::row::check(row).map_err(|error| deltabus_bus::Error::Wire {
                         what: "a snapshot",
@@ -79,7 +80,7 @@ impl Receiver {
         ledger::put_reconcile(&mut batch, Wanted::Yes)?;
         ledger::put_journal(&mut batch, None)?;
         ledger::put_index(&mut batch, None)?;
-        block_in_place(|| batch.commit())?;
+        in_place(|| batch.commit())?;
         self.index = None;
         self.ahead = None;
         round.joined = true;
@@ -90,7 +91,7 @@ impl Receiver {
     pub(super) fn reconcile(&mut self, round: &mut Round) -> Result<(), Error> {
         let mut attempt = 0;
         loop {
-            match block_in_place(|| self.reconcile_now(round)) {
+            match in_place(|| self.reconcile_now(round)) {
                 Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => attempt += 1,
                 result => return result,
             }

@@ -1,16 +1,15 @@
 //! Looking at the destination: what stands there beside what is expected.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{Error as InterfaceError, Extent, Scan};
-use deltabus_record::diff::{self, Identity, Index, Known};
+use deltabus_record::diff::{self, Identity, Known, Refreshed};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::RowBuilder;
 use deltabus_record::schema::Collection;
-use deltabus_state::{IndexDamaged, ScanIndex, ScanIndexWriter, View};
+use deltabus_state::{ScanIndex, ScanIndexWriter, View};
 use metrics::histogram;
 
 use crate::error::Error;
@@ -18,7 +17,7 @@ use crate::expected::Expected;
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
-use super::{Look, Receiver, Stale, fresh_digest};
+use super::{Look, Receiver, Stale};
 
 impl Receiver {
     /// The outlets of all collections, with what was found at the destination.
@@ -47,7 +46,7 @@ impl Receiver {
         let found = scan.collections().to_vec();
         let outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
-        let next = fresh_digest();
+        let next = self.fresh_digest();
         let mut look = Look {
             stamp: scan.stamp().clone(),
             missing: pairs.contains(&None),
@@ -129,7 +128,7 @@ impl Receiver {
         let mut writer = ScanIndexWriter::create(&folder, name, layout)?;
         let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
             Some(index) => {
-                let mut index = Masked { index, stale: self.stale.get(name) };
+                let mut index = Refreshed::new(index, self.stale.get(name), &expected, identity)?;
                 diff::with_index(&mut records, &mut index, &expected, &mut writer, identity)
             }
             None => diff::without_index(&mut records, &expected, &mut writer, identity),
@@ -159,25 +158,4 @@ pub(super) fn translator<'a>(expected: Expected<'a>) -> Box<deltabus_interfaces:
         let lifted = base.and_then(|base| expected.outlet.lift(row, base.as_deref(), out));
         lifted.map_err(|error| InterfaceError::Records(Box::new(error)))
     })
-}
-
-/// An index in which the entries of some records count as unknown.
-struct Masked<'a> {
-    index: ScanIndex,
-    stale: Option<&'a HashSet<Vec<u8>>>,
-}
-
-impl Index for Masked<'_> {
-    type Error = IndexDamaged;
-
-    fn next(&mut self) -> Result<Option<u64>, IndexDamaged> {
-        let fingerprint = self.index.advance()?;
-        let stale = self.stale.is_some_and(|stale| stale.contains(self.index.key()));
-        // Another fingerprint than any stored form of this record had.
-        Ok(fingerprint.map(|fingerprint| if stale { !fingerprint } else { fingerprint }))
-    }
-
-    fn key(&self) -> &[u8] {
-        self.index.key()
-    }
 }

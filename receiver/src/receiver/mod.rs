@@ -7,7 +7,7 @@ mod look;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use deltabus_bus::broker::Broker;
 use deltabus_bus::{Contents, Event, Log, Position, Reader, decode_reverse};
@@ -114,20 +114,20 @@ impl Receiver {
     /// Opens the destination and the receiver's state. Nothing is read or applied yet.
     pub fn open(config: Config, broker: Arc<dyn Broker>, state: &StateDirectory) -> Result<Receiver, Error> {
         let interface: Arc<dyn Interface> = deltabus_interfaces::open(&config.location)?.into();
-        Receiver::with_interface(config, interface, broker, state)
+        let log = Log::new(broker, config.source.clone());
+        Receiver::with_interface(config, interface, log, state)
     }
 
-    /// The same with an interface that is open already.
+    /// The same with an interface that is open already, on the source's log.
     pub fn with_interface(
         config: Config,
         interface: Arc<dyn Interface>,
-        broker: Arc<dyn Broker>,
+        log: Log,
         state: &StateDirectory,
     ) -> Result<Receiver, Error> {
         let filter = config.filter.as_deref().map(Filter::compile).transpose()?.map(Arc::new);
         let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
-        let store = Store::open(&state.receiver_folder(&config.source, &config.name), &owner)?;
-        let log = Log::new(broker, config.source.clone());
+        let store = state.store(&owner)?;
         let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
         let large = Arc::new(LargeValues::new(contents, interface.clone(), &config));
         let mut receiver = Receiver {
@@ -164,7 +164,7 @@ impl Receiver {
 
     /// One round: finds edits at the destination, sends them, and applies what the log has, to its end as it stands.
     ///
-    /// Needs a runtime of several threads: reading and writing the destination blocks one of them.
+    /// Reading and writing the destination blocks a thread of the runtime.
     pub async fn receive_once(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         let result = self.catch_up(&mut round).await;
@@ -246,6 +246,7 @@ impl Receiver {
                 return result.map(|_: Round| ());
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
             }
@@ -269,6 +270,7 @@ impl Receiver {
         tokio::spawn(async move {
             loop {
                 let event = tokio::select! {
+                    biased;
                     () = sender.closed() => return,
                     event = reader.next() => event,
                 };
@@ -281,8 +283,9 @@ impl Receiver {
         loop {
             let mut round = Round::default();
             tokio::select! {
+                // Events first: before anything is applied the destination is looked at anyway.
+                biased;
                 () = stop.cancelled() => return Ok(SessionEnd::Stopped),
-                () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
                 event = events.recv() => {
                     let Some(event) = event else { return Ok(SessionEnd::Again) };
                     let mut next = Some(event);
@@ -318,6 +321,7 @@ impl Receiver {
                         self.caught_up(&end)?;
                     }
                 }
+                () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
             }
             round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
             if round.sets + round.edits + round.changes + round.drift > 0 {
@@ -461,9 +465,19 @@ impl Receiver {
             self.pending.sets().len(),
             self.drift,
             std::process::id(),
-            now_millis(),
+            self.now_millis(),
         );
         Ok(self.store.write_status(status.as_bytes())?)
+    }
+
+    fn now_millis(&self) -> u64 {
+        self.log.clock().now_millis()
+    }
+
+    /// A name for scan indexes that no other has.
+    fn fresh_digest(&self) -> Digest {
+        let clock = self.log.clock();
+        Digest { records: clock.now_millis(), sum: u128::from(clock.fresh()) << 64 | u128::from(clock.fresh()) }
     }
 }
 
@@ -492,14 +506,4 @@ fn write(outlet: &Outlet, before: Option<&Row>, after: Option<&Row>) -> Result<O
             Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
         }
     })
-}
-
-fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
-}
-
-/// A name for scan indexes that no other has.
-fn fresh_digest() -> Digest {
-    let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_millis());
-    Digest { records: now_millis(), sum: u128::from(random()) << 64 | u128::from(random()) }
 }

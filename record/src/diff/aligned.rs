@@ -317,7 +317,7 @@ fn settle_rows<E: From<K>, K>(
 }
 
 /// How many equal rows are known; their occurrences are numbered without a hole.
-fn occurrences<E>(content: &[u8], known: &dyn Known<Error = E>) -> Result<u32, E> {
+pub(super) fn occurrences<E>(content: &[u8], known: &dyn Known<Error = E>) -> Result<u32, E> {
     let mut row = Vec::new();
     let mut holds = |occurrence: u32| -> Result<bool, E> {
         row.clear();

@@ -1,6 +1,6 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
-use deltabus_interfaces::{Error as InterfaceError, Stamp};
+use deltabus_interfaces::{Error as InterfaceError, Stamp, in_place};
 use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -8,7 +8,6 @@ use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
 use deltabus_state::{View, Working};
 use metrics::counter;
-use tokio::task::block_in_place;
 
 use crate::ledger::{self};
 use crate::metrics as figures;
@@ -71,9 +70,9 @@ impl Transmitter {
             })
             .collect();
         if fresh.is_empty() {
-            return Ok(block_in_place(|| batch.commit())?);
+            return Ok(in_place(|| batch.commit())?);
         }
-        let merged = block_in_place(|| self.merge(&view, base, &fresh))?;
+        let merged = in_place(|| self.merge(&view, base, &fresh))?;
         for (receiver, number) in &cursors {
             ledger::put_cursor(&mut batch, receiver, *number)?;
         }
@@ -232,14 +231,8 @@ fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Opti
 
 /// A record's key as it stands in the scan index.
 fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
-    let row = match change {
-        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
-        Change::Update { key, .. } => return key.as_bytes().to_vec(),
-    };
-    let mut key = Vec::new();
     match view.collection(collection) {
-        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
-        None => key.extend_from_slice(change.key().as_bytes()),
+        Some(Collection { schema, .. }) => schema.key_content(change.key()).to_vec(),
+        None => change.key().as_bytes().to_vec(),
     }
-    key
 }

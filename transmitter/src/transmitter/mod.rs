@@ -5,13 +5,13 @@ mod publish;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow};
-use deltabus_bus::{BEAT, Contents, Log, Writer, encode_set};
+use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp, Unread};
+use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp, Unread, in_place};
 use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::Row;
@@ -20,7 +20,6 @@ use deltabus_record::value::Value;
 use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc;
-use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -142,30 +141,30 @@ impl Transmitter {
     /// Opens the source and its state. Nothing is read or published yet.
     pub fn open(config: Config, broker: Arc<dyn Broker>, state: &StateDirectory) -> Result<Transmitter, Error> {
         let interface: Arc<dyn Interface> = deltabus_interfaces::open(&config.location)?.into();
-        Transmitter::with_interface(config, interface, broker, state)
+        let log = Log::new(broker, config.source.clone());
+        Transmitter::with_interface(config, interface, log, state)
     }
 
-    /// The same with an interface that is open already.
+    /// The same with an interface that is open already, on the source's log.
     pub fn with_interface(
         config: Config,
         interface: Arc<dyn Interface>,
-        broker: Arc<dyn Broker>,
+        log: Log,
         state: &StateDirectory,
     ) -> Result<Transmitter, Error> {
         let owner = Owner::Transmitter { source: config.source.clone() };
-        let store = Store::open(&state.source_folder(&config.source), &owner)?;
+        let store = state.store(&owner)?;
         let view = store.view();
         let id = match ledger::transmitter(&view)? {
             Some(id) => id,
             None => {
-                let id = new_id();
+                let id = new_id(log.clock());
                 let mut batch = store.batch();
                 ledger::put_transmitter(&mut batch, &id)?;
                 batch.commit()?;
                 id
             }
         };
-        let log = Log::new(broker, config.source.clone());
         Ok(Transmitter {
             stamp: ledger::stamp(&view)?,
             index: ledger::index(&view)?,
@@ -191,7 +190,7 @@ impl Transmitter {
     /// One round: looks at the source, stages the difference, takes waiting reverse sets, publishes, and returns when the log
     /// has everything.
     ///
-    /// Needs a runtime of several threads: reading the source blocks one of them.
+    /// Reading the source blocks a thread of the runtime.
     pub async fn transmit_once(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         self.become_writer().await?;
@@ -229,7 +228,7 @@ impl Transmitter {
         let mut pause = RETRY_MIN;
         wake.settle(&*self.interface).await;
         loop {
-            let looked_at = block_in_place(|| self.interface.stamp()).ok();
+            let looked_at = in_place(|| self.interface.stamp()).ok();
             let result = self.transmit_once().await;
             after(&self.config.source, &result);
             let retry = match &result {
@@ -260,14 +259,9 @@ impl Transmitter {
             );
             loop {
                 tokio::select! {
+                    // What comes seldom first; a round looks after all the rest anyway.
+                    biased;
                     () = stop.cancelled() => return Ok(()),
-                    () = wake.changed(&*self.interface, last.as_ref()) => break,
-                    hint = next_hint(&mut reversed) => {
-                        if !hint {
-                            reversed = None;
-                        }
-                        break;
-                    }
                     asked = next_question(&mut self.questions) => {
                         self.answer(asked).await?;
                         break;
@@ -279,6 +273,13 @@ impl Transmitter {
                             tracing::debug!(%error, "no heartbeat could be sent");
                         }
                     }
+                    hint = next_hint(&mut reversed) => {
+                        if !hint {
+                            reversed = None;
+                        }
+                        break;
+                    }
+                    () = wake.changed(&*self.interface, last.as_ref()) => break,
                     () = sleep_until(retry), if retry_bus && retry.is_some() => break,
                 }
             }
@@ -323,6 +324,7 @@ impl Transmitter {
         tokio::spawn(async move {
             loop {
                 let question = tokio::select! {
+                    biased;
                     () = sender.closed() => return,
                     question = questions.next() => question,
                 };
@@ -363,7 +365,7 @@ impl Transmitter {
     /// Looks at the source, and stages what changed.
     fn observe_and_stage(&mut self, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
-        let stamp = block_in_place(|| self.interface.stamp())?;
+        let stamp = in_place(|| self.interface.stamp())?;
         let view = self.store.view();
         let base = ledger::revision(&view)?;
         round.revision = base.number;
@@ -420,11 +422,11 @@ impl Transmitter {
     fn observe(&self, view: &View, base: Revision) -> Result<Observation, Error> {
         let folder = self.store.dir().join("index");
         let uploads = Uploads::new(&self.contents, &*self.interface);
-        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next: fresh_digest() };
+        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next: self.fresh_digest() };
         let unknown = HashMap::new();
         let counts = self.counts.as_ref().filter(|(digest, _)| *digest == base.digest).map(|(_, counts)| counts);
         let previous = Previous { view, stamp: self.stamp.as_ref(), counts: counts.unwrap_or(&unknown) };
-        block_in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
+        in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
             Err(Error::Index(damaged)) => {
                 tracing::warn!(%damaged, "every record is compared instead");
                 let indexes = Indexes { valid: None, ..indexes };
@@ -458,13 +460,12 @@ impl Transmitter {
     fn first_load(&mut self, view: &View, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
         let folder = self.store.dir().join("index");
-        let index = fresh_digest();
+        let index = self.fresh_digest();
         let uploads = Uploads::new(&self.contents, &*self.interface);
         let store = &self.store;
         let mut batch = store.batch();
         let indexes = Indexes { folder: &folder, valid: None, stale: &Stale::new(), next: index };
-        let loaded =
-            block_in_place(|| observe::first_load(&*self.interface, view, store, &indexes, &uploads, &mut batch))?;
+        let loaded = in_place(|| observe::first_load(&*self.interface, view, store, &indexes, &uploads, &mut batch))?;
         let FirstLoad { stamp, digest, scanned, unread } = loaded;
         self.count_unread(&unread, round);
         histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
@@ -474,8 +475,8 @@ impl Transmitter {
         ledger::want_foundation(&mut batch)?;
         ledger::put_index(&mut batch, Some(index))?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
-        ledger::put_clock(&mut batch, now_millis())?;
-        block_in_place(|| batch.commit())?;
+        ledger::put_clock(&mut batch, self.now_millis())?;
+        in_place(|| batch.commit())?;
         gauge!(figures::REVISION, "source" => self.label()).set(1.0);
         round.revision = 1;
         round.changes += digest.records;
@@ -496,7 +497,7 @@ impl Transmitter {
         mut batch: Batch,
     ) -> Result<Revision, Error> {
         let start = Instant::now();
-        let time_millis = now_millis().max(ledger::clock(view)? + 1);
+        let time_millis = self.now_millis().max(ledger::clock(view)? + 1);
         let next = Revision { number: base.number + 1, digest: working.digest() };
         for changes in &transaction.collections {
             let label = changes.collection.to_string();
@@ -516,7 +517,7 @@ impl Transmitter {
         batch.outbox_put(next.number, &waiting.to_bytes());
         ledger::put_revision(&mut batch, &next)?;
         ledger::put_clock(&mut batch, time_millis)?;
-        block_in_place(|| batch.commit())?;
+        in_place(|| batch.commit())?;
         gauge!(figures::REVISION, "source" => self.label()).set(next.number as f64);
         histogram!(figures::STAGE_SECONDS, "source" => self.label()).record(start.elapsed());
         Ok(next)
@@ -534,16 +535,26 @@ impl Transmitter {
             held: round.held.clone().or(ledger::held(&view)?),
             error: error.map(ToString::to_string),
         };
-        Ok(self.store.write_status(status.to_json(&self.config).as_bytes())?)
+        Ok(self.store.write_status(status.to_json(&self.config, self.now_millis()).as_bytes())?)
+    }
+
+    fn now_millis(&self) -> u64 {
+        self.log.clock().now_millis()
+    }
+
+    /// A name for scan indexes that no other has.
+    fn fresh_digest(&self) -> Digest {
+        let clock = self.log.clock();
+        Digest { records: clock.now_millis(), sum: u128::from(clock.fresh()) << 64 | u128::from(clock.fresh()) }
     }
 }
 
 impl Status {
-    fn to_json(&self, config: &Config) -> String {
+    fn to_json(&self, config: &Config, time_millis: u64) -> String {
         let quoted = |text: &str| deltabus_record::json::quoted(text);
         let optional = |text: Option<String>| text.map_or("null".into(), |text| quoted(&text));
         format!(
-            "{{\"source\":{},\"location\":{},\"revision\":{},\"records\":{},\"outbox\":{},\"held\":{},\"error\":{},\"pid\":{},\"time_millis\":{}}}\n",
+            "{{\"source\":{},\"location\":{},\"revision\":{},\"records\":{},\"outbox\":{},\"held\":{},\"error\":{},\"pid\":{},\"time_millis\":{time_millis}}}\n",
             quoted(config.source.as_str()),
             quoted(&config.location.given),
             self.revision,
@@ -552,7 +563,6 @@ impl Status {
             optional(self.held.as_ref().map(ToString::to_string)),
             optional(self.error.clone()),
             std::process::id(),
-            now_millis(),
         )
     }
 }
@@ -560,7 +570,7 @@ impl Status {
 /// Lets the held delete of a source go whose transmitter isn't running: the next round publishes it.
 pub fn confirm(state: &StateDirectory, source: &SourceName) -> Result<Held, Error> {
     let owner = Owner::Transmitter { source: source.clone() };
-    let store = Store::open(&state.source_folder(source), &owner)?;
+    let store = state.store(&owner)?;
     confirm_held(&store, source)
 }
 
@@ -606,23 +616,9 @@ async fn sleep_until(time: Option<tokio::time::Instant>) {
     }
 }
 
-fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
-}
-
-/// Numbers that differ from call to call and from process to process.
-fn rand_u64() -> u64 {
-    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_millis())
-}
-
-/// A name for scan indexes that no other has.
-fn fresh_digest() -> Digest {
-    Digest { records: now_millis(), sum: u128::from(rand_u64()) << 64 | u128::from(rand_u64()) }
-}
-
-fn new_id() -> String {
+fn new_id(clock: &dyn Clock) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
     let host = if host.is_empty() { "transmitter" } else { host };
-    format!("{host}-{:08x}", rand_u64() as u32)
+    format!("{host}-{:08x}", clock.fresh() as u32)
 }

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use deltabus_bus::{EncodedSet, SnapshotWriter};
+use deltabus_interfaces::in_place;
 use deltabus_record::change::Revision;
 use metrics::{counter, gauge, histogram};
-use tokio::task::block_in_place;
 
 use crate::Error;
 use crate::ledger::{self, Waiting, Weights};
 use crate::metrics as figures;
 
-use super::{OUTBOX_KEPT, Round, SNAPSHOT_MIN_BYTES, Transmitter, now_millis};
+use super::{OUTBOX_KEPT, Round, SNAPSHOT_MIN_BYTES, Transmitter};
 
 impl Transmitter {
     /// Publishes what waits in the outbox, and returns when the log has it.
@@ -46,7 +46,7 @@ impl Transmitter {
         ledger::put_position(&mut batch, &position)?;
         ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + stored, ..weights })?;
         // Acknowledged sets go, but late: see OUTBOX_KEPT.
-        let old = now_millis().saturating_sub(OUTBOX_KEPT.as_millis() as u64);
+        let old = self.now_millis().saturating_sub(OUTBOX_KEPT.as_millis() as u64);
         for entry in view.outbox(0) {
             let waiting = Waiting::from_bytes(entry?.1)?;
             if waiting.time_millis >= old || waiting.revision.number > position.revision.number {
@@ -54,7 +54,7 @@ impl Transmitter {
             }
             batch.outbox_remove(waiting.revision.number);
         }
-        block_in_place(|| batch.commit())?;
+        in_place(|| batch.commit())?;
         round.sets += sets.len() as u64;
         round.bytes += stored;
         gauge!(figures::OUTBOX_SETS, "source" => self.config.source.to_string()).set(0.0);
@@ -77,10 +77,10 @@ impl Transmitter {
 
     /// Writes a snapshot of the state, which the log has up to here.
     async fn write_snapshot(&mut self, purpose: Purpose) -> Result<(), Error> {
+        let time_millis = self.now_millis();
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let view = self.store.view();
         let revision = ledger::revision(&view)?;
-        let time_millis = now_millis();
         let position = deltabus_bus::Position { revision, ..writer.position() };
         let mut snapshot = SnapshotWriter::begin(&self.log, position, view.collections(), time_millis).await?;
         for (i, collection) in view.collections().iter().enumerate() {
@@ -102,7 +102,7 @@ impl Transmitter {
         ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
         ledger::put_position(&mut batch, &writer.position())?;
         ledger::founded(&mut batch)?;
-        block_in_place(|| batch.commit())?;
+        in_place(|| batch.commit())?;
         tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
         Ok(())
     }
