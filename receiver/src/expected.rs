@@ -1,7 +1,7 @@
 //! What a destination is to hold: the base with the pending edits on top, as far as it is wanted there.
 
 use deltabus_interfaces::Records;
-use deltabus_record::diff::Known;
+use deltabus_record::diff::{Known, count_equal, counted};
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_state::{Stored, View};
@@ -25,24 +25,40 @@ impl Expected<'_> {
         Ok(self.get(key, &mut row)?.then_some(row))
     }
 
-    fn on_top(&self, key: &[u8], base: Option<Row>) -> Result<Option<Row>, Error> {
-        let row = self.pending.on_top(self.outlet.name(), &Key::from_trusted(key), base);
+    fn on_top(&self, key: &[u8]) -> Result<Option<Row>, Error> {
+        let row = self.pending.on_top(&self.outlet.source, &Key::from_trusted(key), |key| self.base(key))?;
         match row {
             Some(row) if self.outlet.wants(row.as_bytes())? => Ok(Some(row)),
             _ => Ok(None),
         }
     }
 
+    fn base(&self, key: &Key) -> Result<Option<Row>, Error> {
+        let mut row = Vec::new();
+        let there = self.view.get(self.outlet.name(), key.as_bytes(), &mut row)?;
+        Ok(there.then(|| Row::from_trusted(row)))
+    }
+
     /// Keys of records that only pending edits make.
     fn inserted(&self) -> Result<Vec<Key>, Error> {
         let mut keys = Vec::new();
-        let mut row = Vec::new();
         for (collection, key) in self.pending.records() {
-            row.clear();
-            if collection == *self.outlet.name() && !self.view.get(&collection, key.as_bytes(), &mut row)? {
-                keys.push(key);
+            if collection != *self.outlet.name() {
+                continue;
             }
+            if !self.outlet.counted() {
+                if self.base(&key)?.is_none() {
+                    keys.push(key);
+                }
+                continue;
+            }
+            let content = self.outlet.source.schema.key_content(&key);
+            let base = count_equal(content, |key| Ok::<_, Error>(self.base(key)?.is_some()))?;
+            let count = self.pending.count_on_top(&self.outlet.source, content, |key| self.base(key))?;
+            keys.extend((base..count).map(|occurrence| counted(content, occurrence)));
         }
+        keys.sort();
+        keys.dedup();
         Ok(keys)
     }
 }
@@ -60,9 +76,8 @@ impl Known for Expected<'_> {
             }
             return Ok(there);
         }
-        let base = there.then(|| Row::from_trusted(&row[start..]));
         row.truncate(start);
-        match self.on_top(key, base)? {
+        match self.on_top(key)? {
             Some(expected) => {
                 row.extend_from_slice(expected.as_bytes());
                 Ok(true)
@@ -81,12 +96,12 @@ impl Known for Expected<'_> {
                 if self.outlet.wants(&row)? {
                     take(&key)?;
                 }
-            } else if self.on_top(&key, Some(Row::from_trusted(&*row)))?.is_some() {
+            } else if self.on_top(&key)?.is_some() {
                 take(&key)?;
             }
         }
         for key in self.inserted()? {
-            if self.on_top(key.as_bytes(), None)?.is_some() {
+            if self.on_top(key.as_bytes())?.is_some() {
                 take(key.as_bytes())?;
             }
         }
@@ -129,14 +144,14 @@ impl<'a> ExpectedRecords<'a> {
                     if self.expected.pending.is_empty() {
                         self.expected.outlet.forward(&row, &mut self.row)?
                     } else {
-                        match self.expected.on_top(&key, Some(Row::from_trusted(&*row)))? {
+                        match self.expected.on_top(&key)? {
                             Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
                             None => false,
                         }
                     }
                 }
                 None => match self.inserted.next() {
-                    Some(key) => match self.expected.on_top(key.as_bytes(), None)? {
+                    Some(key) => match self.expected.on_top(key.as_bytes())? {
                         Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
                         None => false,
                     },

@@ -69,11 +69,11 @@ pub fn encode_occurrence(out: &mut Vec<u8>, occurrence: u32) {
     out.extend_from_slice(&occurrence.to_be_bytes());
 }
 
-/// A whole row's key without the count that tells equals apart.
-pub(crate) fn without_occurrence(key: &[u8]) -> &[u8] {
+/// A whole row's key without the count that tells equals apart, and that count; 0 for another key.
+pub fn split_occurrence(key: &[u8]) -> (&[u8], u32) {
     match key {
-        [content @ .., OCCURRENCE, _, _, _, _] => content,
-        content => content,
+        [content @ .., OCCURRENCE, a, b, c, d] => (content, u32::from_be_bytes([*a, *b, *c, *d])),
+        content => (content, 0),
     }
 }
 

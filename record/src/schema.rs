@@ -247,7 +247,7 @@ impl Schema {
     pub fn key_content<'a>(&self, key: &'a Key) -> &'a [u8] {
         match &self.key {
             KeySpec::Fields(_) => key.as_bytes(),
-            KeySpec::WholeRow => crate::key::without_occurrence(key.as_bytes()),
+            KeySpec::WholeRow => crate::key::split_occurrence(key.as_bytes()).0,
         }
     }
 

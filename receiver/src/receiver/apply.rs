@@ -6,6 +6,7 @@ use std::time::Instant;
 use deltabus_bus::{Delivered, Position};
 use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp, in_place};
 
+use deltabus_record::diff;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
@@ -19,7 +20,7 @@ use crate::ledger::{self, Journal};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, write};
+use super::{DESTINATION_ATTEMPTS, Receiver, Round, settled, write};
 
 impl Receiver {
     /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
@@ -117,14 +118,31 @@ impl Receiver {
             if !done.is_empty() {
                 records.extend(self.pending.records());
             }
+            let known = |collection: &CollectionName, key: &Key| -> Result<Option<Row>, Error> {
+                let mut row = Vec::new();
+                Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
+            };
+            let mut equals = BTreeSet::new();
+            for (name, key) in &records {
+                let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name && outlet.counted()) else {
+                    continue;
+                };
+                // Edits may have taken or put others of the equal rows than those that the sets speak of.
+                let content = outlet.source.schema.key_content(key);
+                let before = self.pending.count_on_top(&outlet.source, content, |key| known(name, key))?;
+                let after =
+                    pending.count_on_top(&outlet.source, content, |key| Ok::<_, Error>(working.get(name, key)?))?;
+                let between = before.min(after)..before.max(after);
+                equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
+            }
+            records.extend(equals);
             let mut upcoming = Vec::new();
             let mut writes: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
             for (collection, key) in &records {
                 let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
-                let mut base = Vec::new();
-                let base = view.get(collection, key.as_bytes(), &mut base)?.then(|| Row::from_trusted(base));
-                let before = self.pending.on_top(collection, key, base);
-                let after = pending.on_top(collection, key, working.get(collection, key)?);
+                let source = &outlets[at].source;
+                let before = self.pending.on_top(source, key, |key| known(collection, key))?;
+                let after = pending.on_top(source, key, |key| Ok::<_, Error>(working.get(collection, key)?))?;
                 if before == after {
                     continue;
                 }
@@ -144,6 +162,9 @@ impl Receiver {
                     }
                     Err(error) => return Err(error),
                 }
+            }
+            for (outlet, writes) in outlets.iter().zip(&mut writes) {
+                *writes = settled(outlet, std::mem::take(writes));
             }
             if !upcoming.is_empty() {
                 self.large.announce(upcoming);

@@ -24,7 +24,7 @@ use crate::key::{Key, encode_occurrence};
 use crate::row::{FieldRef, Row, RowReader};
 use crate::value::Value;
 
-pub use aligned::{LOOK_AHEAD_MAX, with_index};
+pub use aligned::{LOOK_AHEAD_MAX, count_equal, with_index};
 pub use refreshed::Refreshed;
 pub use sides::{Fingerprints, compare};
 

@@ -193,8 +193,9 @@ impl Users {
                     deletion.superseded = true;
                 }
             }
-            // A store that is removed is made anew: nothing was deleted in it.
-            let gone = had.difference(&has).filter(|_| after.is_some());
+            // A store that is removed is made anew: nothing was deleted in it. What the source doesn't have needs no delete.
+            let at_source = keys(lock(&inner.stores[0].shelf).tables().map(Vec::as_slice));
+            let gone = had.difference(&has).filter(|gone| after.is_some() && at_source.contains(*gone));
             inner.deletions.extend(gone.map(|(table, key)| Deletion {
                 receiver,
                 table: table.clone(),
