@@ -18,25 +18,53 @@ pub struct Reversed {
     pub set: Result<ReverseSet, Error>,
 }
 
+/// The last reverse set that the bus has of a receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LastReverse {
+    /// Its place among all receivers' reverse sets; 0 if there is none.
+    pub sequence: u64,
+    /// Its number; 0 if there is none, or it can't be understood.
+    pub number: u64,
+}
+
 impl Log {
-    /// Sends a reverse set. It may arrive twice: the transmitter takes each number once.
-    pub async fn send_reverse(&self, set: &ReverseSet) -> Result<(), Error> {
+    /// Sends a reverse set if `last` still is the receiver's last; `None` if it isn't: somebody else sends under this name.
+    ///
+    /// Fails with [`AppendError::Unknown`] where nobody answered; [`Log::stored_reverse`] tells what came of it.
+    pub async fn send_reverse(&self, set: &ReverseSet, last: LastReverse) -> Result<Option<LastReverse>, Error> {
         let subject = Subject::reverse(&set.id.receiver);
         let payload = wire::encode_reverse(set);
-        match self.broker.append(&self.source, &subject, payload, Expect::Any).await {
-            Ok(_) => Ok(()),
-            Err(AppendError::TooLarge { bytes }) => Err(AppendError::TooLarge { bytes }.into()),
+        match self.broker.append(&self.source, &subject, payload, Expect::SubjectLast(last.sequence)).await {
+            Ok(sequence) => Ok(Some(LastReverse { sequence, number: set.id.number })),
+            Err(AppendError::Conflict) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The number of the last reverse set that the bus has of a receiver; 0 if none.
-    pub async fn last_reverse(&self, receiver: &ReceiverName) -> Result<u64, Error> {
+    /// The last reverse set that the bus has of a receiver.
+    pub async fn last_reverse(&self, receiver: &ReceiverName) -> Result<LastReverse, Error> {
         let last = self.broker.last(&self.source, &Subject::reverse(receiver)).await?;
-        Ok(match last {
-            Some(stored) => wire::decode_reverse(receiver, &stored.payload).map_or(0, |set| set.id.number),
-            None => 0,
-        })
+        Ok(last.map_or(LastReverse::default(), |stored| {
+            let number = wire::decode_reverse(receiver, &stored.payload).map_or(0, |set| set.id.number);
+            LastReverse { sequence: stored.sequence, number }
+        }))
+    }
+
+    /// Which of these sets of one receiver the bus has, each exactly as it is.
+    pub async fn stored_reverse(&self, sets: &[&ReverseSet]) -> Result<Vec<bool>, Error> {
+        let wanted: Vec<_> = sets.iter().map(|set| wire::encode_reverse(set)).collect();
+        let mut there = vec![false; sets.len()];
+        let mut after = 0;
+        loop {
+            let batch = self.broker.read(&self.source, Stream::Reverse, after + 1, READ_BYTES).await?;
+            let Some(last) = batch.last() else { return Ok(there) };
+            after = last.sequence;
+            for stored in &batch {
+                for (at, set) in sets.iter().enumerate() {
+                    there[at] |= stored.tail == Subject::reverse(&set.id.receiver).tail && stored.payload == wanted[at];
+                }
+            }
+        }
     }
 
     /// Reverse sets after place `after`, in order; empty at the end.

@@ -14,6 +14,8 @@ use crate::Error;
 const POSITION: &str = "position";
 /// The number of the last reverse set made.
 const REVERSE: &str = "reverse";
+/// The number of the last reverse set that is known to be on the bus.
+const SENT: &str = "sent";
 /// The destination must be made equal to base and pending edits before anything it holds counts as an edit.
 const RECONCILE: &str = "reconcile";
 /// A file is about to take the destination's place: what it is and which revision it brings.
@@ -61,6 +63,18 @@ pub(crate) fn reverse_number(view: &View) -> Result<u64, Error> {
 
 pub(crate) fn put_reverse_number(batch: &mut Batch, number: u64) -> Result<(), Error> {
     Ok(batch.meta_put_values(REVERSE, &[Value::Integer(number as i64)])?)
+}
+
+pub(crate) fn sent(view: &View) -> Result<u64, Error> {
+    match view.meta_values(SENT)?.as_deref() {
+        Some([Value::Integer(number)]) => Ok(*number as u64),
+        Some(_) => Err(Error::Ledger(SENT)),
+        None => Ok(0),
+    }
+}
+
+pub(crate) fn put_sent(batch: &mut Batch, number: u64) -> Result<(), Error> {
+    Ok(batch.meta_put_values(SENT, &[Value::Integer(number as i64)])?)
 }
 
 pub(crate) fn reconcile(view: &View) -> Result<bool, Error> {

@@ -13,12 +13,39 @@ use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
     sets: Vec<ReverseSet>,
+    /// The bus has all up to this number.
+    sent: u64,
 }
 
 impl Pending {
-    /// With these sets, oldest first.
-    pub(crate) fn new(sets: Vec<ReverseSet>) -> Pending {
-        Pending { sets }
+    /// With these sets, oldest first, of which the bus has those up to the number `sent`.
+    pub(crate) fn new(sets: Vec<ReverseSet>, sent: u64) -> Pending {
+        Pending { sets, sent }
+    }
+
+    /// The number of the last set that is known to have arrived.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// All sets up to `number` have arrived.
+    pub(crate) fn set_sent(&mut self, number: u64) {
+        self.sent = number;
+    }
+
+    /// The sets that are not known to have arrived, oldest first.
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = &ReverseSet> {
+        self.sets.iter().filter(|set| set.id.number > self.sent)
+    }
+
+    /// The same with the unsent sets numbered on from `last`.
+    pub(crate) fn renumbered(&self, last: u64) -> Pending {
+        let mut renumbered = self.clone();
+        let unsent = renumbered.sets.iter_mut().filter(|set| set.id.number > self.sent);
+        for (set, number) in unsent.zip(last + 1..) {
+            set.id.number = number;
+        }
+        renumbered
     }
 
     /// Whether nothing waits.
@@ -36,10 +63,11 @@ impl Pending {
         self.sets.push(set);
     }
 
-    /// What is left when all sets up to `number` have been answered, and the numbers of those.
+    /// What is left when all sets sent up to `number` have been answered, and the numbers of those.
     pub(crate) fn answered(&self, number: u64) -> (Pending, Vec<u64>) {
-        let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(|set| set.id.number <= number);
-        (Pending { sets: left }, done.iter().map(|set| set.id.number).collect())
+        let is_done = |set: &ReverseSet| set.id.number <= number.min(self.sent);
+        let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(is_done);
+        (Pending { sets: left, sent: self.sent }, done.iter().map(|set| set.id.number).collect())
     }
 
     /// Every record with an edit.

@@ -48,6 +48,7 @@ impl Receiver {
                     // Edits made here count as made before these sets.
                     self.tend(round).await?;
                 }
+                self.settle_numbers(self.answered_by(&group)).await?;
                 match in_place(|| self.apply_now(&group, destination, round)) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => {
                         attempt += 1;
@@ -83,12 +84,19 @@ impl Receiver {
         Ok(true)
     }
 
+    /// The last of this receiver's reverse sets that these sets answer; 0 if they answer none.
+    fn answered_by(&self, sets: &[Delivered]) -> u64 {
+        let replies = sets.iter().flat_map(|set| &set.set.replies);
+        let mine = replies.filter(|reply| reply.reverse.receiver == self.config.name);
+        mine.map(|reply| reply.reverse.number).max().unwrap_or_default()
+    }
+
     fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
         let mut working = Working::new(&view, position.revision.digest);
-        let mut answered = 0;
+        let answered = self.answered_by(sets);
         let mut next = position;
         let mut bytes = 0;
         for Delivered { set, position, bytes: size } in sets {
@@ -99,8 +107,6 @@ impl Receiver {
                 let source_name = self.config.source.clone();
                 return Err(Error::Digest { source_name, revision: set.next.number });
             }
-            let replies = set.replies.iter().filter(|reply| reply.reverse.receiver == self.config.name);
-            answered = replies.map(|reply| reply.reverse.number).fold(answered, u64::max);
             next = *position;
             bytes += size;
         }
@@ -191,6 +197,10 @@ impl Receiver {
         working.write(&mut batch)?;
         for number in done {
             batch.outbox_remove(number);
+        }
+        if answered > ledger::reverse_number(&view)? {
+            // No further set may have a number that was answered: somebody else had it.
+            ledger::put_reverse_number(&mut batch, answered)?;
         }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;

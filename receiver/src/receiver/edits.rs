@@ -142,16 +142,4 @@ impl Receiver {
         }
         Ok(sets)
     }
-
-    /// Sends reverse sets that the bus doesn't have yet.
-    pub(super) async fn send(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let there = self.log.last_reverse(&self.config.name).await?;
-        for set in self.pending.sets().iter().filter(|set| set.id.number > there) {
-            self.log.send_reverse(set).await?;
-        }
-        Ok(())
-    }
 }

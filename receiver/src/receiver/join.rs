@@ -35,6 +35,9 @@ impl Receiver {
         let manifest = reader.manifest().clone();
         let hashers: Vec<_> =
             manifest.collections.iter().map(|collection| RecordHasher::new(&collection.name)).collect();
+        if let Some((_, answered)) = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name) {
+            self.settle_numbers(*answered).await?;
+        }
         let mut loads = Vec::new();
         for collection in &manifest.collections {
             loads.push(self.store.load(collection)?);

@@ -4,6 +4,7 @@ mod apply;
 mod edits;
 mod join;
 mod look;
+mod send;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -84,6 +85,8 @@ pub struct Receiver {
     filter: Option<Arc<Filter>>,
     large: Arc<LargeValues>,
     pending: Pending,
+    /// Sets that are not known to have arrived may be on the bus all the same.
+    unsure: bool,
     /// The destination's stamp when it was last known to hold what is expected.
     stamp: Option<Stamp>,
     /// Its collections at that stamp.
@@ -140,6 +143,7 @@ impl Receiver {
             filter,
             large,
             pending: Pending::default(),
+            unsure: true,
             stamp: None,
             found: None,
             index: None,
@@ -375,7 +379,8 @@ impl Receiver {
         for entry in view.outbox(0) {
             sets.push(decode_reverse(&self.config.name, &entry?.1)?);
         }
-        self.pending = Pending::new(sets);
+        self.pending = Pending::new(sets, ledger::sent(&view)?);
+        self.unsure = true;
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
         self.found = None;
