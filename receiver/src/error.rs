@@ -1,5 +1,6 @@
 //! What can go wrong while receiving.
 
+use deltabus_bus::Reason;
 use deltabus_bus::broker::BrokerError;
 use deltabus_interfaces::Refusal;
 use deltabus_record::diff::DiffError;
@@ -105,6 +106,18 @@ pub enum Error {
         source_name: SourceName,
         /// The revision.
         revision: u64,
+    },
+    /// The log has lost what comes after the snapshot.
+    #[error(
+        "the log of `{source_name}` doesn't lead on from its snapshot at revision {revision}: {reason}; waiting for a newer one"
+    )]
+    Behind {
+        /// The source.
+        source_name: SourceName,
+        /// The snapshot's revision.
+        revision: u64,
+        /// What the log says.
+        reason: Reason,
     },
     /// Something in the state store has another shape than it must have.
     #[error("the state's entry `{0}` can't be understood; move the receiver's state away, it joins again")]

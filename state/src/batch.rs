@@ -134,7 +134,7 @@ impl Batch {
         self.inner.probe(Step::AfterCommit)?;
         for records in self.replaced {
             // What stays behind here is removed at the next start.
-            if let Err(error) = self.inner.database.delete_keyspace(records) {
+            if let Err(error) = self.inner.remove_records(records) {
                 tracing::debug!(%error, "replaced records could not be removed yet");
             }
         }

@@ -111,7 +111,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         if let Some(records) = self.records.take() {
             // What stays behind here is removed at the next start.
-            let _ = self.inner.database.delete_keyspace(records);
+            let _ = self.inner.remove_records(records);
         }
     }
 }

@@ -361,3 +361,23 @@ fn keys_that_are_too_long_are_refused_and_are_not_there() {
     assert_eq!(store.view().overlay(&name, &long).unwrap().as_deref(), Some(&b"o"[..]));
     assert_eq!(store.view().overlay(&name, &[8; 70_000]).unwrap(), None);
 }
+
+#[test]
+fn what_is_loaded_after_a_load_that_was_broken_off_is_there_ever_after() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..6u8 {
+        let store = open(folder.path());
+        let mut broken_off = store.load(&collection("a")).unwrap();
+        broken_off.put(b"k", b"0").unwrap();
+        drop(broken_off);
+        drop(store);
+        let store = open(folder.path());
+        let mut load = store.load(&collection("a")).unwrap();
+        load.put(b"k", &[round]).unwrap();
+        let mut batch = store.batch();
+        load.finish(&mut batch).unwrap();
+        batch.commit().unwrap();
+        drop(store);
+        assert_eq!(records(&open(folder.path()), "a")[&b"k"[..]], [round]);
+    }
+}

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use deltabus_bus::{Position, SnapshotReader};
+use deltabus_bus::broker::Stream;
+use deltabus_bus::{Manifest, Position, Reason, SnapshotReader};
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{
     Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
@@ -33,6 +34,7 @@ impl Receiver {
         counter!(figures::JOINS, &self.labels()).increment(1);
         let mut reader = SnapshotReader::open(&self.log).await?;
         let manifest = reader.manifest().clone();
+        self.check_leads_on(&manifest).await?;
         let hashers: Vec<_> =
             manifest.collections.iter().map(|collection| RecordHasher::new(&collection.name)).collect();
         if let Some((_, answered)) = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name) {
@@ -88,6 +90,18 @@ impl Receiver {
         self.ahead = None;
         round.joined = true;
         Ok(manifest.position)
+    }
+
+    /// Fails where the log has lost what comes after the snapshot: it would lead back to an old state, and no further.
+    async fn check_leads_on(&self, manifest: &Manifest) -> Result<(), Error> {
+        let extent = self.log.broker().extent(self.log.source(), Stream::Changes).await;
+        let first = extent.map_err(deltabus_bus::Error::from)?.map_or(0, |extent| extent.first);
+        let wanted = manifest.position.sequence + 1;
+        if wanted >= first {
+            return Ok(());
+        }
+        let (source_name, revision) = (self.config.source.clone(), manifest.position.revision.number);
+        Err(Error::Behind { source_name, revision, reason: Reason::Trimmed { wanted, first } })
     }
 
     /// Makes the destination equal to base and pending edits, writing only what differs.

@@ -86,7 +86,7 @@ pub(crate) async fn states(run: &Run) {
         let store = match store {
             Ok(store) => store,
             Err(error) => {
-                run.world.problem(format!("the state of {} can't be opened: {error}", process.name));
+                run.world.problem(format!("the state of {} can't be opened: {}", process.name, process.tell(&error)));
                 continue;
             }
         };

@@ -336,7 +336,7 @@ impl Process {
     }
 
     /// An error with its causes, without what differs from run to run.
-    fn tell(&self, error: &(dyn std::error::Error + 'static)) -> String {
+    pub(crate) fn tell(&self, error: &(dyn std::error::Error + 'static)) -> String {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(error) = source {

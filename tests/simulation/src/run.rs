@@ -61,8 +61,10 @@ pub struct Report {
 /// Whether a run writes down what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// It does.
-    Yes,
+    /// It does, in its report.
+    Keep,
+    /// It prints it line by line.
+    Print,
     /// It doesn't, and is quicker.
     No,
 }
@@ -94,7 +96,7 @@ async fn run_here(plan: Plan, trace: Trace) -> Report {
             return Report { problems, ..Report::default() };
         }
     };
-    let world = World::new(plan, trace == Trace::Yes);
+    let world = World::new(plan, trace);
     let plan = &world.plan;
     let run = Arc::new(Run::new(&world, folder.path()));
     run.tell();

@@ -43,6 +43,10 @@ const SOURCE_ATTEMPTS: u32 = 8;
 /// So many places that can't be read are named in the log, each time the source is looked at.
 const UNREAD_NAMED: usize = 20;
 
+/// A round comes after this long though nothing seems to have happened: what tells of edits may be lost on its way, and the
+/// log loses its beginning by itself.
+const ROUND_MAX: Duration = Duration::from_secs(30);
+
 /// Pause after a round that failed for a passing reason; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -135,6 +139,8 @@ pub struct Transmitter {
     contents: OnTheBus,
     questions: Option<mpsc::Receiver<Asked>>,
     snapshot_wanted: bool,
+    /// When the snapshot was last seen to lead to the log.
+    snapshot_seen: Option<tokio::time::Instant>,
 }
 
 impl Transmitter {
@@ -179,6 +185,7 @@ impl Transmitter {
             log,
             questions: None,
             snapshot_wanted: false,
+            snapshot_seen: None,
         })
     }
 
@@ -250,6 +257,7 @@ impl Transmitter {
             if reversed.is_none() {
                 reversed = self.log.broker().follow(&self.config.source, Follow::Reverse).await.ok();
             }
+            let due = tokio::time::Instant::now() + ROUND_MAX;
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
             let retry_bus = matches!(
@@ -281,6 +289,7 @@ impl Transmitter {
                     }
                     () = wake.changed(&*self.interface, last.as_ref()) => break,
                     () = sleep_until(retry), if retry_bus && retry.is_some() => break,
+                    () = tokio::time::sleep_until(due) => break,
                 }
             }
         }

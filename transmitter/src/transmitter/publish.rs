@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use deltabus_bus::{EncodedSet, SnapshotWriter};
+use deltabus_bus::broker::Stream;
+use deltabus_bus::{EncodedSet, SnapshotWriter, pointer};
 use deltabus_interfaces::in_place;
 use deltabus_record::change::Revision;
 use metrics::{counter, gauge, histogram};
@@ -11,7 +12,7 @@ use crate::Error;
 use crate::ledger::{self, Waiting, Weights};
 use crate::metrics as figures;
 
-use super::{OUTBOX_KEPT, Round, SNAPSHOT_MIN_BYTES, Transmitter};
+use super::{OUTBOX_KEPT, ROUND_MAX, Round, SNAPSHOT_MIN_BYTES, Transmitter};
 
 impl Transmitter {
     /// Publishes what waits in the outbox, and returns when the log has it.
@@ -66,13 +67,33 @@ impl Transmitter {
 
     pub(super) async fn snapshot_if_due(&mut self, round: &mut Round) -> Result<(), Error> {
         let weights = ledger::weights(&self.store.view())?;
+        let founded = self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0;
+        if !founded {
+            return Ok(());
+        }
         let due = weights.log_bytes > weights.snapshot_bytes.max(SNAPSHOT_MIN_BYTES);
-        if (due || self.snapshot_wanted) && self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0 {
+        if due || self.snapshot_wanted || self.snapshot_is_behind().await? {
             self.write_snapshot(Purpose::Rejoin).await?;
             self.snapshot_wanted = false;
             round.snapshot = true;
         }
         Ok(())
+    }
+
+    /// Whether the log no longer leads on from the snapshot, or there is none: then nobody can join. Asked of the bus once in
+    /// a while.
+    async fn snapshot_is_behind(&mut self) -> Result<bool, Error> {
+        if self.snapshot_seen.is_some_and(|seen| seen.elapsed() < ROUND_MAX) {
+            return Ok(false);
+        }
+        let (broker, source) = (self.log.broker(), self.log.source());
+        let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
+        let first = extent.map_or(0, |extent| extent.first);
+        let leads = pointer(&self.log).await?.is_some_and(|manifest| manifest.position.sequence + 1 >= first);
+        if leads {
+            self.snapshot_seen = Some(tokio::time::Instant::now());
+        }
+        Ok(!leads)
     }
 
     /// Writes a snapshot of the state, which the log has up to here.
