@@ -23,6 +23,7 @@ use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceNa
 use deltabus_state::{Owner, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -44,6 +45,9 @@ const QUEUE_SETS: usize = 64;
 
 /// Edits in one reverse set; more go out in several.
 const REVERSE_EDITS: usize = 2_000;
+
+/// Edits that are not answered for this long are looked for on the bus, which may have lost them.
+const RESEND: Duration = Duration::from_secs(30);
 
 /// How often a destination is written when other programs keep writing it too.
 const DESTINATION_ATTEMPTS: u32 = 8;
@@ -179,49 +183,60 @@ impl Receiver {
 
     async fn catch_up(&mut self, round: &mut Round) -> Result<(), Error> {
         self.recover()?;
-        let mut position = match ledger::position(&self.store.view())? {
-            Some(position) => position,
-            None => self.join(round).await?,
-        };
-        self.tend(round).await?;
-        loop {
-            let mut reader = Reader::at(&self.log, position);
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            let rejoin = loop {
-                match reader.next_stored().await? {
-                    Event::Set(set) => {
-                        bytes += set.bytes;
-                        group.push(*set);
-                        if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
-                            if !self.apply(std::mem::take(&mut group), round).await? {
-                                break true;
-                            }
-                            bytes = 0;
-                        }
-                    }
-                    Event::CaughtUp(end) => {
-                        if !self.apply(std::mem::take(&mut group), round).await? {
-                            break true;
-                        }
-                        self.caught_up(&end)?;
-                        break false;
-                    }
-                    Event::Rejoin(reason) => {
-                        self.apply(std::mem::take(&mut group), round).await?;
-                        tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
-                        break true;
-                    }
-                }
-            };
-            if !rejoin {
-                break;
+        let (mut position, mut joined) = match ledger::position(&self.store.view())? {
+            Some(position) => {
+                self.tend(round).await?;
+                (position, false)
             }
+            None => (self.join(round).await?, true),
+        };
+        while let Some(reason) = self.follow(position, round).await? {
+            if joined {
+                let (source_name, revision) = (self.config.source.clone(), position.revision.number);
+                return Err(Error::Behind { source_name, revision, reason });
+            }
+            tracing::warn!(reason, "the log doesn't lead on; joining again by snapshot");
             position = self.join(round).await?;
-            self.tend(round).await?;
+            joined = true;
         }
         round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
         Ok(())
+    }
+
+    /// Applies what the log has from `position` on. Gives the reason if it doesn't lead on to its end.
+    async fn follow(&mut self, position: Position, round: &mut Round) -> Result<Option<String>, Error> {
+        let unfit = || Some("its sets don't fit the records held".to_owned());
+        let mut reader = Reader::at(&self.log, position);
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        loop {
+            match reader.next_stored().await? {
+                Event::Set(set) => {
+                    bytes += set.bytes;
+                    group.push(*set);
+                    if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
+                        if !self.apply(std::mem::take(&mut group), round).await? {
+                            return Ok(unfit());
+                        }
+                        bytes = 0;
+                    }
+                }
+                Event::CaughtUp(end) => {
+                    if !self.apply(group, round).await? {
+                        return Ok(unfit());
+                    }
+                    self.caught_up(&end)?;
+                    if ledger::reconcile(&self.store.view())? {
+                        self.tend(round).await?;
+                    }
+                    return Ok(None);
+                }
+                Event::Rejoin(reason) => {
+                    self.apply(group, round).await?;
+                    return Ok(Some(reason.to_string()));
+                }
+            }
+        }
     }
 
     /// Goes on until `stop`, whenever the log or the destination changes. `after` is called with what was done, or why it
@@ -285,6 +300,7 @@ impl Receiver {
                 }
             }
         });
+        let mut resend = Instant::now() + RESEND;
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -304,11 +320,9 @@ impl Receiver {
                                 group.push(*set);
                             }
                             Event::CaughtUp(position) => end = Some(position),
-                            Event::Rejoin(reason) => {
+                            // Met again by the next session, which joins.
+                            Event::Rejoin(_) => {
                                 self.apply(group, &mut round).await?;
-                                tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
-                                self.join(&mut round).await?;
-                                self.tend(&mut round).await?;
                                 after(&self.config.source, &self.config.name, &Ok(round));
                                 return Ok(SessionEnd::Again);
                             }
@@ -319,7 +333,6 @@ impl Receiver {
                     }
                     gauge!(figures::LAG_SETS, &self.labels()).set(events.len() as f64);
                     if !self.apply(group, &mut round).await? {
-                        self.join(&mut round).await?;
                         return Ok(SessionEnd::Again);
                     }
                     if let Some(end) = end {
@@ -327,6 +340,10 @@ impl Receiver {
                     }
                 }
                 () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
+                () = tokio::time::sleep_until(resend), if !self.pending.is_empty() => {
+                    resend = Instant::now() + RESEND;
+                    self.send().await?;
+                }
             }
             round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
             if round.sets + round.edits + round.changes + round.drift > 0 {
