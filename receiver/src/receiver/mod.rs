@@ -431,6 +431,12 @@ impl Receiver {
             }
             if self.ahead.is_none() {
                 batch.commit()?;
+            } else {
+                // What was written since the last scan its index doesn't know. The journal stays until the base is there too.
+                let mut batch = self.store.batch();
+                ledger::put_index(&mut batch, None)?;
+                batch.commit()?;
+                self.index = None;
             }
         }
         self.recovered = true;
