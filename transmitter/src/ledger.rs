@@ -19,6 +19,8 @@ const POSITION: &str = "position";
 const TRANSMITTER: &str = "transmitter";
 /// The log has to be founded with the state before anything else is staged.
 const FOUNDATION: &str = "foundation";
+/// Where there is no state yet: the highest number that was used for one.
+const FLOOR: &str = "floor";
 /// What the valid scan indexes are named by.
 const INDEX: &str = "index";
 /// The source's stamp when it was last equal to the records.
@@ -92,6 +94,14 @@ pub(crate) fn want_foundation(batch: &mut Batch) -> Result<(), Error> {
 
 pub(crate) fn founded(batch: &mut Batch) -> Result<(), Error> {
     Ok(batch.meta_remove(FOUNDATION)?)
+}
+
+pub(crate) fn floor(view: &View) -> Result<u64, Error> {
+    integer(view, FLOOR)
+}
+
+pub(crate) fn put_floor(batch: &mut Batch, number: u64) -> Result<(), Error> {
+    Ok(batch.meta_put_values(FLOOR, &[Value::Integer(number as i64)])?)
 }
 
 pub(crate) fn index(view: &View) -> Result<Option<Digest>, Error> {

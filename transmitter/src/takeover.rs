@@ -53,8 +53,12 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
                     writer.go_on_from(reached);
                     acknowledge(store, &writer.position())?;
                 }
-                Some(reached) if reached.number > staged.number || staged.number == 0 => {
+                Some(reached) if reached.number > staged.number => {
                     tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
+                    rebuild(log, store).await?;
+                }
+                _ if staged.number == 0 && deltabus_bus::pointer(log).await?.is_some() => {
+                    tracing::warn!(reason, "there is no state; it is rebuilt from the snapshot");
                     rebuild(log, store).await?;
                 }
                 reached => {
@@ -99,6 +103,8 @@ async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Resu
             ledger::put_revision(&mut batch, &staged)?;
         }
         ledger::want_foundation(&mut batch)?;
+    } else {
+        ledger::put_floor(&mut batch, highest)?;
     }
     if !replies.is_empty() {
         let (base, next) = (Revision::default(), Revision::default());

@@ -465,7 +465,7 @@ impl Transmitter {
         }
     }
 
-    /// Takes the whole source in as revision 1, with which the log is founded.
+    /// Takes the whole source in as the first revision, with which the log is founded.
     fn first_load(&mut self, view: &View, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
         let folder = self.store.dir().join("index");
@@ -479,15 +479,15 @@ impl Transmitter {
         self.count_unread(&unread, round);
         histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
         self.count_scanned(&scanned, round);
-        let revision = Revision { number: 1, digest };
+        let revision = Revision { number: ledger::floor(view)? + 1, digest };
         ledger::put_revision(&mut batch, &revision)?;
         ledger::want_foundation(&mut batch)?;
         ledger::put_index(&mut batch, Some(index))?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
         ledger::put_clock(&mut batch, self.now_millis())?;
         in_place(|| batch.commit())?;
-        gauge!(figures::REVISION, "source" => self.label()).set(1.0);
-        round.revision = 1;
+        gauge!(figures::REVISION, "source" => self.label()).set(revision.number as f64);
+        round.revision = revision.number;
         round.changes += digest.records;
         self.stamp = Some(stamp);
         self.index = Some(index);
