@@ -25,12 +25,10 @@ impl Expected<'_> {
         Ok(self.get(key, &mut row)?.then_some(row))
     }
 
-    fn on_top(&self, key: &[u8], base: Option<Row>) -> Result<Option<Row>, Error> {
-        let row = self.pending.on_top(self.outlet.name(), &Key::from_trusted(key), base);
-        match row {
-            Some(row) if self.outlet.wants(row.as_bytes())? => Ok(Some(row)),
-            _ => Ok(None),
-        }
+    /// A record of the base as the destination holds it: as far as it is wanted, with what was edited there on top. A record
+    /// whose edit makes it unwanted stays until the source has answered.
+    pub(crate) fn on_top(&self, key: &Key, base: Option<Row>) -> Result<Option<Row>, Error> {
+        Ok(self.pending.on_top(self.outlet.name(), key, self.outlet.wanted(base)?))
     }
 
     /// Keys of records that only pending edits make.
@@ -62,7 +60,7 @@ impl Known for Expected<'_> {
         }
         let base = there.then(|| Row::from_trusted(&row[start..]));
         row.truncate(start);
-        match self.on_top(key, base)? {
+        match self.on_top(&Key::from_trusted(key), base)? {
             Some(expected) => {
                 row.extend_from_slice(expected.as_bytes());
                 Ok(true)
@@ -81,12 +79,12 @@ impl Known for Expected<'_> {
                 if self.outlet.wants(&row)? {
                     take(&key)?;
                 }
-            } else if self.on_top(&key, Some(Row::from_trusted(&*row)))?.is_some() {
+            } else if self.on_top(&Key::from_trusted(&*key), Some(Row::from_trusted(&*row)))?.is_some() {
                 take(&key)?;
             }
         }
         for key in self.inserted()? {
-            if self.on_top(key.as_bytes(), None)?.is_some() {
+            if self.on_top(&key, None)?.is_some() {
                 take(key.as_bytes())?;
             }
         }
@@ -123,32 +121,31 @@ impl<'a> ExpectedRecords<'a> {
 
     fn next(&mut self) -> Result<bool, Error> {
         loop {
-            let wanted = match self.base.next() {
+            let Expected { outlet, pending, .. } = self.expected;
+            match self.base.next() {
                 Some(record) => {
                     let (key, row) = record?;
-                    if self.expected.pending.is_empty() {
-                        self.expected.outlet.forward(&row, &mut self.row)?
-                    } else {
-                        match self.expected.on_top(&key, Some(Row::from_trusted(&*row)))? {
-                            Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
-                            None => false,
+                    if pending.is_empty() {
+                        if !outlet.wants(&row)? {
+                            continue;
                         }
+                        outlet.forward(&row, &mut self.row)?;
+                    } else {
+                        let held = self.expected.on_top(&Key::from_trusted(&*key), Some(Row::from_trusted(&*row)))?;
+                        let Some(held) = held else { continue };
+                        outlet.forward(held.as_bytes(), &mut self.row)?;
                     }
                 }
-                None => match self.inserted.next() {
-                    Some(key) => match self.expected.on_top(key.as_bytes(), None)? {
-                        Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
-                        None => false,
-                    },
-                    None => return Ok(false),
-                },
-            };
-            if wanted {
-                self.count += 1;
-                self.key.clear();
-                self.expected.outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
-                return Ok(true);
+                None => {
+                    let Some(key) = self.inserted.next() else { return Ok(false) };
+                    let Some(held) = self.expected.on_top(&key, None)? else { continue };
+                    outlet.forward(held.as_bytes(), &mut self.row)?;
+                }
             }
+            self.count += 1;
+            self.key.clear();
+            outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
+            return Ok(true);
         }
     }
 }

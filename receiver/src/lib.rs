@@ -18,7 +18,7 @@ mod outlet;
 mod pending;
 mod receiver;
 
-pub use config::{Config, MAX_DELETE_DEFAULT, OnError};
+pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
 pub use error::Error;
 pub use filter::{Filter, FilterError};
 pub use outlet::pair;

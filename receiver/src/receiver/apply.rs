@@ -124,8 +124,8 @@ impl Receiver {
                 let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
                 let mut base = Vec::new();
                 let base = view.get(collection, key.as_bytes(), &mut base)?.then(|| Row::from_trusted(base));
-                let before = self.pending.on_top(collection, key, base);
-                let after = pending.on_top(collection, key, working.get(collection, key)?);
+                let before = self.pending.on_top(collection, key, outlets[at].wanted(base)?);
+                let after = pending.on_top(collection, key, outlets[at].wanted(working.get(collection, key)?)?);
                 if before == after {
                     continue;
                 }

@@ -4,6 +4,7 @@ mod apply;
 mod edits;
 mod join;
 mod look;
+mod selection;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Selection};
 use crate::contents::LargeValues;
 use crate::error::Error;
 use crate::filter::Filter;
@@ -81,6 +82,8 @@ pub struct Receiver {
     store: Store,
     mapping: Mapping,
     filter: Option<Arc<Filter>>,
+    /// The selection that is wanted, where the destination still holds another.
+    reselect: Option<Selection>,
     large: Arc<LargeValues>,
     pending: Pending,
     /// The destination's stamp when it was last known to hold what is expected.
@@ -125,18 +128,23 @@ impl Receiver {
         log: Log,
         state: &StateDirectory,
     ) -> Result<Receiver, Error> {
-        let filter = config.filter.as_deref().map(Filter::compile).transpose()?.map(Arc::new);
+        // Found to be wrong before anything is opened.
+        config.selection.iter().filter_map(|selection| selection.filter.as_deref()).try_for_each(|predicate| {
+            Filter::compile(predicate)?;
+            Ok::<_, Error>(())
+        })?;
         let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
         let store = state.store(&owner)?;
         let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
         let large = Arc::new(LargeValues::new(contents, interface.clone(), &config));
         let mut receiver = Receiver {
-            mapping: Mapping::new(&config.fields, &config.omit),
+            mapping: Mapping::identity(),
             config,
             interface,
             log,
             store,
-            filter,
+            filter: None,
+            reselect: None,
             large,
             pending: Pending::default(),
             stamp: None,
@@ -381,7 +389,7 @@ impl Receiver {
         self.stale.clear();
         self.ahead = None;
         self.recovered = false;
-        Ok(())
+        self.settle_selection()
     }
 
     /// After a crash: finds out whether the destination already has what was about to be written.
@@ -420,6 +428,7 @@ impl Receiver {
             // First the base has to catch up with what the destination has.
             return Ok(());
         }
+        self.reselect(round)?;
         if ledger::reconcile(&self.store.view())? {
             self.reconcile(round)?;
         }
