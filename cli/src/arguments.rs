@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Make one location equal to another, once, writing only what differs
     Copy(Copy),
+    /// Show what receiving would change at a destination now; writes nothing
+    Plan(Plan),
     /// Show sources and receivers, how far they are and what is wrong
     Status(Status),
     /// List a source's revisions
@@ -147,19 +149,15 @@ impl From<Policy> for ConflictPolicy {
     }
 }
 
-/// Keep a destination equal to a source.
+/// A source's destination, or several from a file.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: deltabus receive people sqlite:people.db --reverse")]
-pub(crate) struct Receive {
+pub(crate) struct Destinations {
     /// The source's name on the bus
     #[arg(required_unless_present = "config")]
     pub(crate) source: Option<SourceName>,
     /// Where the destination is, or is to be
     #[arg(required_unless_present = "config")]
     pub(crate) location: Option<String>,
-    /// Catch up with the log as it stands, send edits, and end
-    #[arg(long)]
-    pub(crate) once: bool,
     /// Also send edits made at the destination back to the source
     #[arg(long)]
     pub(crate) reverse: bool,
@@ -169,9 +167,37 @@ pub(crate) struct Receive {
     /// Destinations from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Keep a destination equal to a source.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: deltabus receive people sqlite:people.db --reverse")]
+pub(crate) struct Receive {
+    #[command(flatten)]
+    pub(crate) destinations: Destinations,
+    /// Catch up with the log as it stands, send edits, and end
+    #[arg(long)]
+    pub(crate) once: bool,
     /// How often to look at the destination beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,
+}
+
+/// Show what receiving would change at a destination now, field by field; nothing is written, not even the receiver's state.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 nothing would change, 1 something would, 2 trouble\n\n\
+Example: deltabus plan people sqlite:people.db\n\n\
+--json prints an object a record, as `diff --json`, one for each collection that comes, goes or gets other fields \
+({\"collection\", \"schema\": \"made\"|\"altered\"|\"gone\", …}), and at the end one of each destination with its counts")]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) destinations: Destinations,
+    /// Only count
+    #[arg(long)]
+    pub(crate) stat: bool,
+    /// One JSON object a record
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Show what turns one location into another, field by field; formats may differ.

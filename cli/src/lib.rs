@@ -11,8 +11,10 @@ use clap::Parser;
 mod arguments;
 mod commands;
 mod config;
+mod destinations;
 mod error;
 mod output;
+mod report;
 mod session;
 
 use arguments::{Arguments, Command};
@@ -66,6 +68,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Receive(options) => commands::receive::receive(&global, options).await,
         Command::Diff(options) => commands::diff::diff(options),
         Command::Copy(options) => commands::copy::copy(&global, options),
+        Command::Plan(options) => commands::plan::plan(&global, options).await,
         Command::Status(options) => commands::status::status(&global, options).await,
         Command::Log(options) => commands::log::log(&global, options).await,
         Command::Show(options) => commands::log::show(&global, options).await,

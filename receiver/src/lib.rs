@@ -16,10 +16,14 @@ mod ledger;
 pub mod metrics;
 mod outlet;
 mod pending;
+mod plan;
 mod receiver;
+mod rehearsal;
 
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
 pub use error::Error;
 pub use filter::{Filter, FilterError};
 pub use outlet::pair;
+pub use plan::{Plan, plan};
 pub use receiver::{Receiver, Round};
+pub use rehearsal::Planned;

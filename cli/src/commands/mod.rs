@@ -9,6 +9,7 @@ pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod log;
+pub(crate) mod plan;
 pub(crate) mod receive;
 pub(crate) mod shell;
 pub(crate) mod status;

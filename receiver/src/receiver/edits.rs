@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 
-use super::{Look, REVERSE_EDITS, Receiver, Round};
+use super::{Look, Purpose, REVERSE_EDITS, Receiver, Round};
 
 /// So many places that can't be read are named in the log, each time the destination is looked at.
 const UNREAD_NAMED: usize = 20;
@@ -145,7 +145,7 @@ impl Receiver {
 
     /// Sends reverse sets that the bus doesn't have yet.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() {
+        if self.pending.is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
             return Ok(());
         }
         let there = self.log.last_reverse(&self.config.name).await?;

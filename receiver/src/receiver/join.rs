@@ -21,7 +21,7 @@ use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
 use super::look::translator;
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, write};
+use super::{DESTINATION_ATTEMPTS, Purpose, Receiver, Round, write};
 
 impl Receiver {
     /// Loads the newest snapshot as the base. The destination is made equal to it afterwards, by [`Receiver::tend`].
@@ -29,6 +29,10 @@ impl Receiver {
         if ledger::position(&self.store.view())?.is_some() && self.ahead.is_none() {
             // What was edited on the old base counts.
             self.find_edits(round)?;
+        }
+        if let Purpose::Rehearse(rehearsal) = &self.purpose {
+            // The destination will be compared as a whole.
+            rehearsal.forget()?;
         }
         counter!(figures::JOINS, &self.labels()).increment(1);
         let mut reader = SnapshotReader::open(&self.log).await?;

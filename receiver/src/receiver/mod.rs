@@ -32,6 +32,7 @@ use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Pending;
+use crate::rehearsal::Rehearsal;
 
 /// Waiting sets are brought to the destination together, up to this many bytes or sets: larger groups delay and cost memory,
 /// and win nothing.
@@ -74,8 +75,17 @@ pub struct Round {
 
 type Stale = HashMap<CollectionName, HashSet<Vec<u8>>>;
 
+/// What a receiver is opened for.
+pub(crate) enum Purpose {
+    /// To keep its destination.
+    Keep,
+    /// To find out what that would change: nothing is sent, and the interface only takes note of what is written.
+    Rehearse(Arc<Rehearsal>),
+}
+
 /// Keeps one destination equal to a source.
 pub struct Receiver {
+    purpose: Purpose,
     config: Config,
     interface: Arc<dyn Interface>,
     log: Log,
@@ -128,6 +138,16 @@ impl Receiver {
         log: Log,
         state: &StateDirectory,
     ) -> Result<Receiver, Error> {
+        Receiver::assemble(config, interface, log, state, Purpose::Keep)
+    }
+
+    pub(crate) fn assemble(
+        config: Config,
+        interface: Arc<dyn Interface>,
+        log: Log,
+        state: &StateDirectory,
+        purpose: Purpose,
+    ) -> Result<Receiver, Error> {
         // Found to be wrong before anything is opened.
         config.selection.iter().filter_map(|selection| selection.filter.as_deref()).try_for_each(|predicate| {
             Filter::compile(predicate)?;
@@ -136,8 +156,10 @@ impl Receiver {
         let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
         let store = state.store(&owner)?;
         let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
-        let large = Arc::new(LargeValues::new(contents, interface.clone(), &config));
+        let sends = config.reverse && matches!(purpose, Purpose::Keep);
+        let large = Arc::new(LargeValues::new(contents, interface.clone(), sends));
         let mut receiver = Receiver {
+            purpose,
             mapping: Mapping::identity(),
             config,
             interface,
