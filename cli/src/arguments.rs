@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use deltabus_record::change::ConflictPolicy;
 use deltabus_record::schema::{ReceiverName, SourceName};
 
+use crate::moment::Moment;
+
 /// Keeps many destinations equal to one source, each in its own format, by sending only what changed.
 #[derive(Debug, Parser)]
 #[command(name = "deltabus", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -75,6 +77,8 @@ pub(crate) enum Command {
     Log(Log),
     /// Show what one revision changed
     Show(Show),
+    /// Write a former state of a source to a place
+    Restore(Restore),
     /// List edits that met a changed source
     Conflicts(Conflicts),
     /// Let a delete go that is held back because it is so large
@@ -259,6 +263,33 @@ pub(crate) struct Show {
     pub(crate) revision: u64,
     /// One JSON object a record, as `diff --json`
     #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write the source's state of a revision, or as of a time, to a place; only what differs there is written.
+///
+/// What the source had at other times (collections, fields) goes there; what it never had stays. No receiver's state is used or
+/// made.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples: deltabus restore people 'csv:people.csv?key=id' --at 12 --dry-run\n          \
+deltabus restore people sqlite:then.db --at '2026-10-01 12:30'\n\n\
+A time without an offset is local, a date is its first moment, a time without fractions counts with its whole second.")]
+pub(crate) struct Restore {
+    /// The source
+    pub(crate) source: SourceName,
+    /// Where to write it
+    pub(crate) location: String,
+    /// A revision's number, or a time: 12, 2026-10-01T12:30:00Z, '2026-10-01 12:30', 2026-10-01
+    #[arg(long, value_name = "N|TIME", value_parser = crate::moment::parse)]
+    pub(crate) at: Moment,
+    /// Show what would change there, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only count
+    #[arg(long, requires = "dry_run")]
+    pub(crate) stat: bool,
+    /// One JSON object a record, as `plan --json`
+    #[arg(long, requires = "dry_run")]
     pub(crate) json: bool,
 }
 

@@ -84,22 +84,14 @@ fn name_for(
     given: Option<ReceiverName>,
     naming: Naming,
 ) -> Result<ReceiverName, Error> {
-    let here =
-        location.place().map_err(|error| Error::Io { doing: "find", path: location.path.clone(), source: error })?;
-    let is_here = |receiver: &ReceiverName| {
-        let known = std::fs::read_to_string(state.receiver_folder(source, receiver).join(LOCATION_FILE));
-        known.is_ok_and(|known| known == here)
-    };
+    let here = place(location)?;
     let name = match given {
-        Some(given) if is_here(&given) => return Ok(given),
+        Some(given) if is_at(state, source, &given, &here) => return Ok(given),
         Some(given) => given,
-        None => {
-            let mut known = state.receivers()?.into_iter().filter(|(of, _)| of == source);
-            match known.find(|(_, receiver)| is_here(receiver)) {
-                Some((_, receiver)) => return Ok(receiver),
-                None => new_name(location, &here)?,
-            }
-        }
+        None => match known(state, source, location)? {
+            Some(known) => return Ok(known),
+            None => new_name(location, &here)?,
+        },
     };
     if naming == Naming::Lasting {
         let folder = state.receiver_folder(source, &name);
@@ -108,6 +100,26 @@ fn name_for(
             .map_err(|error| Error::Io { doing: "write", path: folder, source: error })?;
     }
     Ok(name)
+}
+
+/// The receiver that keeps a location.
+pub(crate) fn known(
+    state: &StateDirectory,
+    source: &SourceName,
+    location: &Location,
+) -> Result<Option<ReceiverName>, Error> {
+    let here = place(location)?;
+    let receivers = state.receivers()?.into_iter().filter(|(of, _)| of == source).map(|(_, receiver)| receiver);
+    Ok(receivers.into_iter().find(|receiver| is_at(state, source, receiver, &here)))
+}
+
+fn place(location: &Location) -> Result<String, Error> {
+    location.place().map_err(|error| Error::Io { doing: "find", path: location.path.clone(), source: error })
+}
+
+fn is_at(state: &StateDirectory, source: &SourceName, receiver: &ReceiverName, here: &str) -> bool {
+    let known = std::fs::read_to_string(state.receiver_folder(source, receiver).join(LOCATION_FILE));
+    known.is_ok_and(|known| known == here)
 }
 
 /// A name that tells what is there, and that no other receiver has.

@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod destinations;
 mod error;
+mod moment;
 mod output;
 mod report;
 mod session;
@@ -72,6 +73,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Status(options) => commands::status::status(&global, options).await,
         Command::Log(options) => commands::log::log(&global, options).await,
         Command::Show(options) => commands::log::show(&global, options).await,
+        Command::Restore(options) => commands::restore::restore(&global, options).await,
         Command::Conflicts(options) => commands::conflicts::conflicts(&global, options).await,
         Command::Confirm(options) => commands::control::confirm(&global, options).await,
         Command::Snapshot(options) => commands::control::snapshot(&global, options).await,

@@ -106,6 +106,17 @@ pub enum Error {
         /// The revision.
         revision: u64,
     },
+    /// Snapshot and log don't lead to a revision.
+    #[error(
+        "snapshot and log of `{source_name}` don't lead to revision {revision} any more; `deltabus log {source_name}` lists what \
+         is retained"
+    )]
+    Unreachable {
+        /// The source.
+        source_name: SourceName,
+        /// The revision's number.
+        revision: u64,
+    },
     /// Something in the state store has another shape than it must have.
     #[error("the state's entry `{0}` can't be understood; move the receiver's state away, it joins again")]
     Ledger(&'static str),

@@ -19,6 +19,7 @@ mod pending;
 mod plan;
 mod receiver;
 mod rehearsal;
+mod restore;
 
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
 pub use error::Error;
@@ -27,3 +28,4 @@ pub use outlet::pair;
 pub use plan::{Plan, plan};
 pub use receiver::{Receiver, Round};
 pub use rehearsal::Planned;
+pub use restore::{plan_restore, restore};

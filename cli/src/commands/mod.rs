@@ -11,6 +11,7 @@ pub(crate) mod diff;
 pub(crate) mod log;
 pub(crate) mod plan;
 pub(crate) mod receive;
+pub(crate) mod restore;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod transmit;

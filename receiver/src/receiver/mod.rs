@@ -4,6 +4,7 @@ mod apply;
 mod edits;
 mod join;
 mod look;
+mod past;
 mod selection;
 
 use std::collections::{HashMap, HashSet};
@@ -45,12 +46,17 @@ const QUEUE_SETS: usize = 64;
 /// Edits in one reverse set; more go out in several.
 const REVERSE_EDITS: usize = 2_000;
 
+/// How often a snapshot is begun when newer ones take its place while it is loaded.
+const JOIN_ATTEMPTS: u32 = 4;
+
 /// How often a destination is written when other programs keep writing it too.
 const DESTINATION_ATTEMPTS: u32 = 8;
 
 /// Pause after a failure that may pass; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) use past::Ever;
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +87,9 @@ pub(crate) enum Purpose {
     Keep,
     /// To find out what that would change: nothing is sent, and the interface only takes note of what is written.
     Rehearse(Arc<Rehearsal>),
+    /// To write one state of the source, once, whatever stands there: the destination gets no mark, and loses what the source
+    /// had at other times.
+    Restore(Ever),
 }
 
 /// Keeps one destination equal to a source.
@@ -463,7 +472,8 @@ impl Receiver {
 
     fn mark(&self, position: &Position) -> Option<Mark> {
         let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision) };
-        self.interface.transactional().then(mark)
+        let keeps = self.interface.transactional() && !matches!(self.purpose, Purpose::Restore(_));
+        keeps.then(mark)
     }
 
     fn caught_up(&mut self, end: &Position) -> Result<(), Error> {
