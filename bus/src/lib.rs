@@ -71,5 +71,5 @@ pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
 pub use reverse::Reversed;
 pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
-pub use timeline::{Step, Timeline};
+pub use timeline::{Step, Timeline, confirmed};
 pub use wire::{EncodedSet, decode_reverse, decode_set, encode_reverse, encode_set};

@@ -3,9 +3,13 @@
 use deltabus_record::change::{Revision, SchemaChange};
 
 use crate::Error;
-use crate::log::Log;
-use crate::reader::{Entry, history};
+use crate::broker::Stream;
+use crate::log::{Log, Position};
+use crate::reader::{Entry, history, history_between};
 use crate::snapshot::pointer;
+
+/// A revision is looked for this many messages back first, then ever farther: after a set come at most some claims.
+const LOOK_BACK: u64 = 16;
 
 /// The revisions of a source that snapshot and log lead to, oldest first, each by a set from the one before.
 #[derive(Clone, Debug, Default)]
@@ -76,5 +80,35 @@ impl Timeline {
     /// The revision that the source was at then; `None` if that is not known any more, or it was not there yet.
     pub fn as_of(&self, time_millis: u64) -> Option<&Step> {
         self.steps.iter().rev().find(|step| step.time_millis.is_some_and(|since| since <= time_millis))
+    }
+}
+
+/// What the log itself says of the revision that a reader at `position` has reached: the set or foundation that led to it, or
+/// the snapshot of it. `None`: it is no longer retained.
+pub async fn confirmed(log: &Log, position: Position) -> Result<Option<Revision>, Error> {
+    let number = position.revision.number;
+    let manifest = pointer(log).await?.map(|manifest| manifest.position.revision);
+    if let Some(revision) = manifest.filter(|revision| revision.number == number) {
+        return Ok(Some(revision));
+    }
+    let extent = log.broker.extent(&log.source, Stream::Changes).await?.unwrap_or_default();
+    // One further: a position amid sets that were stored together is before their message.
+    let last = position.sequence + 1;
+    let mut back = LOOK_BACK;
+    loop {
+        let first = last.saturating_sub(back).max(extent.first);
+        let mut found = None;
+        let mut take = |entry| {
+            let (base, next) = match &entry {
+                Entry::Set(delivered) => (Some(delivered.set.base), delivered.set.next),
+                Entry::Foundation { revision, .. } => (None, *revision),
+            };
+            found = [base, Some(next)].into_iter().flatten().find(|revision| revision.number == number).or(found);
+        };
+        history_between(log, first, last, &mut take).await?;
+        if found.is_some() || first <= extent.first {
+            return Ok(found);
+        }
+        back = back.saturating_mul(LOOK_BACK);
     }
 }

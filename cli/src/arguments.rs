@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Copy(Copy),
     /// Show what receiving would change at a destination now; writes nothing
     Plan(Plan),
+    /// Prove that a destination equals its source, or list what differs
+    Verify(Verify),
     /// Show sources and receivers, how far they are and what is wrong
     Status(Status),
     /// List a source's revisions
@@ -199,6 +201,33 @@ pub(crate) struct Plan {
     /// Only count
     #[arg(long)]
     pub(crate) stat: bool,
+    /// One JSON object a record
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Prove that a destination equals its source at a revision, or list what differs: collection, key, field, expected, found.
+///
+/// The digest of the source's records is made anew and compared with the one that the log gives that revision; the destination is
+/// compared by digests of key ranges, and only ranges that differ are read in detail. Names are the source's. A receiver may run
+/// meanwhile.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 equal, 1 differs, 2 trouble\n\nExamples: deltabus verify people sqlite:people.db\n          \
+deltabus verify people sqlite:people.db --repair\n\n\
+--json prints an object a record ({\"collection\", \"key\", \"problem\": \"differs\"|\"missing\"|\"extra\", \"cause\": \
+\"drift\"|\"edit\"|\"pending\"|\"unknown\", \"fields\": {NAME: {\"expected\", \"found\"}}}), and at the end one of each \
+destination"
+)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) destinations: Destinations,
+    /// Mend what differs, and only that; edits that wait for their answer stay
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Also put the source's values in the place of edits that were not sent back yet
+    #[arg(long, requires = "repair")]
+    pub(crate) discard_edits: bool,
     /// One JSON object a record
     #[arg(long)]
     pub(crate) json: bool,

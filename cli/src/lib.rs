@@ -70,6 +70,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Diff(options) => commands::diff::diff(options),
         Command::Copy(options) => commands::copy::copy(&global, options),
         Command::Plan(options) => commands::plan::plan(&global, options).await,
+        Command::Verify(options) => commands::verify::verify(&global, options).await,
         Command::Status(options) => commands::status::status(&global, options).await,
         Command::Log(options) => commands::log::log(&global, options).await,
         Command::Show(options) => commands::log::show(&global, options).await,

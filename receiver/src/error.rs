@@ -117,6 +117,17 @@ pub enum Error {
         /// The revision's number.
         revision: u64,
     },
+    /// The copy of the source can't tell what was edited.
+    #[error(
+        "the copy of `{source_name}` that was received isn't what the log says, so that edits made at {place} can't be told from \
+         damage; discard them, or move the receiver's state away"
+    )]
+    Unproven {
+        /// The destination.
+        place: String,
+        /// The source.
+        source_name: SourceName,
+    },
     /// Something in the state store has another shape than it must have.
     #[error("the state's entry `{0}` can't be understood; move the receiver's state away, it joins again")]
     Ledger(&'static str),

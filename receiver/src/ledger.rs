@@ -54,6 +54,11 @@ pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(),
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
+/// As if it had never joined.
+pub(crate) fn forget_position(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_remove(POSITION)?)
+}
+
 pub(crate) fn reverse_number(view: &View) -> Result<u64, Error> {
     match view.meta_values(REVERSE)?.as_deref() {
         Some([Value::Integer(number)]) => Ok(*number as u64),

@@ -49,6 +49,15 @@ impl Pending {
             .collect()
     }
 
+    /// The number of the last set with an edit of a record.
+    pub(crate) fn last_of(&self, collection: &CollectionName, key: &Key) -> Option<u64> {
+        let edits = |set: &&ReverseSet| {
+            let mut edits = set.edits.collections.iter().filter(|edits| edits.collection == *collection);
+            edits.any(|edits| edits.changes.iter().any(|edit| edit.key() == key))
+        };
+        self.sets.iter().rfind(edits).map(|set| set.id.number)
+    }
+
     /// A record of the base with the edits on top: what the destination holds.
     pub(crate) fn on_top(&self, collection: &CollectionName, key: &Key, base: Option<Row>) -> Option<Row> {
         let mut row = base;

@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::directory::create_private;
 use crate::load::Load;
 use crate::probe::{Probe, Step};
+use crate::requests::REQUESTS;
 use crate::view::View;
 
 /// The layout of a state folder; another number is another layout.
@@ -334,4 +335,4 @@ fn check_marker(dir: &Path, owner: &Owner) -> Result<(), Error> {
 }
 
 /// Files that may stand in a folder before its store is made.
-const OWN_FILES: &[&str] = &[LOCK_FILE, STATUS_FILE, "location", "confirm"];
+const OWN_FILES: &[&str] = &[LOCK_FILE, STATUS_FILE, REQUESTS, "location", "confirm"];

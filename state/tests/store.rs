@@ -7,7 +7,9 @@ use std::sync::Arc;
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema, SourceName};
 use deltabus_state::probe::{Probe, Step};
-use deltabus_state::{Error, Owner, ScanIndex, ScanIndexWriter, StateDirectory, Store, is_busy, read_status};
+use deltabus_state::{
+    Error, Heard, Owner, Requests, ScanIndex, ScanIndexWriter, StateDirectory, Store, ask, is_busy, read_status,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -415,4 +417,56 @@ fn what_a_killed_process_left_goes_and_what_a_living_one_uses_stays() {
     let another = state.scratch().unwrap();
     assert!(!left.exists());
     assert!(used.directory().path().exists() && another.directory().path().exists());
+}
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[test]
+fn who_holds_a_folder_is_asked_and_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let requests = Requests::of(&store);
+    assert!(requests.take().is_none());
+    let dir = folder.path().to_owned();
+    let asking = std::thread::spawn(move || ask(&dir, "how\nmany?", PATIENCE).unwrap());
+    let request = loop {
+        match requests.take() {
+            Some(request) => break request,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(request.question, "how\nmany?");
+    request.answer("seven").unwrap();
+    assert_eq!(asking.join().unwrap(), Heard::Answer("seven".into()));
+    assert_eq!(std::fs::read_dir(folder.path().join("requests")).unwrap().count(), 0);
+}
+
+#[test]
+fn nobody_is_not_waited_for_and_does_nothing_later() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    assert_eq!(ask(folder.path(), "anybody?", PATIENCE).unwrap(), Heard::Nobody);
+    assert!(Requests::of(&open(folder.path())).take().is_none());
+}
+
+#[test]
+fn who_does_not_listen_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    assert_eq!(ask(folder.path(), "hello?", std::time::Duration::ZERO).unwrap(), Heard::Deaf);
+    assert!(Requests::of(&store).take().is_none());
+}
+
+#[test]
+fn who_ends_before_the_answer_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let dir = folder.path().to_owned();
+    let asking = std::thread::spawn(move || ask(&dir, "hello?", PATIENCE).unwrap());
+    let requests = Requests::of(&store);
+    while requests.take().is_none() {
+        std::thread::yield_now();
+    }
+    drop(store);
+    assert_eq!(asking.join().unwrap(), Heard::Ended);
 }

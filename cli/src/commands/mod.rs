@@ -15,6 +15,7 @@ pub(crate) mod restore;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod transmit;
+pub(crate) mod verify;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

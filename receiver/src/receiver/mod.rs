@@ -1,10 +1,12 @@
 //! The receiver of one source at one destination.
 
 mod apply;
+mod compare;
 mod edits;
 mod join;
 mod look;
 mod past;
+mod repair;
 mod selection;
 
 use std::collections::{HashMap, HashSet};
@@ -20,9 +22,10 @@ use deltabus_record::digest::Digest;
 use deltabus_record::mapping::Mapping;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
-use deltabus_state::{Owner, StateDirectory, Store};
+use deltabus_state::{Owner, Requests, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Selection};
@@ -34,6 +37,7 @@ use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Pending;
 use crate::rehearsal::Rehearsal;
+use crate::verify::Cause;
 
 /// Waiting sets are brought to the destination together, up to this many bytes or sets: larger groups delay and cost memory,
 /// and win nothing.
@@ -46,6 +50,9 @@ const QUEUE_SETS: usize = 64;
 /// Edits in one reverse set; more go out in several.
 const REVERSE_EDITS: usize = 2_000;
 
+/// How often a running receiver looks for requests: a look is one attempt to open a folder.
+const REQUESTS: Duration = Duration::from_millis(250);
+
 /// How often a snapshot is begun when newer ones take its place while it is loaded.
 const JOIN_ATTEMPTS: u32 = 4;
 
@@ -56,7 +63,9 @@ const DESTINATION_ATTEMPTS: u32 = 8;
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+pub(crate) use compare::Comparison;
 pub(crate) use past::Ever;
+pub use repair::{Unsent, WISH_FAILED, Wish};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +96,8 @@ pub(crate) enum Purpose {
     Keep,
     /// To find out what that would change: nothing is sent, and the interface only takes note of what is written.
     Rehearse(Arc<Rehearsal>),
+    /// To compare its destination with the source: nothing is sent or written.
+    Compare,
     /// To write one state of the source, once, whatever stands there: the destination gets no mark, and loses what the source
     /// had at other times.
     Restore(Ever),
@@ -99,6 +110,7 @@ pub struct Receiver {
     interface: Arc<dyn Interface>,
     log: Log,
     store: Store,
+    requests: Requests,
     mapping: Mapping,
     filter: Option<Arc<Filter>>,
     /// The selection that is wanted, where the destination still holds another.
@@ -173,6 +185,7 @@ impl Receiver {
             config,
             interface,
             log,
+            requests: Requests::of(&store),
             store,
             filter: None,
             reselect: None,
@@ -319,6 +332,8 @@ impl Receiver {
                 }
             }
         });
+        let mut look = tokio::time::interval(REQUESTS);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -361,6 +376,14 @@ impl Receiver {
                     }
                 }
                 () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
+                _ = look.tick() => match self.serve().await? {
+                    Some(served) if served.joined => {
+                        after(&self.config.source, &self.config.name, &Ok(served));
+                        return Ok(SessionEnd::Again);
+                    }
+                    Some(served) => round = served,
+                    None => continue,
+                },
             }
             round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
             if round.sets + round.edits + round.changes + round.drift > 0 {
@@ -382,10 +405,23 @@ impl Receiver {
         format!("{}/{}", self.config.source, self.config.name)
     }
 
+    /// Where its destination is, the same for all who mean it.
+    fn here(&self) -> String {
+        let given = &self.config.location;
+        given.place().unwrap_or_else(|_| given.to_string())
+    }
+
+    /// Whether the destination is the one that its state is about.
+    pub(crate) fn is_at_home(&self) -> Result<bool, Error> {
+        Ok(ledger::location(&self.store.view())?.is_some_and(|known| known == self.here()))
+    }
+
     /// A receiver that is pointed at another place begins there anew: nothing that stands there is an edit.
     fn settle_location(&self) -> Result<(), Error> {
-        let given = &self.config.location;
-        let here = given.place().unwrap_or_else(|_| given.to_string());
+        if matches!(self.purpose, Purpose::Compare) {
+            return Ok(());
+        }
+        let here = self.here();
         let view = self.store.view();
         let before = ledger::location(&view)?;
         if before.as_deref() == Some(here.as_str()) {
@@ -451,6 +487,26 @@ impl Receiver {
         }
         self.recovered = true;
         Ok(())
+    }
+
+    /// Brings the base to what the destination was last written with, without touching that.
+    pub(crate) async fn settled(&mut self) -> Result<Option<Position>, Error> {
+        self.recover()?;
+        if let Some(ahead) = self.ahead.take() {
+            self.forward_to(Some(ahead)).await?;
+        }
+        self.position()
+    }
+
+    /// Why a record that differs from the base does so.
+    pub(crate) fn cause(&self, collection: &Collection, difference: &Difference) -> Cause {
+        let (name, key) = (&collection.name, &difference.key);
+        if let Some(number) = self.pending.last_of(name, key)
+            && self.pending.on_top(name, key, difference.before.clone()) == difference.after
+        {
+            return Cause::Pending(number);
+        }
+        if self.config.reverse { Cause::Edit } else { Cause::Drift }
     }
 
     /// Looks after the destination: makes it what it should be where it isn't, finds edits, sends them.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deltabus_bus::{Entry, Event, Reader, Timeline, decode_set, encode_set, history};
+use deltabus_bus::{Entry, Event, Position, Reader, Timeline, decode_set, encode_set, history};
 use deltabus_interfaces::in_place;
 use deltabus_record::change::{Revision, Transaction};
 use deltabus_record::schema::{Collection, CollectionName};
-use deltabus_state::{Batch, Store, View, Working};
+use deltabus_state::{Store, View, Working};
 
 use crate::error::Error;
 use crate::ledger;
@@ -58,38 +58,56 @@ impl Receiver {
             self.spool(timeline, target, reached, spool).await?;
             in_place(|| self.back_to(target, spool))
         } else {
-            self.forward_to(target).await
+            self.forward_to(Some(target.number)).await?;
+            match self.position()?.is_some_and(|position| position.revision == target) {
+                true => Ok(()),
+                false => Err(self.unreachable(target.number)),
+            }
         }
     }
 
-    /// Applies the log's sets to the base until it is at `target`.
-    pub(crate) async fn forward_to(&mut self, target: Revision) -> Result<(), Error> {
-        let lost = || Error::Unreachable { source_name: self.config.source.clone(), revision: target.number };
-        let position = ledger::position(&self.store.view())?.unwrap_or_default();
-        if position.revision == target {
+    /// Applies the log's sets to the base, and to nothing else, until it is at revision `target`, or at the log's end.
+    pub(crate) async fn forward_to(&mut self, target: Option<u64>) -> Result<(), Error> {
+        let position = self.position()?.unwrap_or_default();
+        if target.is_some_and(|target| target <= position.revision.number) {
             return Ok(());
         }
         let mut reader = Reader::at(&self.log, position);
         let mut steps = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut at) = (0, position);
         loop {
-            let Event::Set(delivered) = reader.next_stored().await? else { return Err(lost()) };
-            let (next, at) = (delivered.set.next, delivered.position);
-            bytes += delivered.bytes;
-            steps.push(Step { transactions: delivered.set.transactions, next });
-            let there = next == target;
-            if there || bytes >= GROUP_BYTES || steps.len() >= GROUP_SETS {
-                in_place(|| self.walk(&steps, |batch| ledger::put_position(batch, &at)))?;
+            let event = reader.next_stored().await?;
+            let done = match event {
+                Event::Set(delivered) => {
+                    at = delivered.position;
+                    bytes += delivered.bytes;
+                    let next = delivered.set.next;
+                    steps.push(Step { transactions: delivered.set.transactions, next });
+                    target == Some(next.number)
+                }
+                Event::CaughtUp(_) if target.is_none() => true,
+                Event::CaughtUp(_) | Event::Rejoin(_) => {
+                    return Err(self.unreachable(target.unwrap_or(at.revision.number + 1)));
+                }
+            };
+            if done || bytes >= GROUP_BYTES || steps.len() >= GROUP_SETS {
+                in_place(|| self.walk(&steps, &at))?;
                 steps.clear();
                 bytes = 0;
             }
-            if there {
+            if done {
                 return Ok(());
             }
-            if next.number >= target.number {
-                return Err(lost());
-            }
         }
+    }
+
+    /// Where the base is.
+    pub(crate) fn position(&self) -> Result<Option<Position>, Error> {
+        ledger::position(&self.store.view())
+    }
+
+    fn unreachable(&self, revision: u64) -> Error {
+        Error::Unreachable { source_name: self.config.source.clone(), revision }
     }
 
     /// Keeps the sets between two revisions, so that they can be gone through backwards.
@@ -123,8 +141,8 @@ impl Receiver {
 
     /// Undoes sets, the newest first, until the base is at `target`.
     fn back_to(&mut self, target: Revision, spool: &Store) -> Result<(), Error> {
-        let lost = || Error::Unreachable { source_name: self.config.source.clone(), revision: target.number };
-        let position = ledger::position(&self.store.view())?.unwrap_or_default();
+        let lost = || self.unreachable(target.number);
+        let position = self.position()?.unwrap_or_default();
         let kept = spool.view();
         let mut at = position.revision;
         let mut steps = Vec::new();
@@ -143,8 +161,7 @@ impl Receiver {
                 next: at,
             });
             if at == target || bytes >= GROUP_BYTES || steps.len() >= GROUP_SETS {
-                let here = deltabus_bus::Position { revision: at, ..position };
-                self.walk(&steps, |batch| ledger::put_position(batch, &here))?;
+                self.walk(&steps, &Position { revision: at, ..position })?;
                 steps.clear();
                 bytes = 0;
             }
@@ -152,8 +169,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// Applies steps to the base, each proven by the digest that it leads to.
-    fn walk(&self, steps: &[Step], put_position: impl FnOnce(&mut Batch) -> Result<(), Error>) -> Result<(), Error> {
+    /// Applies steps to the base, each proven by the digest that it leads to, and remembers where that is.
+    fn walk(&self, steps: &[Step], position: &Position) -> Result<(), Error> {
         let view = self.store.view();
         let digest = ledger::position(&view)?.unwrap_or_default().revision.digest;
         let mut working = Working::new(&view, digest);
@@ -167,7 +184,7 @@ impl Receiver {
         }
         let mut batch = self.store.batch();
         working.write(&mut batch)?;
-        put_position(&mut batch)?;
+        ledger::put_position(&mut batch, position)?;
         Ok(batch.commit()?)
     }
 }

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::filter::Filter;
 use crate::ledger::{self, Wanted};
 
-use super::{Receiver, Round};
+use super::{Purpose, Receiver, Round};
 
 impl Receiver {
     /// Settles what is held now: what the destination was made with. Another selection waits until it has been looked at.
@@ -20,7 +20,7 @@ impl Receiver {
         let wanted = self.config.selection.clone().or_else(|| known.clone()).unwrap_or_default();
         self.reselect = None;
         match known {
-            Some(known) if joined && known != wanted => {
+            Some(known) if joined && known != wanted && !matches!(self.purpose, Purpose::Compare) => {
                 self.use_selection(&known)?;
                 self.reselect = Some(wanted);
             }
