@@ -1,7 +1,7 @@
 //! A scan as the differ wants it.
 
 use deltabus_record::diff;
-use deltabus_record::key::values;
+use deltabus_record::key::{KEY_BYTES_MAX, values};
 use deltabus_record::row::RowBuilder;
 use deltabus_record::value::Value;
 
@@ -34,7 +34,11 @@ impl diff::Found for Found<'_> {
     fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, Error> {
         self.builder.clear();
         match self.scan.decode(&mut self.builder)? {
-            Decoded::Record => (self.translate)(self.builder.as_bytes(), key, row).map(|()| true),
+            Decoded::Record => {
+                let start = key.len();
+                (self.translate)(self.builder.as_bytes(), key, row)?;
+                check_key(key.len() - start, self.scan).map(|()| true)
+            }
             Decoded::Unread => Ok(false),
         }
     }
@@ -42,6 +46,15 @@ impl diff::Found for Found<'_> {
     fn place(&self) -> String {
         self.scan.position().to_string()
     }
+}
+
+/// Fails if the key of the current record of `scan`, of so many bytes, is longer than any may be.
+pub fn check_key(bytes: usize, scan: &dyn Scan) -> Result<(), Error> {
+    if bytes <= KEY_BYTES_MAX {
+        return Ok(());
+    }
+    let problem = format!("a key of {bytes} bytes is more than the limit of {KEY_BYTES_MAX}");
+    Err(Error::Data { position: scan.position(), problem })
 }
 
 /// Takes back what seems to be gone only because it could not be read. `after` is the side that was scanned.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::watch::{Signal, Watching};
 use crate::{Interface, Stamp, in_place};
@@ -29,6 +29,10 @@ pub struct Wake {
     /// Kept so that `signals` never closes, also without notifications.
     _sender: mpsc::Sender<Signal>,
     poll: Duration,
+    /// When the store is looked at next, whatever is notified: waiting may be broken off any number of times before.
+    look: Instant,
+    /// Somebody was writing when this was last known.
+    unsettled: bool,
 }
 
 impl Wake {
@@ -46,28 +50,26 @@ impl Wake {
         let watching =
             watching.inspect_err(|error| tracing::warn!(%error, "no notifications of changes; polling only"));
         let poll = poll.unwrap_or_else(|| interface.poll());
-        Wake { _watching: watching.ok().flatten(), signals, _sender: sender, poll }
+        let look = Instant::now() + poll;
+        Wake { _watching: watching.ok().flatten(), signals, _sender: sender, poll, look, unsettled: false }
     }
 
     /// Waits until the store may differ from `last` and nobody seems to be writing it. Cancel safe.
     pub async fn changed(&mut self, interface: &dyn Interface, last: Option<&Stamp>) {
-        loop {
-            match timeout(self.poll, self.signals.recv()).await {
+        while !self.unsettled {
+            match timeout_at(self.look, self.signals.recv()).await {
                 Ok(Some(Signal::Written)) => return,
-                Ok(Some(Signal::Writing)) => {
-                    self.settle(interface).await;
-                    return;
-                }
-                Ok(None) => sleep(self.poll).await,
+                Ok(Some(Signal::Writing)) => self.unsettled = true,
+                Ok(None) => sleep_until(self.look).await,
                 // An error is for the scan to report.
                 Err(_) => {
-                    if in_place(|| interface.stamp()).ok().as_ref() != last {
-                        self.settle(interface).await;
-                        return;
-                    }
+                    self.look = Instant::now() + self.poll;
+                    self.unsettled = in_place(|| interface.stamp()).ok().as_ref() != last;
                 }
             }
         }
+        self.settle(interface).await;
+        self.unsettled = false;
     }
 
     /// Waits until nobody has written the store for [`QUIET`], at most [`QUIET_MAX`]; not at all for one that commits.

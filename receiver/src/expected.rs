@@ -1,7 +1,7 @@
 //! What a destination is to hold: the base with the pending edits on top, as far as it is wanted there.
 
 use deltabus_interfaces::Records;
-use deltabus_record::diff::Known;
+use deltabus_record::diff::{Known, count_equal, counted};
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_state::{Stored, View};
@@ -25,22 +25,38 @@ impl Expected<'_> {
         Ok(self.get(key, &mut row)?.then_some(row))
     }
 
-    /// A record of the base as the destination holds it: as far as it is wanted, with what was edited there on top. A record
-    /// whose edit makes it unwanted stays until the source has answered.
-    pub(crate) fn on_top(&self, key: &Key, base: Option<Row>) -> Result<Option<Row>, Error> {
-        Ok(self.pending.on_top(self.outlet.name(), key, self.outlet.wanted(base)?))
+    /// A record as the destination holds it: the base as far as it is wanted, with what was edited there on top. A record whose
+    /// edit makes it unwanted stays until the source has answered.
+    pub(crate) fn on_top(&self, key: &Key) -> Result<Option<Row>, Error> {
+        self.pending.on_top(&self.outlet.source, key, |key| self.base(key))
+    }
+
+    fn base(&self, key: &Key) -> Result<Option<Row>, Error> {
+        let mut row = Vec::new();
+        let there = self.view.get(self.outlet.name(), key.as_bytes(), &mut row)?;
+        self.outlet.wanted(there.then(|| Row::from_trusted(row)))
     }
 
     /// Keys of records that only pending edits make.
     fn inserted(&self) -> Result<Vec<Key>, Error> {
         let mut keys = Vec::new();
-        let mut row = Vec::new();
         for (collection, key) in self.pending.records() {
-            row.clear();
-            if collection == *self.outlet.name() && !self.view.get(&collection, key.as_bytes(), &mut row)? {
-                keys.push(key);
+            if collection != *self.outlet.name() {
+                continue;
             }
+            if !self.outlet.counted() {
+                if self.base(&key)?.is_none() {
+                    keys.push(key);
+                }
+                continue;
+            }
+            let content = self.outlet.source.schema.key_content(&key);
+            let base = count_equal(content, |key| Ok::<_, Error>(self.base(key)?.is_some()))?;
+            let count = self.pending.count_on_top(&self.outlet.source, content, |key| self.base(key))?;
+            keys.extend((base..count).map(|occurrence| counted(content, occurrence)));
         }
+        keys.sort();
+        keys.dedup();
         Ok(keys)
     }
 }
@@ -58,9 +74,8 @@ impl Known for Expected<'_> {
             }
             return Ok(there);
         }
-        let base = there.then(|| Row::from_trusted(&row[start..]));
         row.truncate(start);
-        match self.on_top(&Key::from_trusted(key), base)? {
+        match self.on_top(&Key::from_trusted(key))? {
             Some(expected) => {
                 row.extend_from_slice(expected.as_bytes());
                 Ok(true)
@@ -79,12 +94,12 @@ impl Known for Expected<'_> {
                 if self.outlet.wants(&row)? {
                     take(&key)?;
                 }
-            } else if self.on_top(&Key::from_trusted(&*key), Some(Row::from_trusted(&*row)))?.is_some() {
+            } else if self.on_top(&Key::from_trusted(&*key))?.is_some() {
                 take(&key)?;
             }
         }
         for key in self.inserted()? {
-            if self.on_top(&key, None)?.is_some() {
+            if self.on_top(&key)?.is_some() {
                 take(key.as_bytes())?;
             }
         }
@@ -131,14 +146,13 @@ impl<'a> ExpectedRecords<'a> {
                         }
                         outlet.forward(&row, &mut self.row)?;
                     } else {
-                        let held = self.expected.on_top(&Key::from_trusted(&*key), Some(Row::from_trusted(&*row)))?;
-                        let Some(held) = held else { continue };
+                        let Some(held) = self.expected.on_top(&Key::from_trusted(&*key))? else { continue };
                         outlet.forward(held.as_bytes(), &mut self.row)?;
                     }
                 }
                 None => {
                     let Some(key) = self.inserted.next() else { return Ok(false) };
-                    let Some(held) = self.expected.on_top(&key, None)? else { continue };
+                    let Some(held) = self.expected.on_top(&key)? else { continue };
                     outlet.forward(held.as_bytes(), &mut self.row)?;
                 }
             }

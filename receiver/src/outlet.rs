@@ -215,6 +215,11 @@ impl Outlet {
         self.source.schema.key_content_into(lifted.as_bytes(), key);
     }
 
+    /// Whether a source row stands at the destination as it is.
+    pub(crate) fn is_identity(&self) -> bool {
+        self.lens.is_identity()
+    }
+
     /// The source's row that a destination row stands for. Fields that stand as `base` was projected are `base`'s; so are
     /// those that the destination doesn't have.
     pub(crate) fn lift(&self, row: &[u8], base: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Error> {

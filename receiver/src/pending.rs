@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use deltabus_record::apply;
 use deltabus_record::change::{Change, ReverseSet};
-use deltabus_record::key::Key;
+use deltabus_record::diff::count_equal;
+use deltabus_record::key::{Key, split_occurrence};
 use deltabus_record::row::Row;
-use deltabus_record::schema::CollectionName;
+use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 
 /// The reverse sets that wait for their answer, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -50,25 +51,75 @@ impl Pending {
     }
 
     /// The number of the last set with an edit of a record.
-    pub(crate) fn last_of(&self, collection: &CollectionName, key: &Key) -> Option<u64> {
+    pub(crate) fn last_of(&self, collection: &Collection, key: &Key) -> Option<u64> {
         let edits = |set: &&ReverseSet| {
-            let mut edits = set.edits.collections.iter().filter(|edits| edits.collection == *collection);
-            edits.any(|edits| edits.changes.iter().any(|edit| edit.key() == key))
+            let mut edits = set.edits.collections.iter().filter(|edits| edits.collection == collection.name);
+            edits.any(|edits| edits.changes.iter().any(|edit| same_record(collection, edit.key(), key)))
         };
         self.sets.iter().rfind(edits).map(|set| set.id.number)
     }
 
-    /// A record of the base with the edits on top: what the destination holds.
-    pub(crate) fn on_top(&self, collection: &CollectionName, key: &Key, base: Option<Row>) -> Option<Row> {
-        let mut row = base;
-        let edits =
-            self.sets.iter().flat_map(|set| &set.edits.collections).filter(|edits| edits.collection == *collection);
-        for edit in edits.flat_map(|edits| &edits.changes).filter(|edit| edit.key() == key) {
+    /// A record with the edits on top: what the destination holds. `base` gives records of the base by key.
+    pub(crate) fn on_top<E>(
+        &self,
+        collection: &Collection,
+        key: &Key,
+        base: impl Fn(&Key) -> Result<Option<Row>, E>,
+    ) -> Result<Option<Row>, E> {
+        let mut edits = self.edits(&collection.name).filter(|edit| same_record(collection, edit.key(), key)).peekable();
+        let row = base(key)?;
+        if edits.peek().is_none() {
+            return Ok(row);
+        }
+        if collection.schema.key == KeySpec::WholeRow {
+            let (content, occurrence) = split_occurrence(key.as_bytes());
+            let there = occurrence < self.count_on_top(collection, content, &base)?;
+            let inserted = |edit: &Change| match edit {
+                Change::Insert { row, .. } => Some(row.clone()),
+                _ => None,
+            };
+            return Ok(if there { row.or_else(|| edits.find_map(inserted)) } else { None });
+        }
+        Ok(edits.fold(row, |row, edit| {
             // A record that the source has deleted is for the source to bring back.
             if row.is_some() || matches!(edit, Change::Insert { .. }) {
-                row = apply::force(edit, row.as_ref(), None);
+                apply::force(edit, row.as_ref(), None)
+            } else {
+                row
+            }
+        }))
+    }
+
+    /// How many rows of this content there are with the edits on top. An edit says how many there were: one more is not
+    /// added where the base has as many already, nor taken where it has as few.
+    pub(crate) fn count_on_top<E>(
+        &self,
+        collection: &Collection,
+        content: &[u8],
+        base: impl Fn(&Key) -> Result<Option<Row>, E>,
+    ) -> Result<u32, E> {
+        let mut count = count_equal(content, |key| Ok(base(key)?.is_some()))?;
+        for edit in self.edits(&collection.name) {
+            let (edited, occurrence) = split_occurrence(edit.key().as_bytes());
+            if edited != content {
+                continue;
+            }
+            match edit {
+                Change::Insert { .. } if occurrence >= count => count += 1,
+                Change::Delete { .. } if occurrence < count => count -= 1,
+                _ => {}
             }
         }
-        row
+        Ok(count)
     }
+
+    fn edits<'a>(&'a self, collection: &'a CollectionName) -> impl Iterator<Item = &'a Change> {
+        let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
+        edits.filter(move |edits| edits.collection == *collection).flat_map(|edits| &edits.changes)
+    }
+}
+
+/// Whether an edit of `edited` bears on the record of `key`: equal rows without a key are one matter.
+fn same_record(collection: &Collection, edited: &Key, key: &Key) -> bool {
+    collection.schema.key_content(edited) == collection.schema.key_content(key)
 }

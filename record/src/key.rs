@@ -15,6 +15,12 @@ use crate::value::{Date, Decimal, Instant, Large, Time, Value, canonical_bits};
 /// Goes before the count that tells equal whole-row keys apart; no value begins so.
 const OCCURRENCE: u8 = 0xff;
 
+/// Goes before the hash of a row that is too long to be a key as it is; no value begins so.
+const HASHED: u8 = 0xfe;
+
+/// The longest key of fields, in bytes: stores have a limit of 64 KiB, and something is put before and behind it.
+pub const KEY_BYTES_MAX: usize = 32 * 1024;
+
 /// The key of a record, encoded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Box<[u8]>);
@@ -61,6 +67,24 @@ pub(crate) fn encode_field(out: &mut Vec<u8>, field: FieldRef<'_>) {
 pub fn encode_occurrence(out: &mut Vec<u8>, occurrence: u32) {
     out.push(OCCURRENCE);
     out.extend_from_slice(&occurrence.to_be_bytes());
+}
+
+/// A whole row's key without the count that tells equals apart, and that count; 0 for another key.
+pub fn split_occurrence(key: &[u8]) -> (&[u8], u32) {
+    match key {
+        [content @ .., OCCURRENCE, a, b, c, d] => (content, u32::from_be_bytes([*a, *b, *c, *d])),
+        content => (content, 0),
+    }
+}
+
+/// Puts its hash (xxh3, 128 bits) in the place of a whole row that is longer than a key may be, from `start` to the end.
+pub(crate) fn shorten(out: &mut Vec<u8>, start: usize) {
+    if out.len() - start > KEY_BYTES_MAX {
+        let hash = xxhash_rust::xxh3::xxh3_128(&out[start..]);
+        out.truncate(start);
+        out.push(HASHED);
+        out.extend_from_slice(&hash.to_be_bytes());
+    }
 }
 
 fn encode(out: &mut Vec<u8>, value: &Value) {
@@ -232,6 +256,11 @@ pub fn display(key: &[u8]) -> String {
         if let [OCCURRENCE, _, _, _, _] = rest {
             break;
         }
+        if let Some((hash, rest)) = hashed(rest) {
+            parts.push(format!("a long row, {hash:032x}"));
+            reader.rest = rest;
+            continue;
+        }
         match reader.value(0) {
             Some(Value::Text(text)) => {
                 let mut shown = String::from('`');
@@ -249,7 +278,14 @@ pub fn display(key: &[u8]) -> String {
     parts.join(", ")
 }
 
-/// The values of a key, without the count that tells equal whole-row keys apart; `None` for bytes that are no key.
+/// The hash that stands for a long row, and what follows it.
+fn hashed(key: &[u8]) -> Option<(u128, &[u8])> {
+    let (hash, rest) = key.strip_prefix(&[HASHED])?.split_first_chunk()?;
+    Some((u128::from_be_bytes(*hash), rest))
+}
+
+/// The values of a key, without the count that tells equal whole-row keys apart; `None` for bytes that are no key, or the hash
+/// of a row too long to be one.
 pub fn values(key: &[u8]) -> Option<Vec<Value>> {
     let mut values = Vec::new();
     let mut reader = Reader { rest: key };

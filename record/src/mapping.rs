@@ -224,6 +224,11 @@ impl Lens {
         self.forward.get(destination_slot).copied().flatten().map(|origin| origin.slot)
     }
 
+    /// Whether the destination's row is the source's, byte for byte.
+    pub fn is_identity(&self) -> bool {
+        self.order == Order::Same
+    }
+
     /// Appends to `out` the destination's row for a source row. `project` converts what the destination doesn't keep
     /// verbatim; it gets the value and the destination slot. The destination's own fields are absent.
     pub fn forward<E>(

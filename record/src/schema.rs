@@ -243,12 +243,21 @@ impl Schema {
         }
     }
 
+    /// A record's key without its occurrence: for keys of fields the key itself.
+    pub fn key_content<'a>(&self, key: &'a Key) -> &'a [u8] {
+        match &self.key {
+            KeySpec::Fields(_) => key.as_bytes(),
+            KeySpec::WholeRow => crate::key::split_occurrence(key.as_bytes()).0,
+        }
+    }
+
     /// Appends the key of a row without its occurrence: for keys of fields the key itself.
     pub fn key_content_into(&self, row: &[u8], out: &mut Vec<u8>) {
         match &self.key {
             KeySpec::Fields(_) => self.key_into(row, 0, out),
             KeySpec::WholeRow => {
-                let mut end = out.len();
+                let start = out.len();
+                let mut end = start;
                 for field in RowReader::new(row) {
                     crate::key::encode_field(out, field);
                     if field.kind() != Kind::Absent {
@@ -257,6 +266,7 @@ impl Schema {
                 }
                 // A row is the same row with and without absent values at its end.
                 out.truncate(end);
+                crate::key::shorten(out, start);
             }
         }
     }

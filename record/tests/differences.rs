@@ -1,12 +1,13 @@
 //! Laws of differencing: what is found is what was known with the differences applied, however the records moved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 
 use deltabus_record::apply::{Mismatch, apply};
 use deltabus_record::change::{Change, FieldChange};
 use deltabus_record::diff::{
     self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, LOOK_AHEAD_MAX, Outcome,
+    Refreshed,
 };
 use deltabus_record::key::{Key, encode_occurrence};
 use deltabus_record::row::Row;
@@ -406,6 +407,30 @@ proptest! {
             known = applied(known, &compared.0.differences);
             index = compared.1;
         }
+    }
+
+    #[test]
+    fn an_index_serves_also_when_records_were_written_since(
+        (identity, first, edits) in identity_and_file(),
+        more in vec(edit(), 0..4),
+    ) {
+        let between = edited(&first, &edits);
+        let after = edited(&between, &more);
+        prop_assume!(map_of(&between, identity).is_some() && map_of(&after, identity).is_some());
+        let known = map_of(&between, identity).unwrap();
+        let old = map_of(&first, identity).unwrap();
+        // What was written between is known by key only.
+        let differs = |key: &&Vec<u8>| old.get(*key) != known.get(*key);
+        let stale: HashSet<Vec<u8>> = old.keys().chain(known.keys()).filter(differs).map(|key| match identity {
+            Identity::Key => key.clone(),
+            Identity::WholeRow => key[..key.len() - 5].to_vec(),
+        }).collect();
+        let index = Entries::of(&first, identity);
+        let mut index = Refreshed::new(index, Some(&stale), &State(&known), identity).unwrap();
+        let (mut found, mut sink) = (Reader::of(&after, identity), Entries::default());
+        let outcome: Result<Outcome, DiffError<Infallible>> =
+            diff::with_index(&mut found, &mut index, &State(&known), &mut sink, identity);
+        check(&known, &after, identity, &(outcome.unwrap(), sink));
     }
 
     #[test]

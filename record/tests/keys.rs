@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use deltabus_record::arbitrary;
-use deltabus_record::key::{Key, display, encode_occurrence, values};
+use deltabus_record::key::{KEY_BYTES_MAX, Key, display, encode_occurrence, values};
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Field, KeySpec, Schema};
 use deltabus_record::value::{Decimal, Kind, Value};
@@ -160,4 +160,28 @@ fn keys_are_shown_for_people() {
 
 fn schema(key: KeySpec) -> Schema {
     Schema { fields: (0..6).map(|slot| Field::new(format!("field{slot}"), None, slot)).collect(), key }
+}
+
+#[test]
+fn a_row_too_long_to_be_a_key_has_its_hash_for_one() {
+    let fields = vec![Field::new("a", None, 0), Field::new("b", None, 1)];
+    let schema = Schema { fields, key: KeySpec::WholeRow };
+    let row = |length: usize, last: &str| Row::of(&[Value::text("x".repeat(length)), Value::text(last)]);
+    let key = |row: &Row| schema.key_of(row.as_bytes(), 3);
+    let (long, other, short) = (row(KEY_BYTES_MAX, "a"), row(KEY_BYTES_MAX, "b"), row(KEY_BYTES_MAX / 2, "a"));
+    assert!(key(&long).as_bytes().len() < 32 && key(&short).as_bytes().len() > KEY_BYTES_MAX / 2);
+    assert_ne!(key(&long), key(&other));
+    for row in [&long, &short] {
+        let mut content = Vec::new();
+        schema.key_content_into(row.as_bytes(), &mut content);
+        assert_eq!(schema.key_content(&key(row)), content);
+        encode_occurrence(&mut content, 3);
+        assert_eq!(key(row).as_bytes(), content);
+    }
+    assert!(display(key(&long).as_bytes()).starts_with("a long row, "));
+    assert_eq!(values(key(&long).as_bytes()), None);
+    // Together with its hash no other key of the same beginning is touched.
+    let mut out = b"before".to_vec();
+    schema.key_content_into(long.as_bytes(), &mut out);
+    assert!(out.starts_with(b"before") && out.len() < 32);
 }

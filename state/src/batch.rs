@@ -10,7 +10,7 @@ use fjall::{Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use crate::Error;
 use crate::load::Loaded;
 use crate::probe::Step;
-use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, entry_bytes};
+use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, checked, entry_bytes};
 use crate::view::overlay_key;
 
 /// A transaction of the store. Dropping it changes nothing.
@@ -32,14 +32,14 @@ impl Batch {
     /// Puts a record.
     pub fn put(&mut self, collection: &CollectionName, key: &[u8], row: &[u8]) -> Result<(), Error> {
         let records = self.records(collection)?;
-        self.writes.insert(&records, key, row);
+        self.writes.insert(&records, checked(key)?, row);
         Ok(())
     }
 
     /// Removes a record.
     pub fn remove(&mut self, collection: &CollectionName, key: &[u8]) -> Result<(), Error> {
         let records = self.records(collection)?;
-        self.writes.remove(&records, key);
+        self.writes.remove(&records, checked(key)?);
         Ok(())
     }
 
@@ -50,6 +50,7 @@ impl Batch {
             Some(entry) => (entry.id, entry.records),
             None => self.inner.new_records()?,
         };
+        checked(format!("{COLLECTION_PREFIX}{}", collection.name))?;
         self.bind(Entry { id, collection: collection.clone(), records });
         Ok(())
     }
@@ -103,7 +104,7 @@ impl Batch {
     pub fn meta_put(&mut self, name: &str, value: &[u8]) -> Result<(), Error> {
         debug_assert!(!name.starts_with('\0'), "names beginning with NUL are the store's own");
         let meta = self.inner.meta.clone();
-        self.writes.insert(&meta, name, value);
+        self.writes.insert(&meta, checked(name)?, value);
         Ok(())
     }
 
@@ -115,7 +116,7 @@ impl Batch {
     /// Forgets it.
     pub fn meta_remove(&mut self, name: &str) -> Result<(), Error> {
         let meta = self.inner.meta.clone();
-        self.writes.remove(&meta, name);
+        self.writes.remove(&meta, checked(name)?);
         Ok(())
     }
 

@@ -50,6 +50,12 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// A key, or a name, that is longer than the store takes.
+    #[error("a key of {bytes} bytes is more than the limit of {}", crate::store::KEY_BYTES_MAX)]
+    KeyTooLong {
+        /// How long it is.
+        bytes: usize,
+    },
     /// A record for a collection that was never set.
     #[error("the state has no collection `{0}`")]
     NoCollection(deltabus_record::schema::CollectionName),

@@ -7,7 +7,7 @@ use fjall::Keyspace;
 
 use crate::Error;
 use crate::batch::Batch;
-use crate::store::Inner;
+use crate::store::{Inner, checked};
 
 /// Records are gathered up to this many bytes, sorted, and written out as a run of their own, past the journal. More
 /// memory makes fewer runs to be merged later, and little difference to the time.
@@ -58,6 +58,7 @@ impl Load {
 
     /// Adds a record, in any order; of two with one key the later stays.
     pub fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), Error> {
+        let key = checked(key)?;
         if !self.run.entries.is_empty() && self.run.bytes.len() + key.len() + row.len() > RUN_BYTES {
             self.write_run()?;
         }

@@ -30,6 +30,17 @@ const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// The journal may grow to this before records are written out whatever their number.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The longest key that the engine takes; it asserts that.
+pub(crate) const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// The key, if the engine takes it.
+pub(crate) fn checked<K: AsRef<[u8]>>(key: K) -> Result<K, Error> {
+    match key.as_ref().len() {
+        0..=KEY_BYTES_MAX => Ok(key),
+        bytes => Err(Error::KeyTooLong { bytes }),
+    }
+}
+
 /// Whose state a folder holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {

@@ -8,7 +8,7 @@ use deltabus_record::value::Value;
 use fjall::{Readable, Snapshot};
 
 use crate::Error;
-use crate::store::{Catalogue, Entry, Inner};
+use crate::store::{Catalogue, Entry, Inner, KEY_BYTES_MAX, checked};
 
 /// A record as the store has it: key and row.
 pub type Stored = (fjall::Slice, fjall::Slice);
@@ -40,6 +40,8 @@ impl View {
     /// Appends the row of a record to `row`; `false` if there is no such record.
     pub fn get(&self, collection: &CollectionName, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Error> {
         let Some(entry) = self.catalogue.entry(collection) else { return Ok(false) };
+        // What can't be put is not there.
+        let Ok(key) = checked(key) else { return Ok(false) };
         match self.snapshot.get(&entry.records, key).map_err(self.inner.error("read"))? {
             Some(stored) => {
                 row.extend_from_slice(&stored);
@@ -88,6 +90,7 @@ impl View {
 
     /// An entry that the owner made with [`crate::Batch::meta_put`].
     pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let Ok(name) = checked(name) else { return Ok(None) };
         let stored = self.snapshot.get(&self.inner.meta, name).map_err(self.inner.error("read"))?;
         Ok(stored.map(|value| value.to_vec()))
     }
@@ -115,13 +118,18 @@ impl View {
     }
 }
 
-/// Where an overlay entry lies: the collection's name, its length first, then the key.
+/// Where an overlay entry lies: the collection's name, its length first, then the key; their hash (xxh3, 128 bits) behind an
+/// impossible length where that is too long.
 pub(crate) fn overlay_key(collection: &CollectionName, key: &[u8]) -> Vec<u8> {
     let name = collection.as_str().as_bytes();
     let mut out = Vec::with_capacity(4 + name.len() + key.len());
     out.extend_from_slice(&(name.len() as u32).to_be_bytes());
     out.extend_from_slice(name);
     out.extend_from_slice(key);
+    if out.len() > KEY_BYTES_MAX {
+        let hash = xxhash_rust::xxh3::xxh3_128(&out);
+        out = [u32::MAX.to_be_bytes().as_slice(), &hash.to_be_bytes()].concat();
+    }
     out
 }
 

@@ -470,3 +470,27 @@ fn who_ends_before_the_answer_is_told_so() {
     drop(store);
     assert_eq!(asking.join().unwrap(), Heard::Ended);
 }
+
+#[test]
+fn keys_that_are_too_long_are_refused_and_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let name = CollectionName::new("a");
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.commit().unwrap();
+    let long = vec![7; 70_000];
+    let mut batch = store.batch();
+    assert!(matches!(batch.put(&name, &long, b""), Err(Error::KeyTooLong { bytes: 70_000 })));
+    assert!(matches!(batch.remove(&name, &long), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(batch.set_collection(&collection(&"a".repeat(70_000))), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(batch.meta_put(&"a".repeat(70_000), b""), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(store.load(&collection("a")).unwrap().put(&long, b""), Err(Error::KeyTooLong { .. })));
+    assert!(!store.view().get(&name, &long, &mut Vec::new()).unwrap());
+    assert_eq!(store.view().meta(&"a".repeat(70_000)).unwrap(), None);
+    // What is put on top is found by a hash.
+    batch.overlay_put(&name, &long, b"o");
+    batch.commit().unwrap();
+    assert_eq!(store.view().overlay(&name, &long).unwrap().as_deref(), Some(&b"o"[..]));
+    assert_eq!(store.view().overlay(&name, &[8; 70_000]).unwrap(), None);
+}

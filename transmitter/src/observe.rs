@@ -7,13 +7,13 @@ use deltabus_bus::large_of;
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{Extent, Interface, Scan, Stamp, Unread};
 use deltabus_record::change::{Change, CollectionChanges, SchemaChange, Transaction};
-use deltabus_record::diff::{self, Identity, Index};
+use deltabus_record::diff::{self, Identity, Refreshed};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::large::{ByReference, references, refers_to_large};
 use deltabus_record::row::{FieldRef, Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, KeySpec, Schema};
-use deltabus_state::{Batch, IndexDamaged, ScanIndex, ScanIndexWriter, Store, View};
+use deltabus_state::{Batch, ScanIndex, ScanIndexWriter, Store, View};
 
 use crate::Error;
 use crate::contents::Uploads;
@@ -208,8 +208,9 @@ impl Reading<'_, '_> {
         let index = index.and_then(|valid| ScanIndex::open(indexes.folder, &after.name, layout, valid));
         let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
             Some(index) => {
-                let mut index = Masked { index, collection: &after.name, stale: indexes.stale };
-                diff::with_index(&mut records, &mut index, &view.known(&after.name), &mut writer, identity(after))
+                let (known, identity) = (view.known(&after.name), identity(after));
+                let mut index = Refreshed::new(index, indexes.stale.get(&after.name), &known, identity)?;
+                diff::with_index(&mut records, &mut index, &known, &mut writer, identity)
             }
             None => diff::without_index(&mut records, &view.known(&after.name), &mut writer, identity(after)),
         };
@@ -224,31 +225,6 @@ pub(crate) fn identity(collection: &Collection) -> Identity {
     match collection.schema.key {
         KeySpec::WholeRow => Identity::WholeRow,
         KeySpec::Fields(_) => Identity::Key,
-    }
-}
-
-/// An index in which the entries of some records count as unknown.
-struct Masked<'a> {
-    index: ScanIndex,
-    collection: &'a CollectionName,
-    stale: &'a Stale,
-}
-
-impl Index for Masked<'_> {
-    type Error = IndexDamaged;
-
-    fn next(&mut self) -> Result<Option<u64>, IndexDamaged> {
-        let fingerprint = self.index.advance()?;
-        if self.stale.is_empty() {
-            return Ok(fingerprint);
-        }
-        let stale = self.stale.get(self.collection).is_some_and(|keys| keys.contains(self.index.key()));
-        // Another fingerprint than any stored form of this record had.
-        Ok(fingerprint.map(|fingerprint| if stale { !fingerprint } else { fingerprint }))
-    }
-
-    fn key(&self) -> &[u8] {
-        self.index.key()
     }
 }
 

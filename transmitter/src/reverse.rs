@@ -4,12 +4,12 @@ use deltabus_interfaces::{Action, CollectionWrite, Contents, Interface, RecordWr
 use deltabus_record::change::{
     Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
 };
-use deltabus_record::diff;
-use deltabus_record::key::Key;
+use deltabus_record::diff::{self, count_equal};
+use deltabus_record::key::{Key, split_occurrence};
 use deltabus_record::large::{LARGE_MIN, internalize, refers_to_large};
 use deltabus_record::merge::{self, Clock};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
-use deltabus_record::schema::{Collection, CollectionName, Field};
+use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec};
 use deltabus_record::value::{Kind, KindSet, Value};
 use deltabus_state::Working;
 
@@ -34,44 +34,95 @@ pub(crate) fn merge_set(
     let mut verdicts = Vec::new();
     for edits in &set.edits.collections {
         for edit in &edits.changes {
-            let Some(collection) = working.collection(&edits.collection).cloned() else {
-                let reason = format!("the source has no collection `{}`", edits.collection);
-                verdicts.push(refused(&edits.collection, edit.clone(), reason));
-                continue;
-            };
-            let edit = match as_kept(edit, &collection, source) {
-                Ok(edit) => edit,
-                Err(reason) => {
-                    verdicts.push(refused(&edits.collection, edit.clone(), reason));
-                    continue;
+            match prepare(&edits.collection, edit, working, source)? {
+                Prepared::Decided(verdict) => verdicts.push(verdict),
+                Prepared::Edit(edit) => {
+                    let edit = Edit { collection: &edits.collection, edit, time_millis: set.time_millis };
+                    verdicts.extend(merge_edit(&edit, working, policy, last_changed)?);
                 }
-            };
-            let now = working.get(&edits.collection, edit.key())?;
-            let (changed, gone) = last_changed(&edits.collection, edit.key());
-            // What an edit of a deleted record brings back: deleted just now, by another reverse set, or earlier.
-            let gone = match (&now, &edit) {
-                (None, Change::Update { .. }) => working.before(&edits.collection, edit.key())?.or(gone),
-                _ => None,
-            };
-            if now.is_none() && gone.is_none() && matches!(edit, Change::Update { .. }) {
-                let reason = "the source has deleted the record, and it is no longer known what it was".to_owned();
-                verdicts.push(refused(&edits.collection, edit, reason));
-                continue;
             }
-            let clock = if set.time_millis < changed { Clock::SourceLater } else { Clock::EditLater };
-            let merged = merge::merge(&edit, now.as_ref(), gone.as_ref(), policy, clock, &[]);
-            if let Some(change) = &merged.apply {
-                working.apply_change(&edits.collection, change)?;
-            }
-            let name = &edits.collection;
-            verdicts.extend(merged.verdicts.into_iter().map(|(edit, outcome)| Verdict {
-                collection: name.clone(),
-                edit,
-                outcome,
-            }));
         }
     }
     Ok(Reply { reverse: set.id.clone(), verdicts, resolves: Vec::new() })
+}
+
+/// An edit as the source would have it.
+pub(crate) struct Edit<'a> {
+    pub(crate) collection: &'a CollectionName,
+    pub(crate) edit: Change,
+    pub(crate) time_millis: u64,
+}
+
+/// What an edit comes to before it is merged.
+pub(crate) enum Prepared {
+    /// It is to be merged.
+    Edit(Change),
+    /// There is nothing to merge.
+    Decided(Verdict),
+}
+
+/// Brings an edit into the form in which it can be merged: values as the source keeps them, the key that these have.
+pub(crate) fn prepare(
+    name: &CollectionName,
+    edit: &Change,
+    working: &Working<'_>,
+    source: &Source<'_>,
+) -> Result<Prepared, Error> {
+    let Some(collection) = working.collection(name) else {
+        let reason = format!("the source has no collection `{name}`");
+        return Ok(Prepared::Decided(refused(name, edit.clone(), reason)));
+    };
+    let kept = match as_kept(edit, collection, source) {
+        Ok(kept) => kept,
+        Err(reason) => return Ok(Prepared::Decided(refused(name, edit.clone(), reason))),
+    };
+    if collection.schema.key != KeySpec::WholeRow {
+        return Ok(Prepared::Edit(kept));
+    }
+    // Equal rows are counted: it is one more, or one less than the source has, unless it has as many already.
+    let (content, occurrence) = split_occurrence(kept.key().as_bytes());
+    let there = count_equal(content, |key| Ok::<_, Error>(working.get(name, key)?.is_some()))?;
+    let counted = match &kept {
+        Change::Insert { row, .. } if occurrence >= there => {
+            Some(Change::Insert { key: diff::counted(content, there), row: row.clone() })
+        }
+        Change::Delete { row, .. } if occurrence < there => {
+            Some(Change::Delete { key: diff::counted(content, there - 1), row: row.clone() })
+        }
+        _ => None,
+    };
+    Ok(match counted {
+        Some(edit) => Prepared::Edit(edit),
+        None => Prepared::Decided(Verdict { collection: name.clone(), edit: kept, outcome: Outcome::Already }),
+    })
+}
+
+/// Merges one edit into `working` and says what became of its parts.
+pub(crate) fn merge_edit(
+    edit: &Edit<'_>,
+    working: &mut Working<'_>,
+    policy: ConflictPolicy,
+    last_changed: &LastChanged<'_>,
+) -> Result<Vec<Verdict>, Error> {
+    let Edit { collection, edit, time_millis } = edit;
+    let now = working.get(collection, edit.key())?;
+    let (changed, gone) = last_changed(collection, edit.key());
+    // What an edit of a deleted record brings back: deleted just now, by another reverse set, or earlier.
+    let gone = match (&now, edit) {
+        (None, Change::Update { .. }) => working.before(collection, edit.key())?.or(gone),
+        _ => None,
+    };
+    if now.is_none() && gone.is_none() && matches!(edit, Change::Update { .. }) {
+        let reason = "the source has deleted the record, and it is no longer known what it was".to_owned();
+        return Ok(vec![refused(collection, edit.clone(), reason)]);
+    }
+    let clock = if *time_millis < changed { Clock::SourceLater } else { Clock::EditLater };
+    let merged = merge::merge(edit, now.as_ref(), gone.as_ref(), policy, clock, &[]);
+    if let Some(change) = &merged.apply {
+        working.apply_change(collection, change)?;
+    }
+    let verdict = |(edit, outcome)| Verdict { collection: (*collection).clone(), edit, outcome };
+    Ok(merged.verdicts.into_iter().map(verdict).collect())
 }
 
 pub(crate) fn refused(collection: &CollectionName, edit: Change, reason: String) -> Verdict {
@@ -130,7 +181,12 @@ fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Resul
                 }
             }
             // Slots that the edit left out are absent too, in the store's own way.
-            Change::Insert { key: key.clone(), row: builder.row() }
+            let occurrence = split_occurrence(key.as_bytes()).1;
+            let key = match builder.as_bytes() == row.as_bytes() {
+                true => key.clone(),
+                false => collection.schema.key_of(builder.as_bytes(), occurrence),
+            };
+            Change::Insert { key, row: builder.row() }
         }
         Change::Update { key, fields } => {
             let mut fields = fields.clone();
@@ -206,12 +262,6 @@ pub(crate) fn transaction_of(working: &Working<'_>) -> Transaction {
         }
     }
     transaction
-}
-
-/// A reverse set of one of another's edits.
-pub(crate) fn single(set: &ReverseSet, collection: &CollectionName, edit: &Change) -> ReverseSet {
-    let changes = CollectionChanges { collection: collection.clone(), changes: vec![edit.clone()] };
-    ReverseSet { edits: Transaction { schemas: Vec::new(), collections: vec![changes] }, ..set.clone() }
 }
 
 /// Writes the source. Nothing is journalled: after a crash the next scan finds what was written as a change of the

@@ -6,6 +6,7 @@ use std::time::Instant;
 use deltabus_bus::{Delivered, Position};
 use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp, in_place};
 
+use deltabus_record::diff;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
@@ -19,7 +20,7 @@ use crate::ledger::{self, Journal};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, write};
+use super::{DESTINATION_ATTEMPTS, Receiver, Round, settled, write};
 
 impl Receiver {
     /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
@@ -32,10 +33,9 @@ impl Receiver {
         // What the destination has already, and what it hasn't, go separately.
         let (had, new): (Vec<_>, Vec<_>) =
             sets.into_iter().partition(|set| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead));
-        for (group, destination) in [(had, Destination::HasIt), (new, Destination::Lacks)] {
-            if group.is_empty() {
-                continue;
-            }
+        let had = runs(had).into_iter().map(|run| (run, Destination::HasIt));
+        let new = runs(new).into_iter().map(|run| (run, Destination::Lacks));
+        for (group, destination) in had.chain(new) {
             let mut attempt = 0;
             let fits = loop {
                 if destination == Destination::Lacks {
@@ -108,7 +108,7 @@ impl Receiver {
         let mut batch = self.store.batch();
         let mut stamp = self.stamp.clone();
         let mut schemas_changed = false;
-        let mut written: Vec<(CollectionName, Key, Option<Row>)> = Vec::new();
+        let mut written: Vec<(CollectionName, Key)> = Vec::new();
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
@@ -118,14 +118,32 @@ impl Receiver {
             if !done.is_empty() {
                 records.extend(self.pending.records());
             }
+            let known = |collection: &CollectionName, key: &Key| -> Result<Option<Row>, Error> {
+                let mut row = Vec::new();
+                Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
+            };
+            let mut equals = BTreeSet::new();
+            for (name, key) in &records {
+                let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name && outlet.counted()) else {
+                    continue;
+                };
+                // Edits may have taken or put others of the equal rows than those that the sets speak of.
+                let content = outlet.source.schema.key_content(key);
+                let source = &outlet.source;
+                let before = self.pending.count_on_top(source, content, |key| outlet.wanted(known(name, key)?))?;
+                let after = pending.count_on_top(source, content, |key| outlet.wanted(working.get(name, key)?))?;
+                let between = before.min(after)..before.max(after);
+                equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
+            }
+            records.extend(equals);
             let mut upcoming = Vec::new();
             let mut writes: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
             for (collection, key) in &records {
                 let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
-                let mut base = Vec::new();
-                let base = view.get(collection, key.as_bytes(), &mut base)?.then(|| Row::from_trusted(base));
-                let before = self.pending.on_top(collection, key, outlets[at].wanted(base)?);
-                let after = pending.on_top(collection, key, outlets[at].wanted(working.get(collection, key)?)?);
+                let outlet = &outlets[at];
+                let source = &outlet.source;
+                let before = self.pending.on_top(source, key, |key| outlet.wanted(known(collection, key)?))?;
+                let after = pending.on_top(source, key, |key| outlet.wanted(working.get(collection, key)?))?;
                 if before == after {
                     continue;
                 }
@@ -137,7 +155,7 @@ impl Receiver {
                 match write(&outlets[at], before.as_ref(), after.as_ref()) {
                     Ok(write) => {
                         writes[at].extend(write);
-                        written.push((collection.clone(), key.clone(), after.or(before)));
+                        written.push((collection.clone(), key.clone()));
                     }
                     Err(error) if self.config.on_error == OnError::DeadLetter && is_refusal(&error) => {
                         round.dead_letters += 1;
@@ -145,6 +163,9 @@ impl Receiver {
                     }
                     Err(error) => return Err(error),
                 }
+            }
+            for (outlet, writes) in outlets.iter().zip(&mut writes) {
+                *writes = settled(outlet, std::mem::take(writes));
             }
             if !upcoming.is_empty() {
                 self.large.announce(upcoming);
@@ -179,14 +200,10 @@ impl Receiver {
             ledger::put_index(&mut batch, None)?;
         }
         batch.commit()?;
-        for (collection, key, row) in written {
-            let content = match (working.collection(&collection), &row) {
-                (Some(collection), Some(row)) => {
-                    let mut content = Vec::new();
-                    collection.schema.key_content_into(row.as_bytes(), &mut content);
-                    content
-                }
-                _ => key.as_bytes().to_vec(),
+        for (collection, key) in written {
+            let content = match working.collection(&collection) {
+                Some(collection) => collection.schema.key_content(&key).to_vec(),
+                None => key.as_bytes().to_vec(),
             };
             self.stale.entry(collection).or_default().insert(content);
         }
@@ -292,6 +309,29 @@ impl Receiver {
         ];
         Ok(batch.meta_put_values(&name, &values)?)
     }
+}
+
+/// Sets that can be brought to the destination together: a collection that goes and comes again is another one, with other
+/// fields in the same slots.
+fn runs(sets: Vec<Delivered>) -> Vec<Vec<Delivered>> {
+    let mut runs: Vec<Vec<Delivered>> = Vec::new();
+    let mut gone: BTreeSet<CollectionName> = BTreeSet::new();
+    for set in sets {
+        let schemas = || set.set.transactions.iter().flat_map(|transaction| &transaction.schemas);
+        let made = schemas().filter(|schema| schema.before.is_none()).filter_map(|schema| schema.after.as_ref());
+        let again = made.map(|made| &made.name).any(|made| gone.contains(made));
+        let lost = schemas().filter(|schema| schema.after.is_none()).filter_map(|schema| schema.before.as_ref());
+        let lost: Vec<_> = lost.map(|lost| lost.name.clone()).collect();
+        if runs.is_empty() || again {
+            runs.push(Vec::new());
+            gone.clear();
+        }
+        gone.extend(lost);
+        if let Some(run) = runs.last_mut() {
+            run.push(set);
+        }
+    }
+    runs
 }
 
 /// Whether the destination already holds what a group brings.

@@ -226,7 +226,11 @@ impl diff::Found for FoundIn<'_> {
 
     fn decode(&mut self, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<bool, InterfaceError> {
         match self.there {
-            Decoded::Record => (self.translate)(self.row.as_bytes(), key, row).map(|()| true),
+            Decoded::Record => {
+                let start = key.len();
+                (self.translate)(self.row.as_bytes(), key, row)?;
+                found::check_key(key.len() - start, self.scan).map(|()| true)
+            }
             Decoded::Unread => Ok(false),
         }
     }

@@ -22,7 +22,7 @@ use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
 use super::look::translator;
-use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round, write};
+use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round, settled, write};
 
 impl Receiver {
     /// Loads the newest snapshot as the base. The destination is made equal to it afterwards, by [`Receiver::tend`].
@@ -292,7 +292,7 @@ impl Receiver {
             // What is expected is where it is to go; what was found is where it is.
             writes.extend(write(outlet, difference.after.as_ref(), difference.before.as_ref())?);
         }
-        Ok(writes)
+        Ok(settled(outlet, writes))
     }
 }
 

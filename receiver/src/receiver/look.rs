@@ -1,17 +1,19 @@
 //! Looking at the destination: what stands there beside what is expected.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{Error as InterfaceError, Extent, Scan};
-use deltabus_record::diff::{self, Identity, Index, Known};
+use deltabus_record::diff::{self, Identity, Known, Refreshed};
 use deltabus_record::digest::Digest;
+use deltabus_record::key::Key;
 use deltabus_record::row::RowBuilder;
 use deltabus_record::schema::Collection;
-use deltabus_state::{IndexDamaged, ScanIndex, ScanIndexWriter, View};
+use deltabus_state::{ScanIndex, ScanIndexWriter, View};
 use metrics::histogram;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::expected::Expected;
@@ -138,7 +140,7 @@ impl Receiver {
         let mut writer = ScanIndexWriter::create(&folder, name, layout)?;
         let outcome: Result<diff::Outcome, diff::DiffError<Error>> = match index {
             Some(index) => {
-                let mut index = Masked { index, stale: self.stale.get(name) };
+                let mut index = Refreshed::new(index, self.stale.get(name), &expected, identity)?;
                 diff::with_index(&mut records, &mut index, &expected, &mut writer, identity)
             }
             None => diff::without_index(&mut records, &expected, &mut writer, identity),
@@ -156,37 +158,92 @@ impl Receiver {
 /// Brings destination rows into the source's terms.
 pub(super) fn translator<'a>(expected: Expected<'a>) -> Box<deltabus_interfaces::found::Translate<'a>> {
     let mut placed = RowBuilder::default();
-    Box::new(move |row, key, out| {
+    let mut forms = None;
+    let mut translate = move |row: &[u8], key: &mut Vec<u8>, out: &mut Vec<u8>| -> Result<(), Error> {
         let row = expected.outlet.placed(row, &mut placed);
+        if expected.outlet.counted() {
+            let forms = match &mut forms {
+                Some(forms) => forms,
+                None => forms.insert(Forms::of(expected)?),
+            };
+            if let Some(form) = forms.next(row) {
+                key.extend_from_slice(&form.content);
+                out.extend_from_slice(&form.row);
+                return Ok(());
+            }
+        }
         let start = key.len();
         expected.outlet.source_key(row, key);
         let base = match expected.outlet.counted() {
             // The key is the row itself: an equal one is the base.
-            true => expected.row(diff::counted(&key[start..], 0).as_bytes()),
-            false => expected.row(&key[start..]),
+            true => expected.row(diff::counted(&key[start..], 0).as_bytes())?,
+            false => expected.row(&key[start..])?,
         };
-        let lifted = base.and_then(|base| expected.outlet.lift(row, base.as_deref(), out));
-        lifted.map_err(|error| InterfaceError::Records(Box::new(error)))
-    })
+        expected.outlet.lift(row, base.as_deref(), out)
+    };
+    Box::new(move |row, key, out| translate(row, key, out).map_err(|error| InterfaceError::Records(Box::new(error))))
 }
 
-/// An index in which the entries of some records count as unknown.
-struct Masked<'a> {
-    index: ScanIndex,
-    stale: Option<&'a HashSet<Vec<u8>>>,
+/// Rows without a key that can't be told from what the destination makes of them: where it has no absent values, null may
+/// stand for either. Their records are those that are expected, one after another.
+#[derive(Default)]
+struct Forms {
+    /// By the hash (xxh3, 128 bits) of the destination's row: the source's rows that it stands for, and how many of them were
+    /// met.
+    by_row: HashMap<u128, (Vec<Form>, usize)>,
 }
 
-impl Index for Masked<'_> {
-    type Error = IndexDamaged;
+/// A source row, with its key as far as equals share it.
+#[derive(Clone)]
+struct Form {
+    content: Vec<u8>,
+    row: Vec<u8>,
+}
 
-    fn next(&mut self) -> Result<Option<u64>, IndexDamaged> {
-        let fingerprint = self.index.advance()?;
-        let stale = self.stale.is_some_and(|stale| stale.contains(self.index.key()));
-        // Another fingerprint than any stored form of this record had.
-        Ok(fingerprint.map(|fingerprint| if stale { !fingerprint } else { fingerprint }))
+impl Forms {
+    fn of(expected: Expected<'_>) -> Result<Forms, Error> {
+        let mut forms = Forms::default();
+        let outlet = expected.outlet;
+        if outlet.is_identity() {
+            return Ok(forms);
+        }
+        let mut there = RowBuilder::default();
+        let mut lifted = Vec::new();
+        // First those that lifting alone would not find, then the others that look like one of them.
+        for found_by_lifting in [false, true] {
+            expected.keys(&mut |key| {
+                let key = Key::from_trusted(key);
+                let Some(row) = expected.row(key.as_bytes())? else { return Ok(()) };
+                outlet.forward(&row, &mut there)?;
+                lifted.clear();
+                outlet.source_key(there.as_bytes(), &mut lifted);
+                let content = outlet.source.schema.key_content(&key);
+                if (lifted == content) != found_by_lifting {
+                    return Ok(());
+                }
+                let hash = xxh3_128(there.as_bytes());
+                let form = || Form { content: content.to_vec(), row: row.clone() };
+                match found_by_lifting {
+                    false => forms.by_row.entry(hash).or_default().0.push(form()),
+                    true => {
+                        if let Some((same, _)) = forms.by_row.get_mut(&hash) {
+                            same.push(form());
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(forms)
     }
 
-    fn key(&self) -> &[u8] {
-        self.index.key()
+    /// The source row that the next destination row of this content stands for; `None`: lifting tells.
+    fn next(&mut self, row: &[u8]) -> Option<&Form> {
+        if self.by_row.is_empty() {
+            return None;
+        }
+        let (forms, met) = self.by_row.get_mut(&xxh3_128(row))?;
+        *met += 1;
+        forms.get((*met - 1) % forms.len())
     }
 }

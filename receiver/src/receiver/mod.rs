@@ -19,6 +19,7 @@ use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Mark, RecordWrite, Stamp, Unread};
 use deltabus_record::diff::{self, Difference};
 use deltabus_record::digest::Digest;
+use deltabus_record::key::Key;
 use deltabus_record::mapping::Mapping;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
@@ -500,9 +501,10 @@ impl Receiver {
 
     /// Why a record that differs from the base does so.
     pub(crate) fn cause(&self, collection: &Collection, difference: &Difference) -> Cause {
-        let (name, key) = (&collection.name, &difference.key);
-        if let Some(number) = self.pending.last_of(name, key)
-            && self.pending.on_top(name, key, difference.before.clone()) == difference.after
+        let key = &difference.key;
+        let held = self.pending.on_top(collection, key, |_| Ok::<_, Error>(difference.before.clone()));
+        if let Some(number) = self.pending.last_of(collection, key)
+            && held.is_ok_and(|held| held == difference.after)
         {
             return Cause::Pending(number);
         }
@@ -582,6 +584,46 @@ impl Receiver {
 enum SessionEnd {
     Stopped,
     Again,
+}
+
+/// The writes without such as meet at one record of the destination: what goes under one key of the source's may come under
+/// another that is the same there.
+fn settled(outlet: &Outlet, writes: Vec<RecordWrite>) -> Vec<RecordWrite> {
+    let mut going: HashMap<Key, Vec<Row>> = HashMap::new();
+    for write in &writes {
+        if let RecordWrite::Remove { key, row } = write {
+            going.entry(key.clone()).or_default().push(row.clone());
+        }
+    }
+    let mut met: HashMap<Key, usize> = HashMap::new();
+    let mut settled = Vec::with_capacity(writes.len());
+    for write in writes {
+        match write {
+            RecordWrite::Put { key, row, changed } => match going.get_mut(&key).and_then(Vec::pop) {
+                Some(before) => {
+                    *met.entry(key.clone()).or_default() += 1;
+                    let changed: Vec<u32> = diff::fields(&before, &row).into_iter().map(|field| field.slot).collect();
+                    if !changed.is_empty() && !outlet.counted() {
+                        settled.push(RecordWrite::Put { key, row, changed });
+                    }
+                }
+                None => settled.push(RecordWrite::Put { key, row, changed }),
+            },
+            remove => settled.push(remove),
+        }
+    }
+    // As many removals go as there were records that came.
+    settled.retain(|write| match write {
+        RecordWrite::Remove { key, .. } => match met.get_mut(key) {
+            Some(left @ 1..) => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        },
+        RecordWrite::Put { .. } => true,
+    });
+    settled
 }
 
 /// The write that makes a destination record of `before` one of `after`, both in the source's terms.

@@ -316,13 +316,19 @@ fn settle_rows<E: From<K>, K>(
     Ok(differences)
 }
 
-/// How many equal rows are known; their occurrences are numbered without a hole.
-fn occurrences<E>(content: &[u8], known: &dyn Known<Error = E>) -> Result<u32, E> {
+/// How many equal rows are known.
+pub(super) fn occurrences<E>(content: &[u8], known: &dyn Known<Error = E>) -> Result<u32, E> {
     let mut row = Vec::new();
-    let mut holds = |occurrence: u32| -> Result<bool, E> {
+    count_equal(content, |key| {
         row.clear();
-        known.get(counted(content, occurrence).as_bytes(), &mut row)
-    };
+        known.get(key.as_bytes(), &mut row)
+    })
+}
+
+/// How many equal rows there are: their occurrences are numbered without a hole. `holds` says whether there is a record of
+/// that key.
+pub fn count_equal<E>(content: &[u8], mut holds: impl FnMut(&Key) -> Result<bool, E>) -> Result<u32, E> {
+    let mut holds = |occurrence: u32| holds(&counted(content, occurrence));
     let mut above = 1;
     if !holds(0)? {
         return Ok(0);

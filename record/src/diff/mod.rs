@@ -9,6 +9,7 @@
 //! about 60 bytes; what lies ahead in the index, up to [`LOOK_AHEAD_MAX`] keys; without an index 20 to 40 bytes for each record.
 
 mod aligned;
+mod refreshed;
 mod sides;
 
 use std::collections::HashMap;
@@ -23,7 +24,8 @@ use crate::key::{Key, encode_occurrence};
 use crate::row::{FieldRef, Row, RowReader};
 use crate::value::Value;
 
-pub use aligned::{LOOK_AHEAD_MAX, with_index};
+pub use aligned::{LOOK_AHEAD_MAX, count_equal, with_index};
+pub use refreshed::Refreshed;
 pub use sides::{Fingerprints, compare};
 
 /// Records as they are found now, in the order of the store.

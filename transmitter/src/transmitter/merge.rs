@@ -11,6 +11,7 @@ use metrics::counter;
 
 use crate::ledger::{self};
 use crate::metrics as figures;
+use crate::reverse::{Edit, Prepared};
 use crate::{Error, reverse};
 
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
@@ -158,11 +159,18 @@ impl Transmitter {
             let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
             for edits in &set.edits.collections {
                 for edit in &edits.changes {
-                    let one = reverse::single(set, &edits.collection, edit);
+                    let edit = match reverse::prepare(&edits.collection, edit, &working, &source)? {
+                        Prepared::Edit(edit) => edit,
+                        Prepared::Decided(verdict) => {
+                            reply.verdicts.push(verdict);
+                            continue;
+                        }
+                    };
                     let mut trial = Working::new(view, base.digest);
                     trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
-                    let policy = self.config.conflicts;
-                    let part = reverse::merge_set(&one, &mut trial, &source, policy, &last_changed)?;
+                    let one = Edit { collection: &edits.collection, edit, time_millis: set.time_millis };
+                    let verdicts = reverse::merge_edit(&one, &mut trial, self.config.conflicts, &last_changed)?;
+                    let edit = one.edit;
                     let before = working.get(&edits.collection, edit.key())?;
                     let writes = reverse::source_writes_from(&trial, &working)?;
                     let written = match (&stamp, writes.is_empty()) {
@@ -179,12 +187,12 @@ impl Transmitter {
                                 working.set(&edits.collection, edit.key(), after)?;
                             }
                             stamp = now.or(stamp);
-                            reply.verdicts.extend(part.verdicts);
+                            reply.verdicts.extend(verdicts);
                         }
                         Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
                         Err(error) => {
                             let reason = error.to_string();
-                            reply.verdicts.push(reverse::refused(&edits.collection, edit.clone(), reason));
+                            reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
                     }
                 }
@@ -231,14 +239,8 @@ fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Opti
 
 /// A record's key as it stands in the scan index.
 fn content_key(view: &View, collection: &CollectionName, change: &Change) -> Vec<u8> {
-    let row = match change {
-        Change::Insert { row, .. } | Change::Delete { row, .. } => row,
-        Change::Update { key, .. } => return key.as_bytes().to_vec(),
-    };
-    let mut key = Vec::new();
     match view.collection(collection) {
-        Some(Collection { schema, .. }) => schema.key_content_into(row.as_bytes(), &mut key),
-        None => key.extend_from_slice(change.key().as_bytes()),
+        Some(Collection { schema, .. }) => schema.key_content(change.key()).to_vec(),
+        None => change.key().as_bytes().to_vec(),
     }
-    key
 }
