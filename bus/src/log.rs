@@ -180,6 +180,11 @@ impl Writer {
         Position { term: self.term, sequence: self.sequence, revision: self.revision }
     }
 
+    /// Goes on from `revision`, which the log was found to lead to.
+    pub fn go_on_from(&mut self, revision: Revision) {
+        self.revision = revision;
+    }
+
     /// Publishes sets, which lead on from each other and from the last one published, and waits until the log has them.
     ///
     /// One message is in flight at a time and each names the one before it, so that nothing is stored once another term

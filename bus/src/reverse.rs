@@ -2,6 +2,7 @@
 
 use deltabus_record::change::ReverseSet;
 use deltabus_record::schema::ReceiverName;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
 use crate::broker::{AppendError, Expect, Stream, Subject};
@@ -9,11 +10,20 @@ use crate::log::Log;
 use crate::reader::READ_BYTES;
 use crate::wire;
 
+/// A place among the reverse sets of all receivers: all up to it were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ReversePlace {
+    /// The stream sequence; 0: none was taken.
+    pub sequence: u64,
+    /// The hash (xxh3, 64 bits) of what lies there, as far as known.
+    pub check: Option<u64>,
+}
+
 /// A reverse set as it lies on the bus.
 #[derive(Debug)]
 pub struct Reversed {
-    /// Its place among all receivers' reverse sets.
-    pub sequence: u64,
+    /// Where it lies.
+    pub place: ReversePlace,
     /// The set, or why it can't be understood.
     pub set: Result<ReverseSet, Error>,
 }
@@ -67,15 +77,38 @@ impl Log {
         }
     }
 
-    /// Reverse sets after place `after`, in order; empty at the end.
-    pub async fn reverse_sets(&self, after: u64) -> Result<Vec<Reversed>, Error> {
-        let batch = self.broker.read(&self.source, Stream::Reverse, after + 1, READ_BYTES).await?;
+    /// Reverse sets after `after`, in order; empty at the end. If what was taken there is no longer what lies there, the bus
+    /// lost it and went on: then all that there are come once more.
+    pub async fn reverse_sets(&self, after: ReversePlace) -> Result<Vec<Reversed>, Error> {
+        let read = |from| self.broker.read(&self.source, Stream::Reverse, from, READ_BYTES);
+        let mut batch = read(after.sequence.max(1)).await?;
+        match batch.first() {
+            Some(first) if first.sequence == after.sequence => {
+                if after.check.is_some_and(|check| check != xxh3_64(&first.payload)) {
+                    batch = read(1).await?;
+                } else if batch.len() == 1 && first.payload.len() >= READ_BYTES / 2 {
+                    batch = read(after.sequence + 1).await?;
+                } else {
+                    batch.remove(0);
+                }
+            }
+            // What was taken there has expired, or nothing was taken yet.
+            Some(_) => {}
+            None if after.sequence > 0 => {
+                let extent = self.broker.extent(&self.source, Stream::Reverse).await?;
+                if extent.is_some_and(|extent| extent.last < after.sequence) {
+                    batch = read(1).await?;
+                }
+            }
+            None => {}
+        }
         let decode = |stored: crate::broker::Stored| {
             let receiver = stored.tail.strip_prefix("reverse.").unwrap_or_default();
             let set = ReceiverName::new(receiver)
                 .map_err(|error| wire::wire("a reverse set", error))
                 .and_then(|receiver| wire::decode_reverse(&receiver, &stored.payload));
-            Reversed { sequence: stored.sequence, set }
+            let check = Some(xxh3_64(&stored.payload));
+            Reversed { place: ReversePlace { sequence: stored.sequence, check }, set }
         };
         Ok(batch.into_iter().map(decode).collect())
     }

@@ -1,6 +1,5 @@
 //! What can go wrong while receiving.
 
-use deltabus_bus::Reason;
 use deltabus_bus::broker::BrokerError;
 use deltabus_interfaces::Refusal;
 use deltabus_record::diff::DiffError;
@@ -117,7 +116,7 @@ pub enum Error {
         /// The snapshot's revision.
         revision: u64,
         /// What the log says.
-        reason: Reason,
+        reason: String,
     },
     /// Snapshot and log don't lead to a revision.
     #[error(

@@ -1,6 +1,6 @@
 //! What a transmitter remembers beside the records: typed access to the store's meta entries.
 
-use deltabus_bus::{EncodedSet, Position};
+use deltabus_bus::{EncodedSet, Position, ReversePlace};
 use deltabus_interfaces::Stamp;
 use deltabus_record::change::Revision;
 use deltabus_record::digest::Digest;
@@ -27,6 +27,8 @@ const STAMP: &str = "stamp";
 const REVERSE: &str = "reverse";
 /// The last reverse set taken of each receiver; the receiver's name follows.
 const CURSOR: &str = "cursor/";
+/// Answers to reverse sets that are owed once the log is founded anew.
+const OWED: &str = "owed";
 /// A set that is held because it deletes too much.
 const HELD: &str = "held";
 /// The held set that was confirmed.
@@ -117,12 +119,24 @@ pub(crate) fn put_stamp(batch: &mut Batch, stamp: Option<&Stamp>) -> Result<(), 
     }
 }
 
-pub(crate) fn reverse(view: &View) -> Result<u64, Error> {
-    integer(view, REVERSE)
+pub(crate) fn reverse(view: &View) -> Result<ReversePlace, Error> {
+    match view.meta_values(REVERSE)?.as_deref() {
+        Some([Value::Integer(sequence), check @ ..]) => {
+            let check = match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            };
+            Ok(ReversePlace { sequence: *sequence as u64, check })
+        }
+        Some(_) => Err(Error::Ledger(REVERSE)),
+        None => Ok(ReversePlace::default()),
+    }
 }
 
-pub(crate) fn put_reverse(batch: &mut Batch, sequence: u64) -> Result<(), Error> {
-    Ok(batch.meta_put_values(REVERSE, &[Value::Integer(sequence as i64)])?)
+pub(crate) fn put_reverse(batch: &mut Batch, place: ReversePlace) -> Result<(), Error> {
+    let mut values = vec![Value::Integer(place.sequence as i64)];
+    values.extend(place.check.map(|check| Value::Integer(check as i64)));
+    Ok(batch.meta_put_values(REVERSE, &values)?)
 }
 
 pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, u64)>, Error> {
@@ -138,6 +152,26 @@ pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, u64)>, Error> {
 
 pub(crate) fn put_cursor(batch: &mut Batch, receiver: &ReceiverName, number: u64) -> Result<(), Error> {
     Ok(batch.meta_put(&format!("{CURSOR}{receiver}"), &number.to_be_bytes())?)
+}
+
+/// Forgets which reverse sets were taken.
+pub(crate) fn forget_cursors(view: &View, batch: &mut Batch) -> Result<(), Error> {
+    for (receiver, _) in cursors(view)? {
+        batch.meta_remove(&format!("{CURSOR}{receiver}"))?;
+    }
+    put_reverse(batch, ReversePlace::default())
+}
+
+/// A set of answers that the log lost or never had.
+pub(crate) fn owed(view: &View) -> Result<Option<EncodedSet>, Error> {
+    Ok(view.meta(OWED)?.map(|bytes| EncodedSet(bytes.into())))
+}
+
+pub(crate) fn put_owed(batch: &mut Batch, set: Option<&EncodedSet>) -> Result<(), Error> {
+    match set {
+        Some(set) => Ok(batch.meta_put(OWED, &set.0)?),
+        None => Ok(batch.meta_remove(OWED)?),
+    }
 }
 
 pub(crate) fn held(view: &View) -> Result<Option<Held>, Error> {

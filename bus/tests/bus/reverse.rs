@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use deltabus_bus::broker::{AppendError, Broker, Expect, Follow, Subject};
-use deltabus_bus::{Error, LastReverse, Log};
+use deltabus_bus::broker::{AppendError, Broker, Expect, Follow, Stream, Subject};
+use deltabus_bus::memory::MemoryBroker;
+use deltabus_bus::{Error, LastReverse, Log, ReversePlace};
 use deltabus_record::change::{Change, CollectionChanges, FieldChange, ReverseId, ReverseSet, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::schema::{CollectionName, ReceiverName};
@@ -51,8 +52,8 @@ async fn last_number(log: &Log, name: &str) -> u64 {
 }
 
 async fn waiting(log: &Log, after: u64) -> Vec<(u64, Option<ReverseSet>)> {
-    let found = log.reverse_sets(after).await.expect("they can be read");
-    found.into_iter().map(|reversed| (reversed.sequence, reversed.set.ok())).collect()
+    let found = log.reverse_sets(ReversePlace { sequence: after, check: None }).await.expect("they can be read");
+    found.into_iter().map(|reversed| (reversed.place.sequence, reversed.set.ok())).collect()
 }
 
 async fn edits_arrive_in_order(broker: Arc<dyn Broker>) {
@@ -104,7 +105,7 @@ async fn what_cannot_be_understood_stands_between_the_others(broker: Arc<dyn Bro
     }
     assert_eq!(last_number(&log, "rome").await, 0);
     send(&log, &edits("oslo", 2, 10)).await.expect("it is sent");
-    let found = log.reverse_sets(0).await.expect("they can be read");
+    let found = log.reverse_sets(ReversePlace::default()).await.expect("they can be read");
     let outcomes: Vec<_> = found.iter().map(|reversed| reversed.set.is_ok()).collect();
     assert_eq!(outcomes, [true, false, false, false, false, true]);
     let newer = found[4].set.as_ref().expect_err("of a later version");
@@ -129,4 +130,37 @@ async fn two_senders_under_one_name_notice_each_other(broker: Arc<dyn Broker>) {
     assert_eq!(waiting(&log, 0).await.len(), 2);
     let asked = [&edits("oslo", 1, 10), &other, &edits("rome", 1, 10)];
     assert_eq!(log.stored_reverse(&asked).await.expect("they can be read"), [true, false, true]);
+}
+
+#[tokio::test]
+async fn what_the_bus_lost_and_got_again_is_taken_again() {
+    let broker = MemoryBroker::new();
+    let log = prepared(&(Arc::new(broker.clone()) as Arc<dyn Broker>)).await;
+    let places = async |after| {
+        let found = log.reverse_sets(after).await.expect("they can be read");
+        found.into_iter().map(|reversed| reversed.place).collect::<Vec<_>>()
+    };
+    for number in 1..=3 {
+        send(&log, &edits("oslo", number, 10)).await.expect("it is sent");
+    }
+    let all = places(ReversePlace::default()).await;
+    assert_eq!(places(all[2]).await, []);
+    // The end is lost: all come again, also when others lie there by now.
+    broker.cut(log.source(), Stream::Reverse, 1);
+    assert_eq!(places(all[2]).await, all[..1]);
+    for number in 4..=6 {
+        send(&log, &edits("oslo", number, 10)).await.expect("it is sent");
+    }
+    assert_eq!(places(all[2]).await.len(), 4);
+    // The beginning is lost by age: that changes nothing.
+    let now = places(ReversePlace::default()).await;
+    broker.trim(log.source(), Stream::Reverse, 3);
+    assert_eq!(places(now[1]).await, now[2..]);
+    broker.trim(log.source(), Stream::Reverse, 9);
+    assert_eq!(places(now[3]).await, []);
+    // The source is lost and made again.
+    broker.lose(log.source());
+    log.prepare().await.expect("it can be prepared");
+    send(&log, &edits("oslo", 7, 10)).await.expect("it is sent");
+    assert_eq!(places(now[3]).await.len(), 1);
 }

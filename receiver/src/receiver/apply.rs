@@ -30,9 +30,11 @@ impl Receiver {
         if sets.is_empty() {
             return Ok(true);
         }
-        // What the destination has already, and what it hasn't, go separately.
-        let (had, new): (Vec<_>, Vec<_>) =
-            sets.into_iter().partition(|set| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead));
+        // What the destination has already, and what it hasn't, go separately. One that is to be made equal anyway gets all
+        // of it then.
+        let equal_later = ledger::reconcile(&self.store.view())?;
+        let has_it = |set: &Delivered| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead);
+        let (had, new): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| equal_later || has_it(set));
         let had = runs(had).into_iter().map(|run| (run, Destination::HasIt));
         let new = runs(new).into_iter().map(|run| (run, Destination::Lacks));
         for (group, destination) in had.chain(new) {

@@ -26,7 +26,8 @@ use super::look::translator;
 use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round, settled, write};
 
 impl Receiver {
-    /// Loads the newest snapshot as the base. The destination is made equal to it afterwards, by [`Receiver::tend`].
+    /// Loads the newest snapshot as the base. The destination is left alone until the base has caught up with the log, so that
+    /// it never goes back to an older state; then [`Receiver::tend`] makes it equal.
     pub(crate) async fn join(&mut self, round: &mut Round) -> Result<Position, Error> {
         if ledger::position(&self.store.view())?.is_some() && self.ahead.is_none() {
             // What was edited on the old base counts.
@@ -116,7 +117,8 @@ impl Receiver {
             return Ok(());
         }
         let (source_name, revision) = (self.config.source.clone(), manifest.position.revision.number);
-        Err(Error::Behind { source_name, revision, reason: Reason::Trimmed { wanted, first } })
+        let reason = Reason::Trimmed { wanted, first }.to_string();
+        Err(Error::Behind { source_name, revision, reason })
     }
 
     /// Makes the destination equal to base and pending edits, writing only what differs.

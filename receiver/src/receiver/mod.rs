@@ -27,7 +27,7 @@ use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceNa
 use deltabus_state::{Owner, Requests, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Selection};
@@ -57,6 +57,9 @@ const REQUESTS: Duration = Duration::from_millis(250);
 
 /// How often a snapshot is begun when newer ones take its place while it is loaded.
 const JOIN_ATTEMPTS: u32 = 4;
+
+/// Edits that are not answered for this long are looked for on the bus, which may have lost them.
+const RESEND: Duration = Duration::from_secs(30);
 
 /// How often a destination is written when other programs keep writing it too.
 const DESTINATION_ATTEMPTS: u32 = 8;
@@ -231,49 +234,60 @@ impl Receiver {
 
     async fn catch_up(&mut self, round: &mut Round) -> Result<(), Error> {
         self.recover()?;
-        let mut position = match ledger::position(&self.store.view())? {
-            Some(position) => position,
-            None => self.join(round).await?,
-        };
-        self.tend(round).await?;
-        loop {
-            let mut reader = Reader::at(&self.log, position);
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            let rejoin = loop {
-                match reader.next_stored().await? {
-                    Event::Set(set) => {
-                        bytes += set.bytes;
-                        group.push(*set);
-                        if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
-                            if !self.apply(std::mem::take(&mut group), round).await? {
-                                break true;
-                            }
-                            bytes = 0;
-                        }
-                    }
-                    Event::CaughtUp(end) => {
-                        if !self.apply(std::mem::take(&mut group), round).await? {
-                            break true;
-                        }
-                        self.caught_up(&end)?;
-                        break false;
-                    }
-                    Event::Rejoin(reason) => {
-                        self.apply(std::mem::take(&mut group), round).await?;
-                        tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
-                        break true;
-                    }
-                }
-            };
-            if !rejoin {
-                break;
+        let (mut position, mut joined) = match ledger::position(&self.store.view())? {
+            Some(position) => {
+                self.tend(round).await?;
+                (position, false)
             }
+            None => (self.join(round).await?, true),
+        };
+        while let Some(reason) = self.follow(position, round).await? {
+            if joined {
+                let (source_name, revision) = (self.config.source.clone(), position.revision.number);
+                return Err(Error::Behind { source_name, revision, reason });
+            }
+            tracing::warn!(reason, "the log doesn't lead on; joining again by snapshot");
             position = self.join(round).await?;
-            self.tend(round).await?;
+            joined = true;
         }
         round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
         Ok(())
+    }
+
+    /// Applies what the log has from `position` on. Gives the reason if it doesn't lead on to its end.
+    async fn follow(&mut self, position: Position, round: &mut Round) -> Result<Option<String>, Error> {
+        let unfit = || Some("its sets don't fit the records held".to_owned());
+        let mut reader = Reader::at(&self.log, position);
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        loop {
+            match reader.next_stored().await? {
+                Event::Set(set) => {
+                    bytes += set.bytes;
+                    group.push(*set);
+                    if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
+                        if !self.apply(std::mem::take(&mut group), round).await? {
+                            return Ok(unfit());
+                        }
+                        bytes = 0;
+                    }
+                }
+                Event::CaughtUp(end) => {
+                    if !self.apply(group, round).await? {
+                        return Ok(unfit());
+                    }
+                    self.caught_up(&end)?;
+                    if ledger::reconcile(&self.store.view())? {
+                        self.tend(round).await?;
+                    }
+                    return Ok(None);
+                }
+                Event::Rejoin(reason) => {
+                    self.apply(group, round).await?;
+                    return Ok(Some(reason.to_string()));
+                }
+            }
+        }
     }
 
     /// Goes on until `stop`, whenever the log or the destination changes. `after` is called with what was done, or why it
@@ -339,6 +353,7 @@ impl Receiver {
         });
         let mut look = tokio::time::interval(REQUESTS);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resend = Instant::now() + RESEND;
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -358,11 +373,9 @@ impl Receiver {
                                 group.push(*set);
                             }
                             Event::CaughtUp(position) => end = Some(position),
-                            Event::Rejoin(reason) => {
+                            // Met again by the next session, which joins.
+                            Event::Rejoin(_) => {
                                 self.apply(group, &mut round).await?;
-                                tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
-                                self.join(&mut round).await?;
-                                self.tend(&mut round).await?;
                                 after(&self.config.source, &self.config.name, &Ok(round));
                                 return Ok(SessionEnd::Again);
                             }
@@ -373,7 +386,6 @@ impl Receiver {
                     }
                     gauge!(figures::LAG_SETS, &self.labels()).set(events.len() as f64);
                     if !self.apply(group, &mut round).await? {
-                        self.join(&mut round).await?;
                         return Ok(SessionEnd::Again);
                     }
                     if let Some(end) = end {
@@ -389,6 +401,10 @@ impl Receiver {
                     Some(served) => round = served,
                     None => continue,
                 },
+                () = tokio::time::sleep_until(resend), if !self.pending.is_empty() => {
+                    resend = Instant::now() + RESEND;
+                    self.send().await?;
+                }
             }
             round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
             if round.sets + round.edits + round.changes + round.drift > 0 {
@@ -489,6 +505,12 @@ impl Receiver {
             }
             if self.ahead.is_none() {
                 batch.commit()?;
+            } else {
+                // What was written since the last scan its index doesn't know. The journal stays until the base is there too.
+                let mut batch = self.store.batch();
+                ledger::put_index(&mut batch, None)?;
+                batch.commit()?;
+                self.index = None;
             }
         }
         self.recovered = true;

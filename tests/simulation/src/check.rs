@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use deltabus_bus::Position;
-use deltabus_interfaces::Interface as _;
 use deltabus_record::change::Revision;
 use deltabus_record::convert;
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::schema::ReceiverName;
 use deltabus_record::value::Value;
-use deltabus_state::{Owner, StateDirectory, Store, View};
+use deltabus_state::{Owner, StateDirectory, View};
 
 use crate::interface::native;
 use crate::process::Role;

@@ -201,6 +201,9 @@ impl Process {
                 life
             };
             life.note(|| "starts");
+            if self.role == Role::Transmitter && self.name != "tx" {
+                run.chronicle.relied_on();
+            }
             let end = self.live(&run, &life).await;
             // Whatever it had on its way ends with it.
             life.end();
@@ -352,10 +355,9 @@ impl Process {
         let chores = std::mem::take(&mut lock(&self.inner).chores);
         for chore in chores {
             run.world.note(self.name, || format!("state: {chore:?}"));
-            let forgets = |since: u64| {
-                if let Role::Receiver(at) = self.role {
-                    run.users.forgotten_by(at, since);
-                }
+            let forgets = |since: u64| match self.role {
+                Role::Receiver(at) => run.users.forgotten_by(at, since),
+                Role::Transmitter => run.chronicle.relied_on(),
             };
             let done = match chore {
                 Chore::Lose => {

@@ -6,19 +6,17 @@ use std::time::Duration;
 
 use deltabus_bus::broker::{Broker, Stream};
 use deltabus_bus::memory::{Availability, MemoryBroker};
-use deltabus_bus::{Log, pointer};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_transmitter::Question;
-use futures::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::check;
-use crate::chronicle::{Chronicle, Verdicts};
+use crate::chronicle::Chronicle;
 use crate::dice::Dice;
 use crate::fault::{Fault, Occurs, Tally};
 use crate::plan::Plan;
 use crate::process::{Chore, Process, Role};
-use crate::shelf::{Shelf, Writer};
+use crate::shelf::Shelf;
 use crate::users::{Store, Users};
 use crate::world::{World, lock};
 

@@ -34,6 +34,7 @@ struct Inner {
     values: u64,
     tally: Tally,
     storm: bool,
+    forgot: bool,
     trace: Vec<String>,
     problems: Vec<String>,
 }
@@ -47,6 +48,7 @@ impl World {
             values: 0,
             tally: Tally::default(),
             storm: true,
+            forgot: plan.forgets_numbers(),
             trace: Vec::new(),
             problems: Vec::new(),
         };
@@ -118,6 +120,17 @@ impl World {
         let mut inner = self.inner();
         inner.values += 1;
         inner.values
+    }
+
+    /// Nobody knows any more which numbers were used: they may come again.
+    pub(crate) fn forget_numbers(&self) {
+        self.inner().forgot = true;
+        self.note("world", || "nobody knows any more which numbers were used");
+    }
+
+    /// Whether numbers may come again.
+    pub(crate) fn forgot_numbers(&self) -> bool {
+        self.inner().forgot
     }
 
     /// Whether things go wrong now.

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
-use deltabus_bus::{EncodedSet, SnapshotWriter, pointer};
+use deltabus_bus::{EncodedSet, SnapshotWriter, decode_set, encode_set, pointer};
 use deltabus_interfaces::in_place;
-use deltabus_record::change::Revision;
+use deltabus_record::change::{ChangeSet, Revision};
+use deltabus_state::{Batch, View};
 use metrics::{counter, gauge, histogram};
 
 use crate::Error;
@@ -96,6 +97,20 @@ impl Transmitter {
         Ok(!leads)
     }
 
+    /// What the log had answered before it was lost, or was about to answer, comes after its new foundation.
+    fn stage_owed(&self, view: &View, base: Revision, batch: &mut Batch) -> Result<(), Error> {
+        let Some(owed) = ledger::owed(view)? else { return Ok(()) };
+        let replies = decode_set(&owed.0)?.replies;
+        let time_millis = self.now_millis().max(ledger::clock(view)? + 1);
+        let next = Revision { number: base.number + 1, ..base };
+        let set = ChangeSet { base, next, time_millis, transactions: Vec::new(), replies };
+        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
+        batch.outbox_put(next.number, &waiting.to_bytes());
+        ledger::put_revision(batch, &next)?;
+        ledger::put_clock(batch, time_millis)?;
+        ledger::put_owed(batch, None)
+    }
+
     /// Writes a snapshot of the state, which the log has up to here.
     async fn write_snapshot(&mut self, purpose: Purpose) -> Result<(), Error> {
         let time_millis = self.now_millis();
@@ -122,7 +137,10 @@ impl Transmitter {
         let mut batch = self.store.batch();
         ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
         ledger::put_position(&mut batch, &writer.position())?;
-        ledger::founded(&mut batch)?;
+        if purpose == Purpose::Foundation {
+            ledger::founded(&mut batch)?;
+            self.stage_owed(&view, revision, &mut batch)?;
+        }
         in_place(|| batch.commit())?;
         tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
         Ok(())
