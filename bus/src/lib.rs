@@ -60,6 +60,7 @@ pub mod memory;
 mod reader;
 mod reverse;
 mod snapshot;
+mod timeline;
 mod version;
 mod wire;
 
@@ -70,4 +71,5 @@ pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
 pub use reverse::{LastReverse, ReversePlace, Reversed};
 pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
+pub use timeline::{Step, Timeline, confirmed};
 pub use wire::{EncodedSet, decode_reverse, decode_set, encode_reverse, encode_set};

@@ -390,16 +390,27 @@ pub enum Entry {
 
 /// Reads the accepted history of a log, oldest first, from what is still there; `take` gets each entry.
 pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<(), Error> {
+    history_between(log, 0, u64::MAX, take).await
+}
+
+/// The same of the messages from `first` to `last`.
+pub(crate) async fn history_between(
+    log: &Log,
+    first: u64,
+    last: u64,
+    take: &mut (dyn FnMut(Entry) + Send),
+) -> Result<(), Error> {
     let extent = log.broker.extent(&log.source, Stream::Changes).await?.unwrap_or_default();
-    let mut reader = Reader::at(log, Position { sequence: extent.first.saturating_sub(1), ..Position::default() });
+    let before = extent.first.max(first).saturating_sub(1);
+    let mut reader = Reader::at(log, Position { sequence: before, ..Position::default() });
     reader.anchored = false;
-    loop {
+    while reader.position.sequence < last {
         let from = reader.position.sequence + 1;
         let batch = log.broker.read(&log.source, Stream::Changes, from, READ_BYTES).await?;
         if batch.is_empty() {
             return Ok(());
         }
-        for stored in batch {
+        for stored in batch.into_iter().take_while(|stored| stored.sequence <= last) {
             if stored.sequence != reader.position.sequence + 1 {
                 // The beginning went while it was read.
                 reader.anchored = false;
@@ -424,4 +435,5 @@ pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<
             }
         }
     }
+    Ok(())
 }

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use deltabus_record::change::ConflictPolicy;
 use deltabus_record::schema::{ReceiverName, SourceName};
 
+use crate::moment::Moment;
+
 /// Keeps many destinations equal to one source, each in its own format, by sending only what changed.
 #[derive(Debug, Parser)]
 #[command(name = "deltabus", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -67,12 +69,18 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Make one location equal to another, once, writing only what differs
     Copy(Copy),
+    /// Show what receiving would change at a destination now; writes nothing
+    Plan(Plan),
+    /// Prove that a destination equals its source, or list what differs
+    Verify(Verify),
     /// Show sources and receivers, how far they are and what is wrong
     Status(Status),
     /// List a source's revisions
     Log(Log),
     /// Show what one revision changed
     Show(Show),
+    /// Write a former state of a source to a place
+    Restore(Restore),
     /// List edits that met a changed source
     Conflicts(Conflicts),
     /// Let a delete go that is held back because it is so large
@@ -147,19 +155,15 @@ impl From<Policy> for ConflictPolicy {
     }
 }
 
-/// Keep a destination equal to a source.
+/// A source's destination, or several from a file.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: deltabus receive people sqlite:people.db --reverse")]
-pub(crate) struct Receive {
+pub(crate) struct Destinations {
     /// The source's name on the bus
     #[arg(required_unless_present = "config")]
     pub(crate) source: Option<SourceName>,
     /// Where the destination is, or is to be
     #[arg(required_unless_present = "config")]
     pub(crate) location: Option<String>,
-    /// Catch up with the log as it stands, send edits, and end
-    #[arg(long)]
-    pub(crate) once: bool,
     /// Also send edits made at the destination back to the source
     #[arg(long)]
     pub(crate) reverse: bool,
@@ -169,9 +173,64 @@ pub(crate) struct Receive {
     /// Destinations from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Keep a destination equal to a source.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: deltabus receive people sqlite:people.db --reverse")]
+pub(crate) struct Receive {
+    #[command(flatten)]
+    pub(crate) destinations: Destinations,
+    /// Catch up with the log as it stands, send edits, and end
+    #[arg(long)]
+    pub(crate) once: bool,
     /// How often to look at the destination beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,
+}
+
+/// Show what receiving would change at a destination now, field by field; nothing is written, not even the receiver's state.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 nothing would change, 1 something would, 2 trouble\n\n\
+Example: deltabus plan people sqlite:people.db\n\n\
+--json prints an object a record, as `diff --json`, one for each collection that comes, goes or gets other fields \
+({\"collection\", \"schema\": \"made\"|\"altered\"|\"gone\", …}), and at the end one of each destination with its counts")]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) destinations: Destinations,
+    /// Only count
+    #[arg(long)]
+    pub(crate) stat: bool,
+    /// One JSON object a record
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Prove that a destination equals its source at a revision, or list what differs: collection, key, field, expected, found.
+///
+/// The digest of the source's records is made anew and compared with the one that the log gives that revision; the destination is
+/// compared by digests of key ranges, and only ranges that differ are read in detail. Names are the source's. A receiver may run
+/// meanwhile.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 equal, 1 differs, 2 trouble\n\nExamples: deltabus verify people sqlite:people.db\n          \
+deltabus verify people sqlite:people.db --repair\n\n\
+--json prints an object a record ({\"collection\", \"key\", \"problem\": \"differs\"|\"missing\"|\"extra\", \"cause\": \
+\"drift\"|\"edit\"|\"pending\"|\"unknown\", \"fields\": {NAME: {\"expected\", \"found\"}}}), and at the end one of each \
+destination"
+)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) destinations: Destinations,
+    /// Mend what differs, and only that; edits that wait for their answer stay
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Also put the source's values in the place of edits that were not sent back yet
+    #[arg(long, requires = "repair")]
+    pub(crate) discard_edits: bool,
+    /// One JSON object a record
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Show what turns one location into another, field by field; formats may differ.
@@ -233,6 +292,33 @@ pub(crate) struct Show {
     pub(crate) revision: u64,
     /// One JSON object a record, as `diff --json`
     #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write the source's state of a revision, or as of a time, to a place; only what differs there is written.
+///
+/// What the source had at other times (collections, fields) goes there; what it never had stays. No receiver's state is used or
+/// made.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples: deltabus restore people 'csv:people.csv?key=id' --at 12 --dry-run\n          \
+deltabus restore people sqlite:then.db --at '2026-10-01 12:30'\n\n\
+A time without an offset is local, a date is its first moment, a time without fractions counts with its whole second.")]
+pub(crate) struct Restore {
+    /// The source
+    pub(crate) source: SourceName,
+    /// Where to write it
+    pub(crate) location: String,
+    /// A revision's number, or a time: 12, 2026-10-01T12:30:00Z, '2026-10-01 12:30', 2026-10-01
+    #[arg(long, value_name = "N|TIME", value_parser = crate::moment::parse)]
+    pub(crate) at: Moment,
+    /// Show what would change there, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only count
+    #[arg(long, requires = "dry_run")]
+    pub(crate) stat: bool,
+    /// One JSON object a record, as `plan --json`
+    #[arg(long, requires = "dry_run")]
     pub(crate) json: bool,
 }
 

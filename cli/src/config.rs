@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deltabus_interfaces::Location;
+use deltabus_receiver::Selection;
 use deltabus_record::mapping::distance;
 use deltabus_record::schema::{ReceiverName, SourceName};
 use serde::Deserialize;
@@ -172,9 +173,11 @@ impl DestinationConfig {
             .map_err(|error| Error::Config(format!("{}: destination: {error}", path.display())))?;
         let mut config = deltabus_receiver::Config::new(source, Location::parse(&self.location)?, name);
         config.reverse = self.reverse;
-        config.filter = self.filter.clone();
-        config.fields = self.fields.clone().into_iter().collect();
-        config.omit = self.omit.clone();
+        config.selection = Some(Selection {
+            filter: self.filter.clone(),
+            fields: self.fields.clone().into_iter().collect(),
+            omit: self.omit.clone(),
+        });
         config.on_error = match self.on_error {
             Some(OnError::DeadLetter) => deltabus_receiver::OnError::DeadLetter,
             Some(OnError::Stop) | None => deltabus_receiver::OnError::Stop,

@@ -11,8 +11,11 @@ use clap::Parser;
 mod arguments;
 mod commands;
 mod config;
+mod destinations;
 mod error;
+mod moment;
 mod output;
+mod report;
 mod session;
 
 use arguments::{Arguments, Command};
@@ -66,9 +69,12 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Receive(options) => commands::receive::receive(&global, options).await,
         Command::Diff(options) => commands::diff::diff(options),
         Command::Copy(options) => commands::copy::copy(&global, options),
+        Command::Plan(options) => commands::plan::plan(&global, options).await,
+        Command::Verify(options) => commands::verify::verify(&global, options).await,
         Command::Status(options) => commands::status::status(&global, options).await,
         Command::Log(options) => commands::log::log(&global, options).await,
         Command::Show(options) => commands::log::show(&global, options).await,
+        Command::Restore(options) => commands::restore::restore(&global, options).await,
         Command::Conflicts(options) => commands::conflicts::conflicts(&global, options).await,
         Command::Confirm(options) => commands::control::confirm(&global, options).await,
         Command::Snapshot(options) => commands::control::snapshot(&global, options).await,

@@ -165,18 +165,18 @@ pub(crate) fn difference_of(change: &Change) -> Difference {
     }
 }
 
-fn name_of(schema: &Schema, slot: u32) -> String {
+pub(crate) fn name_of(schema: &Schema, slot: u32) -> String {
     schema.fields.get(slot as usize).map_or_else(|| format!("field {slot}"), |field| field.name.clone())
 }
 
-fn key_values(schema: &Schema, row: &Row) -> Vec<(String, Value)> {
+pub(crate) fn key_values(schema: &Schema, row: &Row) -> Vec<(String, Value)> {
     let values = row.values();
     let value = |name: &str| schema.slot(name).and_then(|slot| values.get(slot).cloned()).unwrap_or(Value::Absent);
     let named = schema.key_names().into_iter().map(|name| (name.to_owned(), value(name)));
     named.filter(|(_, value)| *value != Value::Absent).collect()
 }
 
-fn key_text(schema: &Schema, difference: &Difference) -> String {
+pub(crate) fn key_text(schema: &Schema, difference: &Difference) -> String {
     let names = schema.key_names();
     if names.is_empty() {
         return "(row)".into();
@@ -201,7 +201,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn fields_text(schema: &Schema, row: &Row) -> String {
+pub(crate) fn fields_text(schema: &Schema, row: &Row) -> String {
     let values = row.values();
     let keys = schema.key_names();
     let shown = schema.ordered().into_iter().filter(|(_, field)| !keys.contains(&field.name.as_str()));

@@ -37,13 +37,7 @@ impl diff::Found for Found<'_> {
             Decoded::Record => {
                 let start = key.len();
                 (self.translate)(self.builder.as_bytes(), key, row)?;
-                match key.len() - start {
-                    0..=KEY_BYTES_MAX => Ok(true),
-                    bytes => {
-                        let problem = format!("a key of {bytes} bytes is more than the limit of {KEY_BYTES_MAX}");
-                        Err(Error::Data { position: self.scan.position(), problem })
-                    }
-                }
+                check_key(key.len() - start, self.scan).map(|()| true)
             }
             Decoded::Unread => Ok(false),
         }
@@ -52,6 +46,15 @@ impl diff::Found for Found<'_> {
     fn place(&self) -> String {
         self.scan.position().to_string()
     }
+}
+
+/// Fails if the key of the current record of `scan`, of so many bytes, is longer than any may be.
+pub fn check_key(bytes: usize, scan: &dyn Scan) -> Result<(), Error> {
+    if bytes <= KEY_BYTES_MAX {
+        return Ok(());
+    }
+    let problem = format!("a key of {bytes} bytes is more than the limit of {KEY_BYTES_MAX}");
+    Err(Error::Data { position: scan.position(), problem })
 }
 
 /// Takes back what seems to be gone only because it could not be read. `after` is the side that was scanned.

@@ -9,7 +9,6 @@ use deltabus_interfaces::{Contents, Error as InterfaceError, Interface};
 use deltabus_record::value::{Large, Value};
 
 use crate::Error;
-use crate::config::Config;
 
 /// What the bus has, and what edits at the destination add to it.
 pub(crate) struct LargeValues {
@@ -20,8 +19,8 @@ pub(crate) struct LargeValues {
 }
 
 impl LargeValues {
-    pub(crate) fn new(bus: deltabus_bus::Contents, destination: Arc<dyn Interface>, config: &Config) -> LargeValues {
-        LargeValues { bus, destination, reverse: config.reverse }
+    pub(crate) fn new(bus: deltabus_bus::Contents, destination: Arc<dyn Interface>, reverse: bool) -> LargeValues {
+        LargeValues { bus, destination, reverse }
     }
 
     /// Fetches one.

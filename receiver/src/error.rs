@@ -118,6 +118,28 @@ pub enum Error {
         /// What the log says.
         reason: String,
     },
+    /// Snapshot and log don't lead to a revision.
+    #[error(
+        "snapshot and log of `{source_name}` don't lead to revision {revision} any more; `deltabus log {source_name}` lists what \
+         is retained"
+    )]
+    Unreachable {
+        /// The source.
+        source_name: SourceName,
+        /// The revision's number.
+        revision: u64,
+    },
+    /// The copy of the source can't tell what was edited.
+    #[error(
+        "the copy of `{source_name}` that was received isn't what the log says, so that edits made at {place} can't be told from \
+         damage; discard them, or move the receiver's state away"
+    )]
+    Unproven {
+        /// The destination.
+        place: String,
+        /// The source.
+        source_name: SourceName,
+    },
     /// Something in the state store has another shape than it must have.
     #[error("the state's entry `{0}` can't be understood; move the receiver's state away, it joins again")]
     Ledger(&'static str),

@@ -25,18 +25,16 @@ impl Expected<'_> {
         Ok(self.get(key, &mut row)?.then_some(row))
     }
 
-    fn on_top(&self, key: &[u8]) -> Result<Option<Row>, Error> {
-        let row = self.pending.on_top(&self.outlet.source, &Key::from_trusted(key), |key| self.base(key))?;
-        match row {
-            Some(row) if self.outlet.wants(row.as_bytes())? => Ok(Some(row)),
-            _ => Ok(None),
-        }
+    /// A record as the destination holds it: the base as far as it is wanted, with what was edited there on top. A record whose
+    /// edit makes it unwanted stays until the source has answered.
+    pub(crate) fn on_top(&self, key: &Key) -> Result<Option<Row>, Error> {
+        self.pending.on_top(&self.outlet.source, key, |key| self.base(key))
     }
 
     fn base(&self, key: &Key) -> Result<Option<Row>, Error> {
         let mut row = Vec::new();
         let there = self.view.get(self.outlet.name(), key.as_bytes(), &mut row)?;
-        Ok(there.then(|| Row::from_trusted(row)))
+        self.outlet.wanted(there.then(|| Row::from_trusted(row)))
     }
 
     /// Keys of records that only pending edits make.
@@ -77,7 +75,7 @@ impl Known for Expected<'_> {
             return Ok(there);
         }
         row.truncate(start);
-        match self.on_top(key)? {
+        match self.on_top(&Key::from_trusted(key))? {
             Some(expected) => {
                 row.extend_from_slice(expected.as_bytes());
                 Ok(true)
@@ -96,12 +94,12 @@ impl Known for Expected<'_> {
                 if self.outlet.wants(&row)? {
                     take(&key)?;
                 }
-            } else if self.on_top(&key)?.is_some() {
+            } else if self.on_top(&Key::from_trusted(&*key))?.is_some() {
                 take(&key)?;
             }
         }
         for key in self.inserted()? {
-            if self.on_top(key.as_bytes())?.is_some() {
+            if self.on_top(&key)?.is_some() {
                 take(key.as_bytes())?;
             }
         }
@@ -138,32 +136,30 @@ impl<'a> ExpectedRecords<'a> {
 
     fn next(&mut self) -> Result<bool, Error> {
         loop {
-            let wanted = match self.base.next() {
+            let Expected { outlet, pending, .. } = self.expected;
+            match self.base.next() {
                 Some(record) => {
                     let (key, row) = record?;
-                    if self.expected.pending.is_empty() {
-                        self.expected.outlet.forward(&row, &mut self.row)?
-                    } else {
-                        match self.expected.on_top(&key)? {
-                            Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
-                            None => false,
+                    if pending.is_empty() {
+                        if !outlet.wants(&row)? {
+                            continue;
                         }
+                        outlet.forward(&row, &mut self.row)?;
+                    } else {
+                        let Some(held) = self.expected.on_top(&Key::from_trusted(&*key))? else { continue };
+                        outlet.forward(held.as_bytes(), &mut self.row)?;
                     }
                 }
-                None => match self.inserted.next() {
-                    Some(key) => match self.expected.on_top(key.as_bytes())? {
-                        Some(row) => self.expected.outlet.forward(row.as_bytes(), &mut self.row)?,
-                        None => false,
-                    },
-                    None => return Ok(false),
-                },
-            };
-            if wanted {
-                self.count += 1;
-                self.key.clear();
-                self.expected.outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
-                return Ok(true);
+                None => {
+                    let Some(key) = self.inserted.next() else { return Ok(false) };
+                    let Some(held) = self.expected.on_top(&key)? else { continue };
+                    outlet.forward(held.as_bytes(), &mut self.row)?;
+                }
             }
+            self.count += 1;
+            self.key.clear();
+            outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
+            return Ok(true);
         }
     }
 }

@@ -9,6 +9,7 @@ use deltabus_record::value::Value;
 use deltabus_state::{Batch, View};
 
 use crate::Error;
+use crate::config::Selection;
 
 /// Where in the log the base is.
 const POSITION: &str = "position";
@@ -26,6 +27,8 @@ const INDEX: &str = "index";
 const STAMP: &str = "stamp";
 /// The destination's location.
 const LOCATION: &str = "location";
+/// Which part of the source the destination holds.
+const SELECTION: &str = "selection";
 
 /// An intent that was written down before the destination was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,11 @@ pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(),
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
     Ok(batch.meta_put_values(POSITION, &values)?)
+}
+
+/// As if it had never joined.
+pub(crate) fn forget_position(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_remove(POSITION)?)
 }
 
 pub(crate) fn reverse_number(view: &View) -> Result<u64, Error> {
@@ -147,6 +155,36 @@ pub(crate) fn location(view: &View) -> Result<Option<String>, Error> {
 
 pub(crate) fn put_location(batch: &mut Batch, location: &str) -> Result<(), Error> {
     Ok(batch.meta_put(LOCATION, location.as_bytes())?)
+}
+
+pub(crate) fn selection(view: &View) -> Result<Option<Selection>, Error> {
+    let Some(values) = view.meta_values(SELECTION)? else { return Ok(None) };
+    let text = |value: &Value| match value {
+        Value::Text(text) => Ok(text.clone()),
+        _ => Err(Error::Ledger(SELECTION)),
+    };
+    match values.as_slice() {
+        [filter, Value::List(fields), Value::List(omit)] => {
+            let filter = if *filter == Value::Null { None } else { Some(text(filter)?) };
+            let field = |pair: &[Value]| match pair {
+                [to, from] => Ok((text(to)?, text(from)?)),
+                _ => Err(Error::Ledger(SELECTION)),
+            };
+            let fields = fields.chunks(2).map(field).collect::<Result<_, Error>>()?;
+            Ok(Some(Selection { filter, fields, omit: omit.iter().map(text).collect::<Result<_, Error>>()? }))
+        }
+        _ => Err(Error::Ledger(SELECTION)),
+    }
+}
+
+pub(crate) fn put_selection(batch: &mut Batch, selection: &Selection) -> Result<(), Error> {
+    let text = |text: &String| Value::text(text.as_str());
+    let values = [
+        selection.filter.as_ref().map_or(Value::Null, text),
+        Value::List(selection.fields.iter().flat_map(|(to, from)| [text(to), text(from)]).collect()),
+        Value::List(selection.omit.iter().map(text).collect()),
+    ];
+    Ok(batch.meta_put_values(SELECTION, &values)?)
 }
 
 /// A revision as the destination's mark.

@@ -142,11 +142,16 @@ impl Outlet {
         }
     }
 
-    /// What the destination is to hold for a source row; `false` where it doesn't want the record.
-    pub(crate) fn forward(&self, row: &[u8], out: &mut RowBuilder) -> Result<bool, Error> {
-        if !self.wants(row)? {
-            return Ok(false);
+    /// The source's record, if the destination wants it.
+    pub(crate) fn wanted(&self, row: Option<Row>) -> Result<Option<Row>, Error> {
+        match row {
+            Some(row) if self.wants(row.as_bytes())? => Ok(Some(row)),
+            _ => Ok(None),
         }
+    }
+
+    /// How the destination holds a source row; whether it wants the record is another question.
+    pub(crate) fn forward(&self, row: &[u8], out: &mut RowBuilder) -> Result<(), Error> {
         out.clear();
         if refers_to_large(row) {
             let mut whole = RowBuilder::default();
@@ -155,7 +160,7 @@ impl Outlet {
         } else {
             self.convert(row, out)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Whether a reference in the source's `slot` goes to the destination as it is, or not at all.
@@ -194,7 +199,8 @@ impl Outlet {
     pub(crate) fn row(&self, source: Option<&Row>) -> Result<Option<Row>, Error> {
         let Some(source) = source else { return Ok(None) };
         let mut out = RowBuilder::default();
-        Ok(self.forward(source.as_bytes(), &mut out)?.then(|| out.row()))
+        self.forward(source.as_bytes(), &mut out)?;
+        Ok(Some(out.row()))
     }
 
     /// The key of a destination row; `occurrence` counts equal rows.

@@ -78,6 +78,15 @@ impl Pending {
             .collect()
     }
 
+    /// The number of the last set with an edit of a record.
+    pub(crate) fn last_of(&self, collection: &Collection, key: &Key) -> Option<u64> {
+        let edits = |set: &&ReverseSet| {
+            let mut edits = set.edits.collections.iter().filter(|edits| edits.collection == collection.name);
+            edits.any(|edits| edits.changes.iter().any(|edit| same_record(collection, edit.key(), key)))
+        };
+        self.sets.iter().rfind(edits).map(|set| set.id.number)
+    }
+
     /// A record with the edits on top: what the destination holds. `base` gives records of the base by key.
     pub(crate) fn on_top<E>(
         &self,

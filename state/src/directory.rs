@@ -16,6 +16,7 @@ use crate::{Error, Owner, Store};
 /// sources/<source>/             a transmitter's state
 /// receivers/<source>/<name>/    a receiver's
 /// bus/                          the local bus
+/// scratch/<any>/                what is made only to be looked at; see [`StateDirectory::scratch`]
 /// ```
 #[derive(Clone)]
 pub struct StateDirectory {

@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::directory::create_private;
 use crate::load::Load;
 use crate::probe::{Probe, Step};
+use crate::requests::REQUESTS;
 use crate::view::View;
 
 /// The layout of a state folder; another number is another layout.
@@ -135,7 +136,7 @@ impl Store {
             }
             source => Error::Damaged { dir: dir.to_owned(), source: source.into() },
         };
-        let database = Database::builder(dir.join("records"))
+        let database = Database::builder(dir.join(RECORDS_FOLDER))
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
             .manual_journal_persist(true)
@@ -318,12 +319,21 @@ fn read_catalogue(dir: &Path, database: &Database, meta: &Keyspace) -> Result<Ca
     Ok(catalogue)
 }
 
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
+pub(crate) const OWNER_FILE: &str = "owner";
+pub(crate) const RECORDS_FOLDER: &str = "records";
 
-fn lock(dir: &Path) -> Result<File, Error> {
+/// The file that is locked for a folder.
+pub(crate) fn open_lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK_FILE);
-    let failed = |source| Error::Io { doing: "lock", path: path.clone(), source };
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    file.map_err(|source| Error::Io { doing: "lock", path, source })
+}
+
+/// Locks a folder for as long as the result lives; [`Error::Busy`] if somebody else has.
+pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
+    let failed = |source| Error::Io { doing: "lock", path: dir.join(LOCK_FILE), source };
+    let mut file = open_lock(dir)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -345,7 +355,7 @@ fn sign(lock: &mut File, dir: &Path) -> Result<(), Error> {
 }
 
 fn check_marker(dir: &Path, owner: &Owner) -> Result<(), Error> {
-    let path = dir.join("owner");
+    let path = dir.join(OWNER_FILE);
     let foreign = |problem: String| Error::Foreign { dir: dir.to_owned(), problem };
     match fs::read_to_string(&path) {
         Ok(found) if found == owner.marker() => Ok(()),
@@ -371,4 +381,4 @@ fn check_marker(dir: &Path, owner: &Owner) -> Result<(), Error> {
 }
 
 /// Files that may stand in a folder before its store is made.
-const OWN_FILES: &[&str] = &[LOCK_FILE, STATUS_FILE, "location", "confirm"];
+const OWN_FILES: &[&str] = &[LOCK_FILE, STATUS_FILE, REQUESTS, "location", "confirm"];

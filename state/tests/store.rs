@@ -7,7 +7,9 @@ use std::sync::Arc;
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema, SourceName};
 use deltabus_state::probe::{Probe, Step};
-use deltabus_state::{Error, Owner, ScanIndex, ScanIndexWriter, StateDirectory, Store, is_busy, read_status};
+use deltabus_state::{
+    Error, Heard, Owner, Requests, ScanIndex, ScanIndexWriter, StateDirectory, Store, ask, is_busy, read_status,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -336,6 +338,137 @@ fn what_a_probe_fails_before_the_commit_is_not_there_and_after_it_is() {
         let state = StateDirectory::open(folder.path()).unwrap();
         assert_eq!(records(&state.store(&owner).unwrap(), "a").len(), usize::from(there));
     }
+}
+
+/// Every file below a folder with its content.
+fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// A state directory with a receiver that has loaded and committed records.
+fn with_receiver(folder: &Path) -> (StateDirectory, SourceName, ReceiverName) {
+    let (source, receiver) = (SourceName::new("people").unwrap(), ReceiverName::new("oslo").unwrap());
+    let state = StateDirectory::open(folder).unwrap();
+    let store = state.store(&Owner::Receiver { source: source.clone(), receiver: receiver.clone() }).unwrap();
+    let mut batch = store.batch();
+    let mut load = store.load(&collection("a")).unwrap();
+    load.put(b"loaded", b"row").unwrap();
+    load.finish(&mut batch).unwrap();
+    batch.commit().unwrap();
+    let mut batch = store.batch();
+    batch.put(&CollectionName::new("a"), b"put", b"row").unwrap();
+    batch.commit().unwrap();
+    (state, source, receiver)
+}
+
+#[test]
+fn a_copy_is_a_store_of_its_own_and_the_original_stays_as_it_is_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, source, receiver) = with_receiver(folder.path());
+    let original = state.receiver_folder(&source, &receiver);
+    let before = files(&original);
+    let scratch = state.scratch().unwrap();
+    assert!(state.copy_receiver(&source, &receiver, scratch.directory()).unwrap());
+    let owner = Owner::Receiver { source: source.clone(), receiver: receiver.clone() };
+    let copy = scratch.directory().store(&owner).unwrap();
+    assert_eq!(records(&copy, "a").into_keys().collect::<Vec<_>>(), [b"loaded".to_vec(), b"put".to_vec()]);
+    let mut batch = copy.batch();
+    batch.remove_collection(&CollectionName::new("a")).unwrap();
+    batch.commit().unwrap();
+    drop(copy);
+    let path = scratch.directory().path().to_owned();
+    drop(scratch);
+    assert!(!path.exists());
+    assert_eq!(files(&original), before);
+    let reopened = state.store(&owner).unwrap();
+    assert_eq!(records(&reopened, "a").len(), 2);
+}
+
+#[test]
+fn a_running_receiver_is_not_copied_and_one_that_never_was_has_nothing_to_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, source, receiver) = with_receiver(folder.path());
+    let scratch = state.scratch().unwrap();
+    let nobody = ReceiverName::new("nobody").unwrap();
+    assert!(!state.copy_receiver(&source, &nobody, scratch.directory()).unwrap());
+    assert!(!state.receiver_folder(&source, &nobody).exists());
+    let _running = state.store(&Owner::Receiver { source: source.clone(), receiver: receiver.clone() }).unwrap();
+    let copied = state.copy_receiver(&source, &receiver, scratch.directory());
+    assert!(matches!(copied, Err(Error::Busy { .. })));
+}
+
+#[test]
+fn what_a_killed_process_left_goes_and_what_a_living_one_uses_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDirectory::open(folder.path()).unwrap();
+    let used = state.scratch().unwrap();
+    let left = folder.path().join("scratch/left");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("lock"), "12345\n").unwrap();
+    let another = state.scratch().unwrap();
+    assert!(!left.exists());
+    assert!(used.directory().path().exists() && another.directory().path().exists());
+}
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[test]
+fn who_holds_a_folder_is_asked_and_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let requests = Requests::of(&store);
+    assert!(requests.take().is_none());
+    let dir = folder.path().to_owned();
+    let asking = std::thread::spawn(move || ask(&dir, "how\nmany?", PATIENCE).unwrap());
+    let request = loop {
+        match requests.take() {
+            Some(request) => break request,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(request.question, "how\nmany?");
+    request.answer("seven").unwrap();
+    assert_eq!(asking.join().unwrap(), Heard::Answer("seven".into()));
+    assert_eq!(std::fs::read_dir(folder.path().join("requests")).unwrap().count(), 0);
+}
+
+#[test]
+fn nobody_is_not_waited_for_and_does_nothing_later() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    assert_eq!(ask(folder.path(), "anybody?", PATIENCE).unwrap(), Heard::Nobody);
+    assert!(Requests::of(&open(folder.path())).take().is_none());
+}
+
+#[test]
+fn who_does_not_listen_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    assert_eq!(ask(folder.path(), "hello?", std::time::Duration::ZERO).unwrap(), Heard::Deaf);
+    assert!(Requests::of(&store).take().is_none());
+}
+
+#[test]
+fn who_ends_before_the_answer_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let dir = folder.path().to_owned();
+    let asking = std::thread::spawn(move || ask(&dir, "hello?", PATIENCE).unwrap());
+    let requests = Requests::of(&store);
+    while requests.take().is_none() {
+        std::thread::yield_now();
+    }
+    drop(store);
+    assert_eq!(asking.join().unwrap(), Heard::Ended);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub mod catalogue;
+pub mod namespace;
+pub mod proxy;
 
 /// How long a test waits for something that must come; reached only by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -118,3 +118,68 @@ fn an_edit_is_sent_once_whatever_is_run_again() {
     let log = world.run("log people --json").exits(0).stdout();
     assert_eq!(log.lines().count(), 2, "{log}");
 }
+
+/// A receiver's configuration with this in its destination, both ways.
+fn selecting(world: &World, selection: &str) {
+    let destination = "[[destination]]\nsource = \"people\"\nlocation = \"sqlite:a.db\"\nreverse = true\n";
+    world.write("receiver.toml", &format!("name = \"a\"\n\n{destination}{selection}\n"));
+}
+
+/// What another selection lacks was deleted at the source, and what it renames was edited there.
+#[test]
+fn another_selection_is_no_edit_and_edits_made_before_it_count() {
+    let world = World::new();
+    world.write("people.csv", "id,name,phone,city\n1,Ann,111,Oslo\n2,Bob,222,Rome\n3,Cleo,333,Oslo\n");
+    world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    selecting(&world, "where = 'city == \"Oslo\"'");
+    world.run("receive --config receiver.toml --once").exits(0);
+    sql(&world, "UPDATE people SET phone = '999' WHERE id = '3'");
+    selecting(&world, "where = 'city == \"Rome\"'\nfields = { telephone = \"phone\" }\nomit = [\"name\"]");
+    world.run("receive --config receiver.toml --once").exits(0);
+    world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    assert_eq!(world.read("people.csv"), "id,name,phone,city\n1,Ann,111,Oslo\n2,Bob,222,Rome\n3,Cleo,999,Oslo\n");
+    let held: Vec<(String, String)> = rusqlite::Connection::open(world.path("a.db"))
+        .unwrap()
+        .prepare("SELECT id, telephone FROM people")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(held, [("2".to_owned(), "222".to_owned())]);
+}
+
+/// Received without its configuration, a destination was filled with what its `where` leaves out.
+#[test]
+fn a_receiver_remembers_its_selection() {
+    let world = World::new();
+    world.write("people.csv", "id,name,city\n1,Ann,Oslo\n2,Bob,Rome\n");
+    world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    selecting(&world, "where = 'city == \"Oslo\"'");
+    world.run("receive --config receiver.toml --once").exits(0);
+    world.write("people.csv", "id,name,city\n1,Anna,Oslo\n2,Bobby,Rome\n");
+    world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    world.run("receive people sqlite:a.db --name a --reverse --once").exits(0);
+    world.write("oslo.csv", "id,name,city\n1,Anna,Oslo\n");
+    world.run("diff csv:oslo.csv?key=id sqlite:a.db").exits(0);
+    assert_eq!(world.read("people.csv"), "id,name,city\n1,Anna,Oslo\n2,Bobby,Rome\n");
+}
+
+/// The record stayed at the destination, and was sent back as a new one again and again.
+#[test]
+fn an_edit_that_takes_a_record_out_of_the_selection_is_sent_once_and_the_record_goes() {
+    let world = World::new();
+    world.write("people.csv", "id,name,city\n1,Ann,Oslo\n2,Bob,Oslo\n");
+    world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    selecting(&world, "where = 'city == \"Oslo\"'");
+    world.run("receive --config receiver.toml --once").exits(0);
+    sql(&world, "UPDATE people SET city = 'Rome' WHERE id = '1'; INSERT INTO people VALUES ('3', 'Cleo', 'Kyiv')");
+    for _ in 0..3 {
+        world.run("receive --config receiver.toml --once").exits(0);
+        world.run(&format!("transmit people {SOURCE} --once")).exits(0);
+    }
+    assert_eq!(world.read("people.csv"), "id,name,city\n1,Ann,Rome\n2,Bob,Oslo\n3,Cleo,Kyiv\n");
+    world.write("oslo.csv", "id,name,city\n2,Bob,Oslo\n");
+    world.run("diff csv:oslo.csv?key=id sqlite:a.db").exits(0);
+    assert_eq!(world.run("log people --json").exits(0).stdout().lines().count(), 2);
+}

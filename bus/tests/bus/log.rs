@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Subject};
-use deltabus_bus::{Accepted, Delivered, Entry, Error, Event, Log, Position, Reader, Writer, decode_set, history};
+use deltabus_bus::{
+    Accepted, Delivered, Entry, Error, Event, Log, Position, Reader, Timeline, Writer, confirmed, decode_set, history,
+};
 use deltabus_proto::v1;
 use prost::Message;
 
@@ -24,6 +26,8 @@ on_each_broker!(
     of_two_who_claim_at_once_one_is_fenced,
     a_founded_log_begins_with_its_snapshots_state,
     history_tells_foundations_and_sets,
+    a_timeline_has_what_leads_to_the_logs_end,
+    a_revision_is_confirmed_by_the_log_itself,
     a_message_of_a_newer_version_says_so,
     a_log_without_streams_names_its_source,
 );
@@ -275,6 +279,61 @@ async fn history_tells_foundations_and_sets(broker: Arc<dyn Broker>) {
     };
     history(&log, &mut take).await.expect("it can be read");
     assert_eq!(told, ["founded 3 77", "set 4", "set 5", "founded 5 78", "set 6", "set 7"]);
+}
+
+async fn a_timeline_has_what_leads_to_the_logs_end(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let numbers = |timeline: &Timeline| timeline.steps().iter().map(|step| step.revision.number).collect::<Vec<_>>();
+    assert_eq!(numbers(&Timeline::read(&log).await.expect("it can be read")), [] as [u64; 0]);
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.found("a-1-3-0", revision(1, 3), 77).await.expect("it is founded");
+    writer.publish(&chain(1, 3, 6)).await.expect("they are published");
+    let timeline = Timeline::read(&log).await.expect("it can be read");
+    assert_eq!(numbers(&timeline), [3, 4, 5, 6]);
+    assert_eq!(timeline.find(5).map(|step| step.revision), Some(revision(1, 5)));
+    assert!(timeline.find(2).is_none() && timeline.find(7).is_none());
+    // The set that leads to revision 5 is of this time.
+    let time = set_of(1, 5, 20).time_millis;
+    let as_of = |timeline: &Timeline, time| timeline.as_of(time).map(|step| step.revision.number);
+    assert_eq!(as_of(&timeline, time), Some(5));
+    assert_eq!(as_of(&timeline, time - 1), Some(4));
+    assert_eq!(as_of(&timeline, u64::MAX), Some(6));
+    assert_eq!(as_of(&timeline, 77), Some(3));
+    assert_eq!(as_of(&timeline, 76), None);
+    // Founded with the state reached it goes on; with another, what was before leads nowhere.
+    let (mut writer, _) = claim(&log, "t", writer.position()).await;
+    writer.found("b-2-6-0", revision(1, 6), 78).await.expect("it is founded");
+    assert_eq!(numbers(&Timeline::read(&log).await.expect("it can be read")), [3, 4, 5, 6]);
+    writer.found("a-2-5-0", revision(2, 5), 79).await.expect("it is founded");
+    writer.publish(&chain(2, 5, 6)).await.expect("they are published");
+    let timeline = Timeline::read(&log).await.expect("it can be read");
+    assert_eq!(numbers(&timeline), [5, 6]);
+    assert_eq!(timeline.find(6).map(|step| step.revision), Some(revision(2, 6)));
+}
+
+async fn a_revision_is_confirmed_by_the_log_itself(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.found("a-1-3-0", revision(1, 3), 77).await.expect("it is founded");
+    let founded = writer.position();
+    // Together in one message, then in parts, then far away behind claims.
+    writer.publish(&chain(1, 3, 6)).await.expect("they are published");
+    writer.publish(&[encoded(1, 7, 2 * broker.payload_max())]).await.expect("it is published");
+    let mut known = writer.position();
+    for _ in 0..40 {
+        known = claim(&log, "t", known).await.0.position();
+    }
+    let mut positions: Vec<Position> = stored(&log, founded).await.iter().map(|delivered| delivered.position).collect();
+    assert_eq!(positions.len(), 4);
+    positions.extend([founded, known]);
+    for position in positions {
+        assert_eq!(confirmed(&log, position).await.expect("it is asked"), Some(position.revision));
+        // Whoever holds another state of that number is not confirmed.
+        let other = Position { revision: revision(2, position.revision.number), ..position };
+        assert_eq!(confirmed(&log, other).await.expect("it is asked"), Some(position.revision));
+    }
+    let unknown = Position { revision: revision(1, 9), ..known };
+    assert_eq!(confirmed(&log, unknown).await.expect("it is asked"), None);
 }
 
 async fn a_message_of_a_newer_version_says_so(broker: Arc<dyn Broker>) {

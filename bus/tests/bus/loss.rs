@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use deltabus_bus::broker::{Broker, Stream};
 use deltabus_bus::memory::{Availability, Fault, MemoryBroker};
-use deltabus_bus::{Accepted, Entry, Error, Event, Log, Position, Reader, Reason, Writer, history};
+use deltabus_bus::{
+    Accepted, Entry, Error, Event, Log, Position, Reader, Reason, SnapshotWriter, Timeline, Writer, history,
+};
 
 use crate::brokers::{ends, prepared};
 use crate::log::{claim, numbers, stored};
@@ -54,6 +56,30 @@ async fn an_empty_log_that_lost_all_by_age_is_still_the_same_log() {
     assert_eq!(numbers(&stored(&log, all[2].position).await), [4]);
     let (_, accepted) = claim(&log, "u", all[2].position).await;
     assert!(matches!(accepted, Accepted::Sets { revision: reached, .. } if reached == revision(1, 4)));
+}
+
+#[tokio::test]
+async fn a_timeline_of_a_log_that_lost_its_beginning_begins_with_what_its_first_set_starts_from() {
+    let (broker, log, _) = log_of(9).await;
+    broker.trim(log.source(), Stream::Changes, 6);
+    let timeline = Timeline::read(&log).await.expect("it can be read");
+    let steps = timeline.steps();
+    let numbers: Vec<u64> = steps.iter().map(|step| step.revision.number).collect();
+    assert_eq!(numbers, [4, 5, 6, 7, 8, 9]);
+    // Since when the first of them was the source's state, nobody knows any more.
+    assert_eq!(steps[0].time_millis, None);
+    assert!(timeline.as_of(steps[1].time_millis.expect("it has one") - 1).is_none());
+}
+
+#[tokio::test]
+async fn a_timeline_of_a_log_that_lost_all_by_age_has_the_snapshots_revision() {
+    let (broker, log, writer) = log_of(3).await;
+    let snapshot = SnapshotWriter::begin(&log, writer.position(), &[], 88).await.expect("it begins");
+    snapshot.finish(Vec::new()).await.expect("it is written");
+    broker.trim(log.source(), Stream::Changes, 100);
+    let timeline = Timeline::read(&log).await.expect("it can be read");
+    let steps: Vec<_> = timeline.steps().iter().map(|step| (step.revision, step.time_millis)).collect();
+    assert_eq!(steps, [(revision(1, 3), Some(88))]);
 }
 
 #[tokio::test]

@@ -3,28 +3,31 @@
 use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex};
 
+use deltabus_bus::broker::Broker;
 use deltabus_bus::{Delivered, Entry, Log as BusLog, history};
 use deltabus_record::change::{Change, ChangeSet, Outcome};
-use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::schema::{Collection, CollectionName, SourceName};
 
 use crate::arguments::{Global, Log, Show};
 use crate::error::{Error, Exit};
 use crate::output::{Paint, bytes_text, counted, difference_of, print_difference, print_difference_json, time_text};
 use crate::session;
 
-/// The accepted history, oldest first.
-pub(crate) async fn entries(
-    global: &Global,
-    source: &deltabus_record::schema::SourceName,
-) -> Result<(BusLog, Vec<Entry>), Error> {
-    let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+/// The log of a source that the bus has.
+pub(crate) async fn founded(broker: Arc<dyn Broker>, source: &SourceName) -> Result<BusLog, Error> {
     let log = BusLog::new(broker, source.clone());
     if !log.is_founded().await? {
         return Err(Error::Trouble(format!(
             "the bus has no source `{source}`; start `deltabus transmit {source} …` first, or name another bus with --bus"
         )));
     }
+    Ok(log)
+}
+
+/// The accepted history, oldest first.
+pub(crate) async fn entries(global: &Global, source: &SourceName) -> Result<(BusLog, Vec<Entry>), Error> {
+    let state = session::state(global)?;
+    let log = founded(session::broker(global, &state).await?, source).await?;
     let found = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&found);
     history(&log, &mut |entry| sink.lock().expect("nobody panics with this lock").push(entry)).await?;

@@ -9,10 +9,13 @@ pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod log;
+pub(crate) mod plan;
 pub(crate) mod receive;
+pub(crate) mod restore;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod transmit;
+pub(crate) mod verify;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

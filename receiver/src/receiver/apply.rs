@@ -137,9 +137,9 @@ impl Receiver {
                 };
                 // Edits may have taken or put others of the equal rows than those that the sets speak of.
                 let content = outlet.source.schema.key_content(key);
-                let before = self.pending.count_on_top(&outlet.source, content, |key| known(name, key))?;
-                let after =
-                    pending.count_on_top(&outlet.source, content, |key| Ok::<_, Error>(working.get(name, key)?))?;
+                let source = &outlet.source;
+                let before = self.pending.count_on_top(source, content, |key| outlet.wanted(known(name, key)?))?;
+                let after = pending.count_on_top(source, content, |key| outlet.wanted(working.get(name, key)?))?;
                 let between = before.min(after)..before.max(after);
                 equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
             }
@@ -148,9 +148,10 @@ impl Receiver {
             let mut writes: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
             for (collection, key) in &records {
                 let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
-                let source = &outlets[at].source;
-                let before = self.pending.on_top(source, key, |key| known(collection, key))?;
-                let after = pending.on_top(source, key, |key| Ok::<_, Error>(working.get(collection, key)?))?;
+                let outlet = &outlets[at];
+                let source = &outlet.source;
+                let before = self.pending.on_top(source, key, |key| outlet.wanted(known(collection, key)?))?;
+                let after = pending.on_top(source, key, |key| outlet.wanted(working.get(collection, key)?))?;
                 if before == after {
                     continue;
                 }

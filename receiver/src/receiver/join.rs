@@ -11,6 +11,7 @@ use deltabus_interfaces::{
 use deltabus_record::diff::{self, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::large::references;
+use deltabus_record::schema::Collection;
 use deltabus_state::View;
 use metrics::{counter, gauge, histogram};
 
@@ -22,17 +23,31 @@ use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
 use super::look::translator;
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, settled, write};
+use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round, settled, write};
 
 impl Receiver {
     /// Loads the newest snapshot as the base. The destination is left alone until the base has caught up with the log, so that
     /// it never goes back to an older state; then [`Receiver::tend`] makes it equal.
-    pub(super) async fn join(&mut self, round: &mut Round) -> Result<Position, Error> {
+    pub(crate) async fn join(&mut self, round: &mut Round) -> Result<Position, Error> {
         if ledger::position(&self.store.view())?.is_some() && self.ahead.is_none() {
             // What was edited on the old base counts.
             self.find_edits(round)?;
         }
+        if let Purpose::Rehearse(rehearsal) = &self.purpose {
+            // The destination will be compared as a whole.
+            rehearsal.forget()?;
+        }
         counter!(figures::JOINS, &self.labels()).increment(1);
+        let mut attempt = 0;
+        loop {
+            match self.load_snapshot(round).await {
+                Err(Error::Bus(deltabus_bus::Error::SnapshotGone { .. })) if attempt < JOIN_ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn load_snapshot(&mut self, round: &mut Round) -> Result<Position, Error> {
         let mut reader = SnapshotReader::open(&self.log).await?;
         let manifest = reader.manifest().clone();
         self.check_leads_on(&manifest).await?;
@@ -107,7 +122,7 @@ impl Receiver {
     }
 
     /// Makes the destination equal to base and pending edits, writing only what differs.
-    pub(super) fn reconcile(&mut self, round: &mut Round) -> Result<(), Error> {
+    pub(crate) fn reconcile(&mut self, round: &mut Round) -> Result<(), Error> {
         let mut attempt = 0;
         loop {
             match in_place(|| self.reconcile_now(round)) {
@@ -128,7 +143,8 @@ impl Receiver {
         };
         let outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
-        let first = ledger::stamp(&view)?.is_none();
+        // Whoever restores has said so; whoever receives for the first time may have named the wrong place.
+        let first = ledger::stamp(&view)?.is_none() && !matches!(self.purpose, Purpose::Restore(_));
         let mut loads: Vec<Option<ExpectedRecords<'_>>> = Vec::new();
         let mut writes: Vec<Vec<RecordWrite>> = Vec::new();
         let mut scan = if found.is_empty() { None } else { Some(self.interface.scan(None)?) };
@@ -179,8 +195,13 @@ impl Receiver {
             all.push(CollectionWrite { collection: &outlet.destination, dropped: &outlet.dropped, action });
         }
         self.announce(&all, &plans, &outlets, &view)?;
+        let gone = self.of_other_times(&found, &view);
+        for collection in &gone {
+            all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
+        }
         let mark = self.mark(&position);
-        let unchanged = loads_are_empty(&all) && changes == 0 && !self.interface.transactional() && !stamp.is_missing();
+        let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
+        let unchanged = loads_are_empty(&all) && !altered && changes == 0 && mark.is_none() && !stamp.is_missing();
         let stamp = if unchanged {
             stamp
         } else {
@@ -203,6 +224,15 @@ impl Receiver {
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         gauge!(figures::REVISION, &self.labels()).set(position.revision.number as f64);
         Ok(())
+    }
+
+    /// Collections at the destination that the source had at other times than the one that is restored.
+    fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
+        let Purpose::Restore(ever) = &self.purpose else { return Vec::new() };
+        if self.interface.single_collection() {
+            return Vec::new();
+        }
+        found.iter().filter(|found| ever.other(&found.name, then)).cloned().collect()
     }
 
     /// Says which contents the writes will need, in the order of their records.

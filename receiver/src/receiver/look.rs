@@ -20,7 +20,7 @@ use crate::expected::Expected;
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
-use super::{Look, Receiver, Stale};
+use super::{Look, Purpose, Receiver, Stale};
 
 impl Receiver {
     /// The outlets of all collections, with what was found at the destination.
@@ -33,7 +33,16 @@ impl Receiver {
         })?;
         let outlet = |(source, found_at): (&Collection, Option<usize>)| {
             let found = found_at.and_then(|at| found.get(at));
-            Outlet::new(&self.interface, source, found, &self.mapping, self.filter.as_ref(), &self.large)
+            let (interface, large) = (&self.interface, &self.large);
+            let mut outlet = Outlet::new(interface, source, found, &self.mapping, self.filter.as_ref(), large)?;
+            if let (Purpose::Restore(ever), Some(found)) = (&self.purpose, found) {
+                let other = ever.other_fields(source).map(|name| self.mapping.destination_name(name));
+                let other: Vec<_> = other.filter(|name| found.schema.slot(name).is_some()).collect();
+                outlet.dropped.extend(other);
+                outlet.dropped.sort();
+                outlet.dropped.dedup();
+            }
+            Ok(outlet)
         };
         source.iter().zip(pairs).map(outlet).collect()
     }
@@ -205,9 +214,7 @@ impl Forms {
             expected.keys(&mut |key| {
                 let key = Key::from_trusted(key);
                 let Some(row) = expected.row(key.as_bytes())? else { return Ok(()) };
-                if !outlet.forward(&row, &mut there)? {
-                    return Ok(());
-                }
+                outlet.forward(&row, &mut there)?;
                 lifted.clear();
                 outlet.source_key(there.as_bytes(), &mut lifted);
                 let content = outlet.source.schema.key_content(&key);

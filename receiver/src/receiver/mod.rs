@@ -1,9 +1,13 @@
 //! The receiver of one source at one destination.
 
 mod apply;
+mod compare;
 mod edits;
 mod join;
 mod look;
+mod past;
+mod repair;
+mod selection;
 mod send;
 
 use std::collections::{HashMap, HashSet};
@@ -20,13 +24,13 @@ use deltabus_record::key::Key;
 use deltabus_record::mapping::Mapping;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
-use deltabus_state::{Owner, StateDirectory, Store};
+use deltabus_state::{Owner, Requests, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Selection};
 use crate::contents::LargeValues;
 use crate::error::Error;
 use crate::filter::Filter;
@@ -34,6 +38,8 @@ use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Pending;
+use crate::rehearsal::Rehearsal;
+use crate::verify::Cause;
 
 /// Waiting sets are brought to the destination together, up to this many bytes or sets: larger groups delay and cost memory,
 /// and win nothing.
@@ -46,6 +52,12 @@ const QUEUE_SETS: usize = 64;
 /// Edits in one reverse set; more go out in several.
 const REVERSE_EDITS: usize = 2_000;
 
+/// How often a running receiver looks for requests: a look is one attempt to open a folder.
+const REQUESTS: Duration = Duration::from_millis(250);
+
+/// How often a snapshot is begun when newer ones take its place while it is loaded.
+const JOIN_ATTEMPTS: u32 = 4;
+
 /// Edits that are not answered for this long are looked for on the bus, which may have lost them.
 const RESEND: Duration = Duration::from_secs(30);
 
@@ -55,6 +67,10 @@ const DESTINATION_ATTEMPTS: u32 = 8;
 /// Pause after a failure that may pass; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) use compare::Comparison;
+pub(crate) use past::Ever;
+pub use repair::{Unsent, WISH_FAILED, Wish};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -79,14 +95,31 @@ pub struct Round {
 
 type Stale = HashMap<CollectionName, HashSet<Vec<u8>>>;
 
+/// What a receiver is opened for.
+pub(crate) enum Purpose {
+    /// To keep its destination.
+    Keep,
+    /// To find out what that would change: nothing is sent, and the interface only takes note of what is written.
+    Rehearse(Arc<Rehearsal>),
+    /// To compare its destination with the source: nothing is sent or written.
+    Compare,
+    /// To write one state of the source, once, whatever stands there: the destination gets no mark, and loses what the source
+    /// had at other times.
+    Restore(Ever),
+}
+
 /// Keeps one destination equal to a source.
 pub struct Receiver {
+    purpose: Purpose,
     config: Config,
     interface: Arc<dyn Interface>,
     log: Log,
     store: Store,
+    requests: Requests,
     mapping: Mapping,
     filter: Option<Arc<Filter>>,
+    /// The selection that is wanted, where the destination still holds another.
+    reselect: Option<Selection>,
     large: Arc<LargeValues>,
     pending: Pending,
     /// Sets that are not known to have arrived may be on the bus all the same.
@@ -133,18 +166,36 @@ impl Receiver {
         log: Log,
         state: &StateDirectory,
     ) -> Result<Receiver, Error> {
-        let filter = config.filter.as_deref().map(Filter::compile).transpose()?.map(Arc::new);
+        Receiver::assemble(config, interface, log, state, Purpose::Keep)
+    }
+
+    pub(crate) fn assemble(
+        config: Config,
+        interface: Arc<dyn Interface>,
+        log: Log,
+        state: &StateDirectory,
+        purpose: Purpose,
+    ) -> Result<Receiver, Error> {
+        // Found to be wrong before anything is opened.
+        config.selection.iter().filter_map(|selection| selection.filter.as_deref()).try_for_each(|predicate| {
+            Filter::compile(predicate)?;
+            Ok::<_, Error>(())
+        })?;
         let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
         let store = state.store(&owner)?;
         let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
-        let large = Arc::new(LargeValues::new(contents, interface.clone(), &config));
+        let sends = config.reverse && matches!(purpose, Purpose::Keep);
+        let large = Arc::new(LargeValues::new(contents, interface.clone(), sends));
         let mut receiver = Receiver {
-            mapping: Mapping::new(&config.fields, &config.omit),
+            purpose,
+            mapping: Mapping::identity(),
             config,
             interface,
             log,
+            requests: Requests::of(&store),
             store,
-            filter,
+            filter: None,
+            reselect: None,
             large,
             pending: Pending::default(),
             unsure: true,
@@ -300,6 +351,8 @@ impl Receiver {
                 }
             }
         });
+        let mut look = tokio::time::interval(REQUESTS);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resend = Instant::now() + RESEND;
         loop {
             let mut round = Round::default();
@@ -340,6 +393,14 @@ impl Receiver {
                     }
                 }
                 () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
+                _ = look.tick() => match self.serve().await? {
+                    Some(served) if served.joined => {
+                        after(&self.config.source, &self.config.name, &Ok(served));
+                        return Ok(SessionEnd::Again);
+                    }
+                    Some(served) => round = served,
+                    None => continue,
+                },
                 () = tokio::time::sleep_until(resend), if !self.pending.is_empty() => {
                     resend = Instant::now() + RESEND;
                     self.send().await?;
@@ -365,10 +426,23 @@ impl Receiver {
         format!("{}/{}", self.config.source, self.config.name)
     }
 
+    /// Where its destination is, the same for all who mean it.
+    fn here(&self) -> String {
+        let given = &self.config.location;
+        given.place().unwrap_or_else(|_| given.to_string())
+    }
+
+    /// Whether the destination is the one that its state is about.
+    pub(crate) fn is_at_home(&self) -> Result<bool, Error> {
+        Ok(ledger::location(&self.store.view())?.is_some_and(|known| known == self.here()))
+    }
+
     /// A receiver that is pointed at another place begins there anew: nothing that stands there is an edit.
     fn settle_location(&self) -> Result<(), Error> {
-        let given = &self.config.location;
-        let here = given.place().unwrap_or_else(|_| given.to_string());
+        if matches!(self.purpose, Purpose::Compare) {
+            return Ok(());
+        }
+        let here = self.here();
         let view = self.store.view();
         let before = ledger::location(&view)?;
         if before.as_deref() == Some(here.as_str()) {
@@ -404,7 +478,7 @@ impl Receiver {
         self.stale.clear();
         self.ahead = None;
         self.recovered = false;
-        Ok(())
+        self.settle_selection()
     }
 
     /// After a crash: finds out whether the destination already has what was about to be written.
@@ -443,12 +517,34 @@ impl Receiver {
         Ok(())
     }
 
+    /// Brings the base to what the destination was last written with, without touching that.
+    pub(crate) async fn settled(&mut self) -> Result<Option<Position>, Error> {
+        self.recover()?;
+        if let Some(ahead) = self.ahead.take() {
+            self.forward_to(Some(ahead)).await?;
+        }
+        self.position()
+    }
+
+    /// Why a record that differs from the base does so.
+    pub(crate) fn cause(&self, collection: &Collection, difference: &Difference) -> Cause {
+        let key = &difference.key;
+        let held = self.pending.on_top(collection, key, |_| Ok::<_, Error>(difference.before.clone()));
+        if let Some(number) = self.pending.last_of(collection, key)
+            && held.is_ok_and(|held| held == difference.after)
+        {
+            return Cause::Pending(number);
+        }
+        if self.config.reverse { Cause::Edit } else { Cause::Drift }
+    }
+
     /// Looks after the destination: makes it what it should be where it isn't, finds edits, sends them.
     async fn tend(&mut self, round: &mut Round) -> Result<(), Error> {
         if self.ahead.is_some() {
             // First the base has to catch up with what the destination has.
             return Ok(());
         }
+        self.reselect(round)?;
         if ledger::reconcile(&self.store.view())? {
             self.reconcile(round)?;
         }
@@ -461,7 +557,8 @@ impl Receiver {
 
     fn mark(&self, position: &Position) -> Option<Mark> {
         let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision) };
-        self.interface.transactional().then(mark)
+        let keeps = self.interface.transactional() && !matches!(self.purpose, Purpose::Restore(_));
+        keeps.then(mark)
     }
 
     fn caught_up(&mut self, end: &Position) -> Result<(), Error> {

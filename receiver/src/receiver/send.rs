@@ -10,12 +10,12 @@ use deltabus_interfaces::in_place;
 use crate::error::Error;
 use crate::ledger;
 
-use super::Receiver;
+use super::{Purpose, Receiver};
 
 impl Receiver {
     /// Sends the reverse sets that the bus doesn't have.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() {
+        if self.pending.is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
             return Ok(());
         }
         self.find_sent().await?;

@@ -10,7 +10,7 @@ use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
 use deltabus_interfaces::found::Found;
 use deltabus_interfaces::{Extent, Location};
-use deltabus_receiver::Receiver;
+use deltabus_receiver::{Receiver, Selection};
 use deltabus_record::diff::{self, Fingerprints, Identity};
 use deltabus_record::mapping::{Lens, Mapping};
 use deltabus_record::row::RowBuilder;
@@ -328,8 +328,11 @@ impl Stage {
         let mut config = deltabus_receiver::Config::new(self.name.clone(), Location::parse(&location)?, name);
         config.reverse = label.contains("edits go back");
         if mapping != Mapping::identity() {
-            config.fields = RENAMED.map(|(to, from)| (to.to_owned(), from.to_owned())).to_vec();
-            config.omit = OMITTED.map(str::to_owned).to_vec();
+            config.selection = Some(Selection {
+                fields: RENAMED.map(|(to, from)| (to.to_owned(), from.to_owned())).to_vec(),
+                omit: OMITTED.map(str::to_owned).to_vec(),
+                ..Selection::default()
+            });
         }
         let receiver = Receiver::open(config, self.broker.clone(), &self.state)?;
         let sender = self.news.0.clone();
