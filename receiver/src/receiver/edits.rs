@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use deltabus_bus::{Position, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
 
-use deltabus_record::change::{CollectionChanges, ReverseId, ReverseSet, Transaction};
+use deltabus_record::change::{Change, CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
+use deltabus_record::row;
 use deltabus_record::schema::Collection;
 use metrics::{counter, gauge};
 
@@ -15,7 +16,18 @@ use crate::error::Error;
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 
-use super::{Look, REVERSE_EDITS, Receiver, Round};
+use super::{Look, Receiver, Round};
+
+/// Edits in one reverse set; more go out in several.
+const REVERSE_EDITS: usize = 2_000;
+
+/// Bytes of edits in one reverse set, compressed or not, and as a part of what the broker takes in one message: noise
+/// grows a little when it is compressed. One edit of more has a set to itself.
+const REVERSE_BYTES: usize = 512 * 1024;
+const REVERSE_PAYLOAD_PART: usize = 2;
+
+/// What goes around a field or a change on the wire.
+const FIELD_BYTES: usize = 16;
 
 /// So many places that can't be read are named in the log, each time the destination is looked at.
 const UNREAD_NAMED: usize = 20;
@@ -121,25 +133,50 @@ impl Receiver {
     fn reverse_sets(&self, look: &Look, position: Position) -> Result<Vec<ReverseSet>, Error> {
         let mut number = ledger::reverse_number(&self.store.view())?;
         let time_millis = self.now_millis();
+        let bytes_max = REVERSE_BYTES.min(self.log.broker().payload_max() / REVERSE_PAYLOAD_PART);
         let mut sets: Vec<ReverseSet> = Vec::new();
+        let mut bytes = 0;
         for (collection, differences, _) in &look.differences {
-            let changes: Vec<_> = differences.iter().cloned().filter_map(Difference::into_change).collect();
-            for changes in changes.chunks(REVERSE_EDITS) {
-                let edits = CollectionChanges { collection: collection.clone(), changes: changes.to_vec() };
-                match sets.last_mut().filter(|set| set.edits.len() + changes.len() <= REVERSE_EDITS) {
-                    Some(set) => set.edits.collections.push(edits),
+            for change in differences.iter().cloned().filter_map(Difference::into_change) {
+                let more = encoded_bytes(&change);
+                let full = sets.last().is_none_or(|set| set.edits.len() >= REVERSE_EDITS || bytes + more > bytes_max);
+                if full {
+                    number += 1;
+                    bytes = 0;
+                    sets.push(ReverseSet {
+                        id: ReverseId { receiver: self.config.name.clone(), number },
+                        base: position.revision,
+                        time_millis,
+                        edits: Transaction::default(),
+                    });
+                }
+                bytes += more;
+                let Some(set) = sets.last_mut() else { continue };
+                match set.edits.collections.last_mut().filter(|edits| edits.collection == *collection) {
+                    Some(edits) => edits.changes.push(change),
                     None => {
-                        number += 1;
-                        sets.push(ReverseSet {
-                            id: ReverseId { receiver: self.config.name.clone(), number },
-                            base: position.revision,
-                            time_millis,
-                            edits: Transaction { schemas: Vec::new(), collections: vec![edits] },
-                        });
+                        let edits = CollectionChanges { collection: collection.clone(), changes: vec![change] };
+                        set.edits.collections.push(edits);
                     }
                 }
             }
         }
         Ok(sets)
     }
+}
+
+/// About how many bytes a change takes on the bus, before it is compressed.
+fn encoded_bytes(change: &Change) -> usize {
+    let values = match change {
+        Change::Insert { row, .. } | Change::Delete { row, .. } => row.as_bytes().len(),
+        Change::Update { fields, .. } => {
+            let mut encoded = Vec::new();
+            for field in fields {
+                row::encode(&mut encoded, &field.before);
+                row::encode(&mut encoded, &field.after);
+            }
+            encoded.len() + fields.len() * FIELD_BYTES
+        }
+    };
+    change.key().as_bytes().len() + values + FIELD_BYTES
 }

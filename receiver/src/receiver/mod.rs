@@ -49,9 +49,6 @@ const GROUP_SETS: usize = 1_000;
 /// Sets that wait between the log and a slow destination.
 const QUEUE_SETS: usize = 64;
 
-/// Edits in one reverse set; more go out in several.
-const REVERSE_EDITS: usize = 2_000;
-
 /// How often a running receiver looks for requests: a look is one attempt to open a folder.
 const REQUESTS: Duration = Duration::from_millis(250);
 
