@@ -94,8 +94,7 @@ impl Proxy {
 
 fn pass_on(mut from: TcpStream, mut to: TcpStream, state: &State, lost: &AtomicBool) {
     let mut block = vec![0; BLOCK_BYTES];
-    loop {
-        let Ok(length) = from.read(&mut block) else { break };
+    while let Ok(length) = from.read(&mut block) {
         if length == 0 {
             break;
         }

@@ -1,6 +1,7 @@
 //! What the world around does to processes: full and locked disks, locked and damaged destinations, broken connections.
 //! Each is said clearly, nothing is lost, and all goes on when it is over.
 
+#[cfg(target_os = "linux")]
 use deltabus_tests::namespace::{SmallDisk, in_namespace};
 use deltabus_tests::proxy::Proxy;
 use deltabus_tests::{World, catalogue};
@@ -8,6 +9,7 @@ use deltabus_tests::{World, catalogue};
 const SOURCE: &str = "csv:source.csv?key=id";
 const TRANSMIT: &str = "transmit goods csv:source.csv?key=id --once";
 
+#[cfg(target_os = "linux")]
 /// Room that a step may still need when a disk is as good as full: less than any step here takes.
 const LEFT_BYTES: usize = 4096;
 
@@ -16,6 +18,7 @@ fn bus(world: &World) -> String {
     status["url"].as_str().unwrap().to_owned()
 }
 
+#[cfg(target_os = "linux")]
 /// A source in which every record is new with each version, and nothing packs well.
 fn all_new(version: u64) -> String {
     let row = |at: u64| format!("{at},{:x}\n", (at + version * 7_919).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -34,6 +37,7 @@ fn second_version(receives: &[&str]) -> World {
     world
 }
 
+#[cfg(target_os = "linux")]
 /// A command fails because the disk is full; it says so and where, and what stands there is as before.
 fn is_full(world: &World, line: &str, place: &str) {
     let ran = world.run(line).exits(2);
@@ -42,6 +46,7 @@ fn is_full(world: &World, line: &str, place: &str) {
     assert!(said.contains(place), "{place} isn't named: {}", ran.text());
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_under_a_destination() {
     in_namespace("a_full_disk_under_a_destination", || {
@@ -68,6 +73,7 @@ fn a_full_disk_under_a_destination() {
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_under_the_state() {
     in_namespace("a_full_disk_under_the_state", || {
@@ -96,6 +102,7 @@ fn a_full_disk_under_the_state() {
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_under_the_broker() {
     in_namespace("a_full_disk_under_the_broker", || {
@@ -129,6 +136,7 @@ fn a_full_disk_under_the_broker() {
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_folder_that_nobody_may_write() {
     in_namespace("a_folder_that_nobody_may_write", || {
@@ -253,11 +261,13 @@ fn connections_that_hang_break_and_half_close() {
 }
 
 /// A nats-server of one's own.
+#[cfg(target_os = "linux")]
 struct Broker {
     child: std::process::Child,
     url: String,
 }
 
+#[cfg(target_os = "linux")]
 impl Broker {
     /// Starts the program that the world's bus uses, with these limits, its data in the folder `broker`.
     fn start(world: &World, limits: &str) -> Broker {
@@ -289,6 +299,7 @@ impl Broker {
     }
 }
 
+#[cfg(target_os = "linux")]
 impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -296,6 +307,7 @@ impl Drop for Broker {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_broker_at_its_limits() {
     let world = World::new();
