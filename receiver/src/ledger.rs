@@ -1,5 +1,9 @@
 //! What a receiver remembers beside the records: typed access to the store's meta entries.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use deltabus_bus::Position;
 use deltabus_interfaces::{Content, Stamp};
 use deltabus_record::change::Revision;
@@ -31,12 +35,14 @@ const LOCATION: &str = "location";
 const SELECTION: &str = "selection";
 
 /// An intent that was written down before the destination was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Journal {
     /// The revision that the destination will be at.
     pub(crate) revision: u64,
     /// What it will contain.
     pub(crate) content: Content,
+    /// The file that is to take its place, where there is one: it is there exactly as long as it hasn't.
+    pub(crate) temporary: Option<PathBuf>,
 }
 
 pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
@@ -106,9 +112,14 @@ pub(crate) enum Wanted {
 pub(crate) fn journal(view: &View) -> Result<Option<Journal>, Error> {
     let Some(values) = view.meta_values(JOURNAL)? else { return Ok(None) };
     match values.as_slice() {
-        [Value::Integer(revision), Value::Bytes(content)] => {
+        [Value::Integer(revision), Value::Bytes(content), rest @ ..] => {
             let content = content.as_slice().try_into().map_err(|_| Error::Ledger(JOURNAL))?;
-            Ok(Some(Journal { revision: *revision as u64, content: Content(content) }))
+            let temporary = match rest {
+                [] => None,
+                [Value::Bytes(path)] => Some(PathBuf::from(OsStr::from_bytes(path))),
+                _ => return Err(Error::Ledger(JOURNAL)),
+            };
+            Ok(Some(Journal { revision: *revision as u64, content: Content(content), temporary }))
         }
         _ => Err(Error::Ledger(JOURNAL)),
     }
@@ -118,7 +129,10 @@ pub(crate) fn put_journal(batch: &mut Batch, journal: Option<&Journal>) -> Resul
     match journal {
         Some(journal) => {
             let content = Value::Bytes(journal.content.0.to_vec());
-            Ok(batch.meta_put_values(JOURNAL, &[Value::Integer(journal.revision as i64), content])?)
+            let mut values = vec![Value::Integer(journal.revision as i64), content];
+            let path = journal.temporary.as_ref().map(|path| Value::Bytes(path.as_os_str().as_bytes().to_vec()));
+            values.extend(path);
+            Ok(batch.meta_put_values(JOURNAL, &values)?)
         }
         None => Ok(batch.meta_remove(JOURNAL)?),
     }

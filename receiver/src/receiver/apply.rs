@@ -251,14 +251,22 @@ impl Receiver {
         }
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
         let mark = self.mark(next);
-        let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
-        if let Some(content) = staged.content() {
-            // Before the commit: after a crash this tells whether it happened.
+        let mut staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
+        let Some(content) = staged.content() else { return Ok(Some(staged.commit()?)) };
+        // Before the commit: after a crash this tells whether it happened.
+        let temporary = staged.temporary();
+        let place = temporary.as_ref().map(|temporary| temporary.path().to_owned());
+        let mut batch = self.store.batch();
+        ledger::put_journal(&mut batch, Some(&Journal { revision: next.revision.number, content, temporary: place }))?;
+        batch.commit()?;
+        let committed = staged.commit();
+        if committed.is_err() && temporary.is_some() {
+            // Before the temporary file goes, or its absence would say that it took the destination's place.
             let mut batch = self.store.batch();
-            ledger::put_journal(&mut batch, Some(&Journal { revision: next.revision.number, content }))?;
+            ledger::put_journal(&mut batch, None)?;
             batch.commit()?;
         }
-        Ok(Some(staged.commit()?))
+        Ok(Some(committed?))
     }
 
     /// Takes out writes that the destination refuses, each tried on its own, if they don't go together.

@@ -495,7 +495,9 @@ impl Receiver {
                     _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
                 }
             } else if let Some(journal) = ledger::journal(&view)? {
-                if self.interface.content()? == Some(journal.content) {
+                // Somebody may have written it since: then the temporary file tells.
+                let renamed = || journal.temporary.as_ref().is_some_and(|temporary| !temporary.exists());
+                if self.interface.content()? == Some(journal.content) || renamed() {
                     self.ahead = Some(journal.revision);
                 }
                 ledger::put_journal(&mut batch, None)?;

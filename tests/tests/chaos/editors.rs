@@ -36,9 +36,9 @@ pub(crate) struct Edited {
 }
 
 impl Edited {
-    /// Its new records that should be there.
-    pub(crate) fn living(&self) -> usize {
-        self.left.iter().filter(|(id, note)| id.starts_with(&self.editor) && note.is_some()).count()
+    /// Whether it ever made this record.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        self.left.contains_key(id)
     }
 
     /// Its edits that don't stand in `there`.
