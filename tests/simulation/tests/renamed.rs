@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_interfaces::Location;
-use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_receiver::Receiver;
+use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_state::StateDirectory;
 use deltabus_state::probe::{Probe, Step};
 use deltabus_transmitter::Transmitter;

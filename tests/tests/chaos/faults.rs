@@ -114,8 +114,9 @@ impl<'a> Faults<'a> {
 
     fn kill_broker(&mut self) {
         self.counts.brokers_killed += 1;
+        // Somebody who uses it starts it again, if nobody was quicker.
         kill(self.world.broker_pid());
-        self.pause(DOWN_MS);
+        self.pause(DOWN_MS * 5);
         self.world.run("bus start").exits(0);
     }
 
