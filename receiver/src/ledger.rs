@@ -42,9 +42,14 @@ pub(crate) struct Journal {
 pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
     let Some(values) = view.meta_values(POSITION)? else { return Ok(None) };
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => {
-            let revision = Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?;
-            Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision }))
+        [Value::Integer(term), Value::Integer(sequence), number, records, sum, check @ ..] => {
+            let revision = Revision::from_values(&[number.clone(), records.clone(), sum.clone()]);
+            let check = match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            };
+            let revision = revision.ok_or(Error::Ledger(POSITION))?;
+            Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision, check }))
         }
         _ => Err(Error::Ledger(POSITION)),
     }
@@ -53,6 +58,7 @@ pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
+    values.extend(position.check.map(|check| Value::Integer(check as i64)));
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 

@@ -61,10 +61,15 @@ pub(crate) fn put_revision(batch: &mut Batch, revision: &Revision) -> Result<(),
 pub(crate) fn position(view: &View) -> Result<Position, Error> {
     let Some(values) = view.meta_values(POSITION)? else { return Ok(Position::default()) };
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => Ok(Position {
+        [Value::Integer(term), Value::Integer(sequence), number, records, sum, check @ ..] => Ok(Position {
             term: *term as u64,
             sequence: *sequence as u64,
-            revision: Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?,
+            revision: Revision::from_values(&[number.clone(), records.clone(), sum.clone()])
+                .ok_or(Error::Ledger(POSITION))?,
+            check: match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            },
         }),
         _ => Err(Error::Ledger(POSITION)),
     }
@@ -73,6 +78,7 @@ pub(crate) fn position(view: &View) -> Result<Position, Error> {
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
+    values.extend(position.check.map(|check| Value::Integer(check as i64)));
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
