@@ -29,6 +29,8 @@ const STAMP: &str = "stamp";
 const REVERSE: &str = "reverse";
 /// The last reverse set taken of each receiver; the receiver's name follows.
 const CURSOR: &str = "cursor/";
+/// The bus may have lost the contents of large values: the source has to be read for them.
+const RESUPPLY: &str = "resupply";
 /// Answers to reverse sets that are owed once the log is founded anew.
 const OWED: &str = "owed";
 /// A set that is held because it deletes too much.
@@ -176,6 +178,18 @@ pub(crate) fn forget_cursors(view: &View, batch: &mut Batch) -> Result<(), Error
         batch.meta_remove(&format!("{CURSOR}{receiver}"))?;
     }
     put_reverse(batch, ReversePlace::default())
+}
+
+pub(crate) fn resupply(view: &View) -> Result<bool, Error> {
+    Ok(view.meta(RESUPPLY)?.is_some())
+}
+
+pub(crate) fn want_resupply(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_put(RESUPPLY, b"")?)
+}
+
+pub(crate) fn resupplied(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_remove(RESUPPLY)?)
 }
 
 /// A set of answers that the log lost or never had.

@@ -454,6 +454,7 @@ impl Receiver {
             for entry in view.outbox(0) {
                 batch.outbox_remove(entry?.0);
             }
+            batch.drop_aside();
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             ledger::put_journal(&mut batch, None)?;
             ledger::put_index(&mut batch, None)?;
