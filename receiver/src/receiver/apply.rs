@@ -250,7 +250,7 @@ impl Receiver {
             return Ok(None);
         }
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
-        let mark = self.mark(next);
+        let mark = self.mark(next, None);
         let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
         if let Some(content) = staged.content() {
             // Before the commit: after a crash this tells whether it happened.

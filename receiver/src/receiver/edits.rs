@@ -13,7 +13,7 @@ use metrics::{counter, gauge};
 
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::error::Error;
-use crate::ledger::{self, Wanted};
+use crate::ledger;
 use crate::metrics as figures;
 
 use super::{Look, REVERSE_EDITS, Receiver, Round};
@@ -48,11 +48,22 @@ impl Receiver {
             in_place(|| self.large.flush())?;
         }
         let mut batch = self.store.batch();
-        let Some(look) = look.filter(|look| !look.missing) else {
-            tracing::warn!(place = self.place(), "the destination, or a part of it, is gone; it is made anew");
-            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
-            return Ok(batch.commit()?);
+        let Some(look) = look else {
+            tracing::warn!(place = self.place(), "the destination is gone; it is made anew");
+            self.remake = true;
+            return Ok(());
         };
+        if look.missing {
+            tracing::warn!(place = self.place(), "a part of the destination is gone; it is made anew");
+            if self.config.reverse {
+                // What was edited in the others counts.
+                let sets = self.keep_edits(&look, position, &mut batch, round)?;
+                in_place(|| batch.commit())?;
+                sets.into_iter().for_each(|set| self.pending.push(set));
+            }
+            self.remake = true;
+            return Ok(());
+        }
         self.count_unread(&look.unread, round);
         let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
         let mut sets = Vec::new();

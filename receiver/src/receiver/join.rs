@@ -20,7 +20,7 @@ use metrics::{counter, gauge, histogram};
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::error::Error;
 use crate::expected::{Expected, ExpectedRecords};
-use crate::ledger::{self, Wanted};
+use crate::ledger::{self, Journal, Wanted};
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 
@@ -232,17 +232,27 @@ impl Receiver {
         for collection in &gone {
             all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
         }
-        let mark = self.mark(&position);
+        let attempt = self.interface.transactional().then(|| self.log.clock().fresh());
+        let mark = self.mark(&position, attempt);
         let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
         let unchanged = loads_are_empty(&all) && !altered && changes == 0 && mark.is_none() && !stamp.is_missing();
         let stamp = if unchanged {
             stamp
         } else {
-            self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large)?.commit()?
+            let staged = self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large)?;
+            // Before the commit: after a crash this tells whether it happened.
+            let mut batch = self.store.batch();
+            ledger::put_attempt(&mut batch, attempt)?;
+            let revision = position.revision.number;
+            ledger::put_journal(&mut batch, staged.content().map(|content| Journal { revision, content }).as_ref())?;
+            batch.commit()?;
+            staged.commit()?
         };
         drop(all);
         let mut batch = self.store.batch();
         ledger::put_reconcile(&mut batch, Wanted::No)?;
+        ledger::put_attempt(&mut batch, None)?;
+        ledger::put_journal(&mut batch, None)?;
         batch.drop_aside();
         ledger::put_index(&mut batch, None)?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
@@ -252,6 +262,7 @@ impl Receiver {
             round.changes += load.count();
         }
         self.index = None;
+        self.remake = false;
         self.stale.clear();
         self.found = Some(self.collections()?);
         self.stamp = Some(stamp);
