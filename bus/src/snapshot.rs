@@ -367,6 +367,7 @@ fn manifest_out(manifest: &Manifest) -> v1::Manifest {
         term: manifest.position.term,
         revision: Some(wire::revision_out(&manifest.position.revision)),
         sequence: manifest.position.sequence,
+        check: manifest.position.check,
         collections: manifest.collections.iter().map(wire::collection_schema_out).collect(),
         parts: manifest.parts,
         bytes: manifest.bytes,
@@ -390,6 +391,7 @@ fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
         position: Position {
             term: manifest.term,
             sequence: manifest.sequence,
+            check: manifest.check,
             revision: wire::revision_in(manifest.revision.as_ref()),
         },
         collections: manifest.collections.into_iter().map(wire::collection_schema_in).collect::<Result<_, Error>>()?,

@@ -23,6 +23,8 @@ const REVERSE: &str = "reverse";
 const SENT: &str = "sent";
 /// The destination must be made equal to base and pending edits before anything it holds counts as an edit.
 const RECONCILE: &str = "reconcile";
+/// What is about to make the destination equal, as its mark will name it.
+const ATTEMPT: &str = "attempt";
 /// A file is about to take the destination's place: what it is and which revision it brings.
 const JOURNAL: &str = "journal";
 /// What the valid scan indexes are named by.
@@ -48,9 +50,14 @@ pub(crate) struct Journal {
 pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
     let Some(values) = view.meta_values(POSITION)? else { return Ok(None) };
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => {
-            let revision = Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?;
-            Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision }))
+        [Value::Integer(term), Value::Integer(sequence), number, records, sum, check @ ..] => {
+            let revision = Revision::from_values(&[number.clone(), records.clone(), sum.clone()]);
+            let check = match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            };
+            let revision = revision.ok_or(Error::Ledger(POSITION))?;
+            Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision, check }))
         }
         _ => Err(Error::Ledger(POSITION)),
     }
@@ -59,6 +66,7 @@ pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
+    values.extend(position.check.map(|check| Value::Integer(check as i64)));
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
@@ -107,6 +115,22 @@ pub(crate) fn put_reconcile(batch: &mut Batch, wanted: Wanted) -> Result<(), Err
 pub(crate) enum Wanted {
     Yes,
     No,
+}
+
+/// What is to make the destination equal, if it was begun.
+pub(crate) fn attempt(view: &View) -> Result<Option<u64>, Error> {
+    match view.meta_values(ATTEMPT)?.as_deref() {
+        Some([Value::Integer(attempt)]) => Ok(Some(*attempt as u64)),
+        Some(_) => Err(Error::Ledger(ATTEMPT)),
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn put_attempt(batch: &mut Batch, attempt: Option<u64>) -> Result<(), Error> {
+    match attempt {
+        Some(attempt) => Ok(batch.meta_put_values(ATTEMPT, &[Value::Integer(attempt as i64)])?),
+        None => Ok(batch.meta_remove(ATTEMPT)?),
+    }
 }
 
 pub(crate) fn journal(view: &View) -> Result<Option<Journal>, Error> {
@@ -201,12 +225,22 @@ pub(crate) fn put_selection(batch: &mut Batch, selection: &Selection) -> Result<
     Ok(batch.meta_put_values(SELECTION, &values)?)
 }
 
-/// A revision as the destination's mark.
-pub(crate) fn mark_value(revision: &Revision) -> Vec<u8> {
-    Row::of(&revision.to_values()).as_bytes().to_vec()
+/// A revision as the destination's mark; `attempt` names what made the destination equal to it.
+pub(crate) fn mark_value(revision: &Revision, attempt: Option<u64>) -> Vec<u8> {
+    let mut values = revision.to_values().to_vec();
+    values.extend(attempt.map(|attempt| Value::Integer(attempt as i64)));
+    Row::of(&values).as_bytes().to_vec()
 }
 
 /// The revision in a destination's mark.
 pub(crate) fn mark_revision(mark: &[u8]) -> Option<Revision> {
-    Revision::from_values(&Row::from_bytes(mark).ok()?.values())
+    Revision::from_values(Row::from_bytes(mark).ok()?.values().get(..3)?)
+}
+
+/// The attempt in a destination's mark.
+pub(crate) fn mark_attempt(mark: &[u8]) -> Option<u64> {
+    match Row::from_bytes(mark).ok()?.values().get(3)? {
+        Value::Integer(attempt) => Some(*attempt as u64),
+        _ => None,
+    }
 }

@@ -70,6 +70,12 @@ impl Pending {
         (Pending { sets: left, sent: self.sent }, done.iter().map(|set| set.id.number).collect())
     }
 
+    /// Only what has been answered when all sets sent up to `number` have been.
+    pub(crate) fn done(&self, number: u64) -> Pending {
+        let is_done = |set: &&ReverseSet| set.id.number <= number.min(self.sent);
+        Pending { sets: self.sets.iter().filter(is_done).cloned().collect(), sent: self.sent }
+    }
+
     /// Every record with an edit.
     pub(crate) fn records(&self) -> BTreeSet<(CollectionName, Key)> {
         let edits = self.sets.iter().flat_map(|set| &set.edits.collections);

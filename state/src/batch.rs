@@ -10,7 +10,7 @@ use fjall::{Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use crate::Error;
 use crate::load::Loaded;
 use crate::probe::Step;
-use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, checked, entry_bytes};
+use crate::store::{ASIDE_PREFIX, COLLECTION_PREFIX, Catalogue, Entry, Inner, checked, entry_bytes};
 use crate::view::overlay_key;
 
 /// A transaction of the store. Dropping it changes nothing.
@@ -65,6 +65,27 @@ impl Batch {
             self.writes.remove(&meta, format!("{COLLECTION_PREFIX}{name}").into_bytes());
         }
         Ok(())
+    }
+
+    /// Puts all collections aside, as they are: they are no longer among the others, and those that were aside before go.
+    pub fn put_aside(&mut self) {
+        self.drop_aside();
+        let entries = std::mem::take(&mut self.changing().entries);
+        for Entry { id, collection, .. } in &entries {
+            let name = &collection.name;
+            self.writes.remove(&self.inner.meta.clone(), format!("{COLLECTION_PREFIX}{name}").into_bytes());
+            let bytes = entry_bytes(*id, collection);
+            self.writes.insert(&self.inner.meta.clone(), format!("{ASIDE_PREFIX}{name}").into_bytes(), bytes);
+        }
+        self.changing().aside = entries;
+    }
+
+    /// Removes the collections that were put aside.
+    pub fn drop_aside(&mut self) {
+        for Entry { collection, records, .. } in std::mem::take(&mut self.changing().aside) {
+            self.writes.remove(&self.inner.meta.clone(), format!("{ASIDE_PREFIX}{}", collection.name).into_bytes());
+            self.replaced.push(records);
+        }
     }
 
     /// Replaces a collection, or makes it, with what was loaded.

@@ -91,6 +91,8 @@ pub(crate) struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct Catalogue {
     pub(crate) entries: Vec<Entry>,
+    /// Collections that were put aside.
+    pub(crate) aside: Vec<Entry>,
     pub(crate) next_id: u32,
 }
 
@@ -116,6 +118,9 @@ const SEQUENCE_STEPS: usize = 8;
 
 /// Meta entries of the store itself begin with this; the owner's don't.
 pub(crate) const COLLECTION_PREFIX: &str = "\0collection/";
+
+/// The same for collections that were put aside.
+pub(crate) const ASIDE_PREFIX: &str = "\0aside/";
 
 impl Store {
     /// Opens the folder `dir` of `owner`; a missing or empty folder becomes a new store.
@@ -256,7 +261,7 @@ impl Inner {
             let known = {
                 let mut catalogue = self.catalogue.write().expect("no holder of this lock panics");
                 catalogue.next_id = catalogue.next_id.max(id.saturating_add(1));
-                catalogue.entries.iter().any(|entry| entry.id == id)
+                catalogue.entries.iter().chain(&catalogue.aside).any(|entry| entry.id == id)
             };
             if !known {
                 let orphan = self.database.keyspace(&name, records_keyspace).map_err(self.error("shrink"))?;
@@ -299,7 +304,9 @@ fn read_catalogue(dir: &Path, database: &Database, meta: &Keyspace) -> Result<Ca
     let store = |source| Error::Store { doing: "read", dir: dir.to_owned(), source };
     let damaged = |problem: &str| Error::Damaged { dir: dir.to_owned(), source: problem.to_owned().into() };
     let mut catalogue = Catalogue::default();
-    for guard in database.snapshot().prefix(meta, COLLECTION_PREFIX) {
+    let snapshot = database.snapshot();
+    let of = |prefix, aside: bool| snapshot.prefix(meta, prefix).map(move |guard| (guard, aside));
+    for (guard, aside) in of(COLLECTION_PREFIX, false).chain(of(ASIDE_PREFIX, true)) {
         let (_, value) = guard.into_inner().map_err(store)?;
         let row = Row::from_bytes(&value).map_err(|error| damaged(&error.to_string()))?;
         let values = row.values();
@@ -313,9 +320,11 @@ fn read_catalogue(dir: &Path, database: &Database, meta: &Keyspace) -> Result<Ca
         }
         let records = database.keyspace(&records_name(id), records_keyspace).map_err(store)?;
         catalogue.next_id = catalogue.next_id.max(id + 1);
-        catalogue.entries.push(Entry { id, collection, records });
+        let entries = if aside { &mut catalogue.aside } else { &mut catalogue.entries };
+        entries.push(Entry { id, collection, records });
     }
     catalogue.entries.sort_by(|a, b| a.collection.name.cmp(&b.collection.name));
+    catalogue.aside.sort_by(|a, b| a.collection.name.cmp(&b.collection.name));
     Ok(catalogue)
 }
 

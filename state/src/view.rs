@@ -32,6 +32,12 @@ impl View {
         &self.collections
     }
 
+    /// The collections that were put aside with [`Batch::put_aside`](crate::Batch::put_aside), as a view of their own.
+    pub fn aside(&self) -> View {
+        let aside = Catalogue { entries: self.catalogue.aside.clone(), ..Catalogue::default() };
+        View::new(self.snapshot.clone(), aside, Arc::clone(&self.inner))
+    }
+
     /// The collection of that name.
     pub fn collection(&self, name: &CollectionName) -> Option<&Collection> {
         self.catalogue.entry(name).map(|entry| &entry.collection)

@@ -514,3 +514,40 @@ fn what_is_loaded_after_a_load_that_was_broken_off_is_there_ever_after() {
         assert_eq!(records(&open(folder.path()), "a")[&b"k"[..]], [round]);
     }
 }
+
+#[test]
+fn what_is_put_aside_stays_until_it_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = CollectionName::new("a");
+    let aside = |store: &Store| {
+        let view = store.view().aside();
+        let mut row = Vec::new();
+        view.get(&name, b"k", &mut row).unwrap().then_some(row)
+    };
+    let mut store = open(folder.path());
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.put(&name, b"k", b"old").unwrap();
+    batch.commit().unwrap();
+    assert_eq!(aside(&store), None);
+    let mut load = store.load(&collection("a")).unwrap();
+    load.put(b"k", b"new").unwrap();
+    let mut batch = store.batch();
+    batch.put_aside();
+    load.finish(&mut batch).unwrap();
+    batch.commit().unwrap();
+    for _ in 0..2 {
+        assert_eq!(aside(&store), Some(b"old".to_vec()));
+        assert_eq!(records(&store, "a")[&b"k"[..]], b"new");
+        drop(store);
+        store = open(folder.path());
+    }
+    let mut batch = store.batch();
+    batch.drop_aside();
+    batch.commit().unwrap();
+    drop(store);
+    store = open(folder.path());
+    assert_eq!(aside(&store), None);
+    assert!(store.view().aside().collections().is_empty());
+    assert_eq!(records(&store, "a")[&b"k"[..]], b"new");
+}

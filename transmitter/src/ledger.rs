@@ -29,6 +29,8 @@ const STAMP: &str = "stamp";
 const REVERSE: &str = "reverse";
 /// The last reverse set taken of each receiver; the receiver's name follows.
 const CURSOR: &str = "cursor/";
+/// The bus may have lost the contents of large values: the source has to be read for them.
+const RESUPPLY: &str = "resupply";
 /// Answers to reverse sets that are owed once the log is founded anew.
 const OWED: &str = "owed";
 /// A set that is held because it deletes too much.
@@ -61,10 +63,15 @@ pub(crate) fn put_revision(batch: &mut Batch, revision: &Revision) -> Result<(),
 pub(crate) fn position(view: &View) -> Result<Position, Error> {
     let Some(values) = view.meta_values(POSITION)? else { return Ok(Position::default()) };
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => Ok(Position {
+        [Value::Integer(term), Value::Integer(sequence), number, records, sum, check @ ..] => Ok(Position {
             term: *term as u64,
             sequence: *sequence as u64,
-            revision: Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?,
+            revision: Revision::from_values(&[number.clone(), records.clone(), sum.clone()])
+                .ok_or(Error::Ledger(POSITION))?,
+            check: match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            },
         }),
         _ => Err(Error::Ledger(POSITION)),
     }
@@ -73,6 +80,7 @@ pub(crate) fn position(view: &View) -> Result<Position, Error> {
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
+    values.extend(position.check.map(|check| Value::Integer(check as i64)));
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
@@ -170,6 +178,18 @@ pub(crate) fn forget_cursors(view: &View, batch: &mut Batch) -> Result<(), Error
         batch.meta_remove(&format!("{CURSOR}{receiver}"))?;
     }
     put_reverse(batch, ReversePlace::default())
+}
+
+pub(crate) fn resupply(view: &View) -> Result<bool, Error> {
+    Ok(view.meta(RESUPPLY)?.is_some())
+}
+
+pub(crate) fn want_resupply(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_put(RESUPPLY, b"")?)
+}
+
+pub(crate) fn resupplied(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_remove(RESUPPLY)?)
 }
 
 /// A set of answers that the log lost or never had.

@@ -103,6 +103,7 @@ async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Resu
             ledger::put_revision(&mut batch, &staged)?;
         }
         ledger::want_foundation(&mut batch)?;
+        ledger::want_resupply(&mut batch)?;
     } else {
         ledger::put_floor(&mut batch, highest)?;
     }

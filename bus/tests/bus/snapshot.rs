@@ -45,7 +45,7 @@ fn records(count: usize, bytes: usize) -> Vec<Record> {
 }
 
 fn position(number: u64) -> Position {
-    Position { term: 1, sequence: 0, revision: revision(1, number) }
+    Position { term: 1, revision: revision(1, number), ..Position::default() }
 }
 
 async fn begin(log: &Log, position: Position) -> SnapshotWriter {

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use deltabus_bus::{Delivered, Position};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp, in_place};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Staged, Stamp, in_place};
 
 use deltabus_record::diff;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
-use deltabus_state::Working;
+use deltabus_state::{Batch, Working};
 use metrics::{counter, gauge, histogram};
 
 use crate::config::OnError;
@@ -250,14 +250,26 @@ impl Receiver {
             return Ok(None);
         }
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
-        let mark = self.mark(next);
-        let mut staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
-        let Some(content) = staged.content() else { return Ok(Some(staged.commit()?)) };
-        // Before the commit: after a crash this tells whether it happened.
+        let mark = self.mark(next, None);
+        let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
+        Ok(Some(match staged.content() {
+            Some(_) => self.commit_journalled(staged, next.revision.number, self.store.batch())?,
+            None => staged.commit()?,
+        }))
+    }
+
+    /// Commits what is staged at the destination, after the intent is written down together with `batch`: after a crash that
+    /// tells whether it happened.
+    pub(super) fn commit_journalled(
+        &self,
+        mut staged: Box<dyn Staged + '_>,
+        revision: u64,
+        mut batch: Batch,
+    ) -> Result<Stamp, Error> {
         let temporary = staged.temporary();
         let place = temporary.as_ref().map(|temporary| temporary.path().to_owned());
-        let mut batch = self.store.batch();
-        ledger::put_journal(&mut batch, Some(&Journal { revision: next.revision.number, content, temporary: place }))?;
+        let journal = staged.content().map(|content| Journal { revision, content, temporary: place });
+        ledger::put_journal(&mut batch, journal.as_ref())?;
         batch.commit()?;
         let committed = staged.commit();
         if committed.is_err() && temporary.is_some() {
@@ -266,7 +278,7 @@ impl Receiver {
             ledger::put_journal(&mut batch, None)?;
             batch.commit()?;
         }
-        Ok(Some(committed?))
+        Ok(committed?)
     }
 
     /// Takes out writes that the destination refuses, each tried on its own, if they don't go together.
@@ -275,7 +287,7 @@ impl Receiver {
         outlets: &[Outlet],
         writes: &mut [Vec<RecordWrite>],
         revision: u64,
-        batch: &mut deltabus_state::Batch,
+        batch: &mut Batch,
         round: &mut Round,
     ) -> Result<(), Error> {
         let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
@@ -311,7 +323,7 @@ impl Receiver {
     /// Keeps a change that can't be applied.
     fn dead_letter(
         &self,
-        batch: &mut deltabus_state::Batch,
+        batch: &mut Batch,
         revision: u64,
         collection: &CollectionName,
         key: &Key,

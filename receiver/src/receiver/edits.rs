@@ -9,11 +9,12 @@ use deltabus_record::change::{Change, CollectionChanges, ReverseId, ReverseSet, 
 use deltabus_record::diff::Difference;
 use deltabus_record::row;
 use deltabus_record::schema::Collection;
+use deltabus_state::{Batch, View};
 use metrics::{counter, gauge};
 
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::error::Error;
-use crate::ledger::{self, Wanted};
+use crate::ledger;
 use crate::metrics as figures;
 
 use super::{Look, Receiver, Round};
@@ -59,33 +60,27 @@ impl Receiver {
             in_place(|| self.large.flush())?;
         }
         let mut batch = self.store.batch();
-        let Some(look) = look.filter(|look| !look.missing) else {
-            tracing::warn!(place = self.place(), "the destination, or a part of it, is gone; it is made anew");
-            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
-            return Ok(batch.commit()?);
+        let Some(look) = look else {
+            tracing::warn!(place = self.place(), "the destination is gone; it is made anew");
+            self.remake = true;
+            return Ok(());
         };
+        if look.missing {
+            tracing::warn!(place = self.place(), "a part of the destination is gone; it is made anew");
+            if self.config.reverse {
+                // What was edited in the others counts.
+                let sets = self.keep_edits(&look, position, &mut batch, round)?;
+                in_place(|| batch.commit())?;
+                sets.into_iter().for_each(|set| self.pending.push(set));
+            }
+            self.remake = true;
+            return Ok(());
+        }
         self.count_unread(&look.unread, round);
         let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
+        let mut sets = Vec::new();
         if self.config.reverse {
-            for (_, differences, there) in &look.differences {
-                let deletes = differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
-                let inserts = differences.iter().filter(|difference| difference.before.is_none()).count() as u64;
-                let records = there + deletes - inserts.min(there + deletes);
-                if deletes as f64 > records as f64 * MAX_DELETE_DEFAULT && deletes > 1 {
-                    let (place, source_name) = (self.place(), self.config.source.clone());
-                    return Err(Error::MassDelete { place, source_name, deletes, records });
-                }
-            }
-            let sets = self.reverse_sets(&look, position)?;
-            for set in &sets {
-                batch.outbox_put(set.id.number, &encode_reverse(set));
-                ledger::put_reverse_number(&mut batch, set.id.number)?;
-                round.edits += set.edits.len() as u64;
-            }
-            counter!(figures::EDITS_SENT, &self.labels()).increment(differing);
-            for set in sets {
-                self.pending.push(set);
-            }
+            sets = self.keep_edits(&look, position, &mut batch, round)?;
         } else {
             if differing != self.drift && differing > 0 {
                 tracing::info!(records = differing, place = self.place(), "records differ from the source and stand");
@@ -101,11 +96,68 @@ impl Receiver {
         ledger::put_index(&mut batch, index.filter(|_| lasting))?;
         ledger::put_stamp(&mut batch, Some(&look.stamp))?;
         in_place(|| batch.commit())?;
+        for set in sets {
+            self.pending.push(set);
+        }
         self.index = index;
         self.stale = look.stale;
         self.stamp = Some(look.stamp);
         self.found = Some(look.found);
         Ok(())
+    }
+
+    /// Finds edits made on the base that was put `aside` when a newer one was joined: the destination is about to be made
+    /// equal to that.
+    pub(super) fn find_edits_aside(
+        &mut self,
+        aside: &View,
+        position: Position,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let untouched = self.stamp.is_some() && self.stamp == Some(self.interface.stamp()?);
+        if aside.collections().is_empty() || untouched || !self.config.reverse {
+            return Ok(());
+        }
+        self.index = None;
+        // What is gone is made anew, and nothing was edited in it.
+        let Some(look) = self.look(aside)?.filter(|look| !look.missing) else { return Ok(()) };
+        self.large.flush()?;
+        let mut batch = self.store.batch();
+        let sets = self.keep_edits(&look, position, &mut batch, round)?;
+        ledger::put_stamp(&mut batch, Some(&look.stamp))?;
+        batch.commit()?;
+        for set in sets {
+            self.pending.push(set);
+        }
+        self.stamp = Some(look.stamp);
+        Ok(())
+    }
+
+    /// Puts the edits into the outbox.
+    fn keep_edits(
+        &self,
+        look: &Look,
+        position: Position,
+        batch: &mut Batch,
+        round: &mut Round,
+    ) -> Result<Vec<ReverseSet>, Error> {
+        for (_, differences, there) in &look.differences {
+            let deletes = differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
+            let inserts = differences.iter().filter(|difference| difference.before.is_none()).count() as u64;
+            let records = there + deletes - inserts.min(there + deletes);
+            if deletes as f64 > records as f64 * MAX_DELETE_DEFAULT && deletes > 1 {
+                let (place, source_name) = (self.place(), self.config.source.clone());
+                return Err(Error::MassDelete { place, source_name, deletes, records });
+            }
+        }
+        let sets = self.reverse_sets(look, position)?;
+        for set in &sets {
+            batch.outbox_put(set.id.number, &encode_reverse(set));
+            ledger::put_reverse_number(batch, set.id.number)?;
+            round.edits += set.edits.len() as u64;
+            counter!(figures::EDITS_SENT, &self.labels()).increment(set.edits.len() as u64);
+        }
+        Ok(sets)
     }
 
     /// The destination's collections as they are now.

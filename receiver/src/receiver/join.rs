@@ -10,9 +10,11 @@ use deltabus_interfaces::{
 };
 use deltabus_record::diff::{self, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
+use deltabus_record::key::Key;
 use deltabus_record::large::references;
 use deltabus_record::schema::Collection;
-use deltabus_state::View;
+use deltabus_record::schema::{CollectionName, KeySpec};
+use deltabus_state::{Batch, View, Working};
 use metrics::{counter, gauge, histogram};
 
 use crate::config::MAX_DELETE_DEFAULT;
@@ -29,10 +31,6 @@ impl Receiver {
     /// Loads the newest snapshot as the base. The destination is left alone until the base has caught up with the log, so that
     /// it never goes back to an older state; then [`Receiver::tend`] makes it equal.
     pub(crate) async fn join(&mut self, round: &mut Round) -> Result<Position, Error> {
-        if ledger::position(&self.store.view())?.is_some() && self.ahead.is_none() {
-            // What was edited on the old base counts.
-            self.find_edits(round)?;
-        }
         if let Purpose::Rehearse(rehearsal) = &self.purpose {
             // The destination will be compared as a whole.
             rehearsal.forget()?;
@@ -53,8 +51,10 @@ impl Receiver {
         self.check_leads_on(&manifest).await?;
         let hashers: Vec<_> =
             manifest.collections.iter().map(|collection| RecordHasher::new(&collection.name)).collect();
-        if let Some((_, answered)) = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name) {
-            self.settle_numbers(*answered).await?;
+        let mine = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
+        let answered = mine.map_or(0, |(_, answered)| *answered);
+        if answered > 0 {
+            self.settle_numbers(answered).await?;
         }
         let mut loads = Vec::new();
         for collection in &manifest.collections {
@@ -79,22 +79,28 @@ impl Receiver {
             return Err(Error::Digest { source_name: self.config.source.clone(), revision: revision.number });
         }
         let mut batch = self.store.batch();
-        for collection in self.store.view().collections() {
-            if !manifest.collections.iter().any(|kept| kept.name == collection.name) {
-                batch.remove_collection(&collection.name)?;
-            }
+        let view = self.store.view();
+        if self.ahead.is_some() {
+            // The destination is no longer what the old base says.
+            batch.drop_aside();
+        } else if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
+            // It is what the old base says: what was edited on that counts, until it is made equal to the new one.
+            self.put_on_top(&view, answered, &mut batch)?;
+            batch.put_aside();
+        }
+        for collection in view.collections() {
+            batch.remove_collection(&collection.name)?;
         }
         for load in loads {
             load.finish(&mut batch)?;
         }
-        let mine = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
-        if let Some((_, answered)) = mine {
-            let (left, done) = self.pending.answered(*answered);
+        if answered > 0 {
+            let (left, done) = self.pending.answered(answered);
             for number in done {
                 batch.outbox_remove(number);
             }
             self.pending = left;
-            let number = ledger::reverse_number(&self.store.view())?.max(*answered);
+            let number = ledger::reverse_number(&self.store.view())?.max(answered);
             ledger::put_reverse_number(&mut batch, number)?;
         }
         ledger::put_position(&mut batch, &manifest.position)?;
@@ -106,6 +112,32 @@ impl Receiver {
         self.ahead = None;
         round.joined = true;
         Ok(manifest.position)
+    }
+
+    /// Takes the edits that were answered into the base, where the destination has them.
+    fn put_on_top(&self, view: &View, answered: u64, batch: &mut Batch) -> Result<(), Error> {
+        let done = self.pending.done(answered);
+        let mut working = Working::new(view, Digest::default());
+        for (name, key) in done.records() {
+            let Some(collection) = view.collection(&name) else { continue };
+            let base = |key: &Key| working.before(&name, key);
+            let keys = match collection.schema.key {
+                KeySpec::Fields(_) => vec![key],
+                KeySpec::WholeRow => {
+                    let content = collection.schema.key_content(&key);
+                    let before =
+                        diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
+                    let after = done.count_on_top(collection, content, base)?;
+                    let between = before.min(after)..before.max(after);
+                    between.map(|occurrence| diff::counted(content, occurrence)).collect()
+                }
+            };
+            for key in keys {
+                let row = done.on_top(collection, &key, |key| working.before(&name, key))?;
+                working.set(&name, &key, row)?;
+            }
+        }
+        Ok(working.write(batch)?)
     }
 
     /// Fails where the log has lost what comes after the snapshot: it would lead back to an old state, and no further.
@@ -136,6 +168,7 @@ impl Receiver {
         let start = Instant::now();
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
+        self.find_edits_aside(&view.aside(), position, round)?;
         let (stamp, found) = match self.interface.scan(None) {
             Ok(scan) => (scan.stamp().clone(), scan.collections().to_vec()),
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
@@ -199,17 +232,24 @@ impl Receiver {
         for collection in &gone {
             all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
         }
-        let mark = self.mark(&position);
+        let attempt = self.interface.transactional().then(|| self.log.clock().fresh());
+        let mark = self.mark(&position, attempt);
         let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
         let unchanged = loads_are_empty(&all) && !altered && changes == 0 && mark.is_none() && !stamp.is_missing();
         let stamp = if unchanged {
             stamp
         } else {
-            self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large)?.commit()?
+            let staged = self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large)?;
+            let mut batch = self.store.batch();
+            ledger::put_attempt(&mut batch, attempt)?;
+            self.commit_journalled(staged, position.revision.number, batch)?
         };
         drop(all);
         let mut batch = self.store.batch();
         ledger::put_reconcile(&mut batch, Wanted::No)?;
+        ledger::put_attempt(&mut batch, None)?;
+        ledger::put_journal(&mut batch, None)?;
+        batch.drop_aside();
         ledger::put_index(&mut batch, None)?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
         batch.commit()?;
@@ -218,6 +258,7 @@ impl Receiver {
             round.changes += load.count();
         }
         self.index = None;
+        self.remake = false;
         self.stale.clear();
         self.found = Some(self.collections()?);
         self.stamp = Some(stamp);
@@ -228,11 +269,16 @@ impl Receiver {
 
     /// Collections at the destination that the source had at other times than the one that is restored.
     fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
-        let Purpose::Restore(ever) = &self.purpose else { return Vec::new() };
         if self.interface.single_collection() {
             return Vec::new();
         }
-        found.iter().filter(|found| ever.other(&found.name, then)).cloned().collect()
+        let aside = then.aside();
+        let was_joined = |name: &CollectionName| aside.collection(name).is_some() && then.collection(name).is_none();
+        let is_other = |found: &&Collection| match &self.purpose {
+            Purpose::Restore(ever) => ever.other(&found.name, then),
+            _ => was_joined(&found.name),
+        };
+        found.iter().filter(is_other).cloned().collect()
     }
 
     /// Says which contents the writes will need, in the order of their records.

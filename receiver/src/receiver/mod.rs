@@ -24,7 +24,7 @@ use deltabus_record::key::Key;
 use deltabus_record::mapping::Mapping;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
-use deltabus_state::{Owner, Requests, StateDirectory, Store};
+use deltabus_state::{Batch, Owner, Requests, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -130,6 +130,8 @@ pub struct Receiver {
     /// The destination is at this revision already, though the base isn't: a crash came between.
     ahead: Option<u64>,
     recovered: bool,
+    /// The destination, or a part of it, is gone and has to be made anew.
+    remake: bool,
     drift: u64,
 }
 
@@ -202,6 +204,7 @@ impl Receiver {
             stale: Stale::new(),
             ahead: None,
             recovered: false,
+            remake: false,
             drift: 0,
         };
         receiver.settle_location()?;
@@ -232,8 +235,11 @@ impl Receiver {
     async fn catch_up(&mut self, round: &mut Round) -> Result<(), Error> {
         self.recover()?;
         let (mut position, mut joined) = match ledger::position(&self.store.view())? {
+            // One that is to be made equal waits until the base has caught up.
             Some(position) => {
-                self.tend(round).await?;
+                if !ledger::reconcile(&self.store.view())? {
+                    self.tend(round).await?;
+                }
                 (position, false)
             }
             None => (self.join(round).await?, true),
@@ -451,6 +457,7 @@ impl Receiver {
             for entry in view.outbox(0) {
                 batch.outbox_remove(entry?.0);
             }
+            batch.drop_aside();
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             ledger::put_journal(&mut batch, None)?;
             ledger::put_index(&mut batch, None)?;
@@ -475,6 +482,7 @@ impl Receiver {
         self.stale.clear();
         self.ahead = None;
         self.recovered = false;
+        self.remake = false;
         self.settle_selection()
     }
 
@@ -487,8 +495,12 @@ impl Receiver {
         if let Some(position) = ledger::position(&view)? {
             let mut batch = self.store.batch();
             if self.interface.transactional() {
-                let mark = self.interface.mark(&self.owner())?.and_then(|mark| ledger::mark_revision(&mark));
-                match mark {
+                let mark = self.interface.mark(&self.owner())?;
+                let attempt = ledger::attempt(&view)?;
+                if attempt.is_some() && mark.as_deref().and_then(ledger::mark_attempt) == attempt {
+                    self.is_equal(&mut batch)?;
+                }
+                match mark.as_deref().and_then(ledger::mark_revision) {
                     Some(mark) if mark == position.revision => {}
                     Some(mark) if mark.number > position.revision.number => self.ahead = Some(mark.number),
                     // Another destination than the one that was written last.
@@ -497,8 +509,11 @@ impl Receiver {
             } else if let Some(journal) = ledger::journal(&view)? {
                 // Somebody may have written it since: then the temporary file tells.
                 let renamed = || journal.temporary.as_ref().is_some_and(|temporary| !temporary.exists());
-                if self.interface.content()? == Some(journal.content) || renamed() {
-                    self.ahead = Some(journal.revision);
+                let written = self.interface.content()? == Some(journal.content) || renamed();
+                match ledger::reconcile(&view)? {
+                    true if written => self.is_equal(&mut batch)?,
+                    false if written => self.ahead = Some(journal.revision),
+                    _ => {}
                 }
                 ledger::put_journal(&mut batch, None)?;
             }
@@ -513,6 +528,16 @@ impl Receiver {
             }
         }
         self.recovered = true;
+        Ok(())
+    }
+
+    /// The destination was made equal to the base, and a crash came before that was written down.
+    fn is_equal(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        ledger::put_reconcile(batch, Wanted::No)?;
+        ledger::put_attempt(batch, None)?;
+        ledger::put_index(batch, None)?;
+        batch.drop_aside();
+        self.index = None;
         Ok(())
     }
 
@@ -548,14 +573,15 @@ impl Receiver {
             self.reconcile(round)?;
         }
         self.find_edits(round)?;
-        if ledger::reconcile(&self.store.view())? {
+        if self.remake {
             self.reconcile(round)?;
         }
         self.send().await
     }
 
-    fn mark(&self, position: &Position) -> Option<Mark> {
-        let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision) };
+    /// `attempt`: names what makes the destination equal, so that it is known again after a crash.
+    fn mark(&self, position: &Position, attempt: Option<u64>) -> Option<Mark> {
+        let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision, attempt) };
         let keeps = self.interface.transactional() && !matches!(self.purpose, Purpose::Restore(_));
         keeps.then(mark)
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use deltabus_bus::Position;
 use deltabus_record::change::Revision;
 use deltabus_record::convert;
 use deltabus_record::digest::{Digest, RecordHasher};
@@ -93,10 +92,10 @@ pub(crate) async fn states(run: &Run) {
         let (revision, waits) = match process.role {
             Role::Transmitter => {
                 let position = position(&view).unwrap_or_default();
-                let waits = view.outbox(position.revision.number + 1).count();
+                let waits = view.outbox(position.number + 1).count();
                 (view.meta_values("revision").ok().flatten().and_then(|values| Revision::from_values(&values)), waits)
             }
-            Role::Receiver(_) => (position(&view).map(|position| position.revision), view.outbox(0).count()),
+            Role::Receiver(_) => (position(&view), view.outbox(0).count()),
         };
         match revision {
             Some(revision) if revision == reached => {}
@@ -118,14 +117,11 @@ pub(crate) async fn states(run: &Run) {
     }
 }
 
-fn position(view: &View) -> Option<Position> {
+/// The revision at which a process last saw the log.
+fn position(view: &View) -> Option<Revision> {
     let values = view.meta_values("position").ok()??;
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => Some(Position {
-            term: *term as u64,
-            sequence: *sequence as u64,
-            revision: Revision::from_values(revision)?,
-        }),
+        [_, _, number, records, sum, ..] => Revision::from_values(&[number.clone(), records.clone(), sum.clone()]),
         _ => None,
     }
 }

@@ -311,6 +311,9 @@ impl Process {
                     Receiver::with_interface(config, interface, log, &state).map_err(|error| told(&error))?;
                 let after = |_: &_, _: &_, result: &Result<deltabus_receiver::Round, deltabus_receiver::Error>| {
                     let mut plight = Plight::default();
+                    if result.as_ref().is_ok_and(|round| round.joined) {
+                        run.users.joined(at);
+                    }
                     match result {
                         Ok(round) => life.note(|| {
                             format!(

@@ -32,6 +32,7 @@ struct Inner {
     dice: Vec<Dice>,
     delays: Dice,
     values: u64,
+    clocks: Dice,
     tally: Tally,
     storm: bool,
     forgot: bool,
@@ -46,6 +47,7 @@ impl World {
             dice: Fault::ALL.iter().map(|fault| Dice::for_purpose(plan.seed, fault.name())).collect(),
             delays: Dice::for_purpose(plan.seed, "delays"),
             values: 0,
+            clocks: Dice::for_purpose(plan.seed, "clocks"),
             tally: Tally::default(),
             storm: true,
             forgot: plan.forgets_numbers(),
@@ -182,6 +184,6 @@ impl Clock for SkewedClock {
     }
 
     fn fresh(&self) -> u64 {
-        Dice::new(self.world.fresh()).next()
+        self.world.inner().clocks.next()
     }
 }

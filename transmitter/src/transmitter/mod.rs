@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::contents::{OnTheBus, Uploads};
+use crate::contents::{OnTheBus, Supply, Uploads};
 use crate::guard::Held;
 use crate::ledger::{self, Waiting};
 use crate::metrics as figures;
@@ -316,6 +316,8 @@ impl Transmitter {
             self.questions = Some(self.serve().await?);
         }
         let writer = takeover::take_over(&self.log, &self.store, &self.id).await?;
+        // What the bus had before it may have no more.
+        self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
         let view = self.store.view();
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
@@ -379,7 +381,8 @@ impl Transmitter {
         let base = ledger::revision(&view)?;
         round.revision = base.number;
         round.held = ledger::held(&view)?;
-        if self.stamp.as_ref() == Some(&stamp) && base.number > 0 && round.held.is_none() {
+        let known = !ledger::resupply(&view)? && round.held.is_none();
+        if self.stamp.as_ref() == Some(&stamp) && base.number > 0 && known {
             return Ok(());
         }
         if base.number == 0 {
@@ -410,6 +413,7 @@ impl Transmitter {
         round.held = None;
         let mut batch = self.store.batch();
         ledger::put_held(&mut batch, None)?;
+        ledger::resupplied(&mut batch)?;
         // What is stale is known in memory only: another run does without the index.
         let lasting = observation.stale.values().all(HashSet::is_empty);
         ledger::put_index(&mut batch, lasting.then_some(observation.index))?;
@@ -430,11 +434,14 @@ impl Transmitter {
     /// Reads the source and finds the difference to the previous state.
     fn observe(&self, view: &View, base: Revision) -> Result<Observation, Error> {
         let folder = self.store.dir().join("index");
-        let uploads = Uploads::new(&self.contents, &*self.interface);
-        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next: self.fresh_digest() };
+        let supply = if ledger::resupply(view)? { Supply::All } else { Supply::New };
+        let uploads = Uploads::new(&self.contents, &*self.interface, supply);
+        let valid = self.index.filter(|_| supply == Supply::New);
+        let indexes = Indexes { folder: &folder, valid, stale: &self.stale, next: self.fresh_digest() };
         let unknown = HashMap::new();
         let counts = self.counts.as_ref().filter(|(digest, _)| *digest == base.digest).map(|(_, counts)| counts);
-        let previous = Previous { view, stamp: self.stamp.as_ref(), counts: counts.unwrap_or(&unknown) };
+        let stamp = self.stamp.as_ref().filter(|_| supply == Supply::New);
+        let previous = Previous { view, stamp, counts: counts.unwrap_or(&unknown) };
         in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
             Err(Error::Index(damaged)) => {
                 tracing::warn!(%damaged, "every record is compared instead");
@@ -470,7 +477,7 @@ impl Transmitter {
         let start = Instant::now();
         let folder = self.store.dir().join("index");
         let index = self.fresh_digest();
-        let uploads = Uploads::new(&self.contents, &*self.interface);
+        let uploads = Uploads::new(&self.contents, &*self.interface, Supply::All);
         let store = &self.store;
         let mut batch = store.batch();
         let indexes = Indexes { folder: &folder, valid: None, stale: &Stale::new(), next: index };

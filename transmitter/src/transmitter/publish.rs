@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
-use deltabus_bus::{EncodedSet, SnapshotWriter, decode_set, encode_set, pointer};
+use deltabus_bus::{Contents, EncodedSet, SnapshotWriter, decode_set, encode_set, pointer};
 use deltabus_interfaces::in_place;
 use deltabus_record::change::{ChangeSet, Revision};
 use deltabus_state::{Batch, View};
 use metrics::{counter, gauge, histogram};
 
 use crate::Error;
+use crate::contents::OnTheBus;
 use crate::ledger::{self, Waiting, Weights};
 use crate::metrics as figures;
 
@@ -90,7 +91,15 @@ impl Transmitter {
         let (broker, source) = (self.log.broker(), self.log.source());
         let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
         let first = extent.map_or(0, |extent| extent.first);
-        let leads = pointer(&self.log).await?.is_some_and(|manifest| manifest.position.sequence + 1 >= first);
+        let snapshot = pointer(&self.log).await?;
+        if snapshot.is_none() {
+            // Contents lie beside the snapshot: they are gone too.
+            let mut batch = self.store.batch();
+            ledger::want_resupply(&mut batch)?;
+            batch.commit()?;
+            self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
+        }
+        let leads = snapshot.is_some_and(|manifest| manifest.position.sequence + 1 >= first);
         if leads {
             self.snapshot_seen = Some(tokio::time::Instant::now());
         }
