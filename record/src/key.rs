@@ -12,6 +12,10 @@ use crate::row::{DEPTH_MAX, FieldRef};
 use crate::text;
 use crate::value::{Date, Decimal, Instant, Large, Time, Value, canonical_bits};
 
+/// The longest key that a record may have: the state store takes 65,535 bytes, name of the collection and all. Records
+/// that have no key but themselves may be longer than that; they need one.
+pub const KEY_BYTES_MAX: usize = 60_000;
+
 /// Goes before the count that tells equal whole-row keys apart; no value begins so.
 const OCCURRENCE: u8 = 0xff;
 

@@ -197,13 +197,24 @@ fn push_hex(out: &mut String, byte: u8) {
 fn parse_integer(text: &str) -> Option<Value> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !plain || digits.len() > DIGITS_MAX {
+    if !plain {
         return None;
     }
     if let Ok(small) = text.parse() {
         return Some(Value::Integer(small));
     }
-    text.parse().ok().map(Value::integer)
+    let unsigned = parse_digits(digits)?;
+    Some(Value::integer(if text.len() > digits.len() { -unsigned } else { unsigned }))
+}
+
+/// The number that digits say; zeros in front don't count.
+fn parse_digits(digits: &str) -> Option<BigInt> {
+    let digits = digits.trim_start_matches('0');
+    match digits.len() {
+        0 => Some(BigInt::default()),
+        1..=DIGITS_MAX => digits.parse().ok(),
+        _ => None,
+    }
 }
 
 /// `-` digits `.` digits `E` exponent, all but the first digits optional.
@@ -230,7 +241,7 @@ impl<'a> Number<'a> {
             None => (mantissa, ""),
         };
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(fraction) || mantissa.len() > DIGITS_MAX {
+        if whole.is_empty() || !digits(whole) || !digits(fraction) {
             return None;
         }
         Some(Number { whole, fraction, exponent, negative })
@@ -248,7 +259,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     let number = Number::of(text)?;
     let scale = i32::try_from(number.fraction.len() as i64 - number.exponent).ok()?;
     let digits = format!("{}{}", number.whole, number.fraction);
-    let mut unscaled: BigInt = digits.parse().ok()?;
+    let mut unscaled = parse_digits(&digits)?;
     if number.negative {
         unscaled = -unscaled;
     }

@@ -50,6 +50,26 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// A collection that could not be read back.
+    #[error("the collection `{name}` can't be kept")]
+    Schema {
+        /// Which.
+        name: deltabus_record::schema::CollectionName,
+        /// Why.
+        source: deltabus_record::schema::SchemaError,
+    },
+    /// A record whose key can't be kept.
+    #[error(
+        "a record of `{collection}` has a key of {bytes} bytes, and the most is {}: {}",
+        deltabus_record::key::KEY_BYTES_MAX,
+        if *bytes == 0 { "it has none" } else { "name shorter fields as its key" }
+    )]
+    Key {
+        /// Where.
+        collection: deltabus_record::schema::CollectionName,
+        /// How long it is.
+        bytes: usize,
+    },
     /// A record for a collection that was never set.
     #[error("the state has no collection `{0}`")]
     NoCollection(deltabus_record::schema::CollectionName),
