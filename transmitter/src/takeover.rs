@@ -2,7 +2,6 @@
 
 use deltabus_bus::{Accepted, Event, Log, Position, Reader, SnapshotReader, Writer, decode_set};
 use deltabus_record::change::{ChangeSet, Revision};
-use deltabus_record::row::Row;
 use deltabus_state::{Store, Working};
 
 use crate::Error;
@@ -147,7 +146,6 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
     }
     while let Some(mut records) = reader.next().await? {
         while let Some((collection, key, row)) = records.advance()? {
-            Row::from_bytes(row).map_err(|_| Error::Ledger("snapshot"))?;
             loads[collection].put(key, row)?;
         }
     }
