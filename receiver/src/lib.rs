@@ -20,6 +20,6 @@ mod receiver;
 
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError};
 pub use error::Error;
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, PREDICATE_BYTES_MAX, PREDICATE_DEPTH_MAX};
 pub use outlet::pair;
 pub use receiver::{Receiver, Round};
