@@ -12,6 +12,8 @@ mod arguments;
 mod commands;
 mod config;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod output;
 mod session;
 

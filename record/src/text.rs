@@ -132,9 +132,22 @@ pub fn display(value: &Value) -> String {
     }
 }
 
+/// Text for people, as names and messages that come from elsewhere: what a terminal would obey is escaped.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    text.chars().for_each(|char| push_printable(&mut out, char));
+    out
+}
+
+/// Whether a terminal would do something else with a character than show it where it stands: controls, line ends among them,
+/// and the characters that turn the direction of what follows (Unicode Technical Report 36, 2.1).
+pub fn is_obeyed(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Appends a character; one that would garble a terminal is escaped.
 pub(crate) fn push_printable(out: &mut String, char: char) {
-    if char.is_control() { out.extend(char.escape_default()) } else { out.push(char) }
+    if is_obeyed(char) { out.extend(char.escape_default()) } else { out.push(char) }
 }
 
 /// As Java's `BigDecimal.toString`, which keeps the scale and gives every decimal a text of its own.

@@ -1,5 +1,6 @@
 //! `deltabus diff`: what turns one location into another.
 
+use deltabus_record::text::printable;
 use std::io::{BufWriter, Write};
 
 use crate::arguments::Diff;
@@ -33,7 +34,8 @@ pub(crate) fn diff(options: Diff) -> Result<Exit, Error> {
         }
         if options.stat && !options.json && counts.iter().any(|count| *count > 0) {
             let [added, changed, removed] = counts;
-            writeln!(out, "{}: {added} added, {changed} changed, {removed} removed", compared.collection)?;
+            let collection = printable(compared.collection.as_str());
+            writeln!(out, "{collection}: {added} added, {changed} changed, {removed} removed")?;
         }
         if options.stat && options.json {
             let line = serde_json::json!({

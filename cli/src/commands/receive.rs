@@ -3,6 +3,7 @@
 use deltabus_interfaces::Location;
 use deltabus_receiver::{Config, Error as ReceiverError, Receiver, Round};
 use deltabus_record::schema::{ReceiverName, SourceName};
+use deltabus_record::text::printable;
 use deltabus_state::StateDirectory;
 use tokio::task::JoinSet;
 
@@ -32,7 +33,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
                 println!("{}", round_text(receiver.source(), receiver.name(), &round));
             }
             for unread in &round.unread {
-                eprintln!("deltabus: {unread}; it stands as it is");
+                eprintln!("deltabus: {}; it stands as it is", printable(unread));
                 exit = Exit::Trouble;
             }
         }
