@@ -163,7 +163,8 @@ pub(crate) fn decimal_text(decimal: &Decimal) -> String {
         let scale = scale as usize;
         return match digits.len().checked_sub(scale) {
             Some(point @ 1..) => format!("{sign}{}.{}", &digits[..point], &digits[point..]),
-            _ => format!("{sign}0.{digits:0>scale$}"),
+            // Not by a width: those of the standard library end at 65,535.
+            _ => format!("{sign}0.{}{digits}", "0".repeat(scale - digits.len())),
         };
     }
     let (first, rest) = digits.split_at(1);

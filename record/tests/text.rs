@@ -210,3 +210,13 @@ fn what_a_terminal_obeys_is_shown_and_not_obeyed() {
         assert!(!display(&value).contains(is_obeyed), "{}", display(&value));
     }
 }
+
+/// The standard library's widths end at 65,535: beyond, a zero in front of the digits was a panic.
+#[test]
+fn a_decimal_of_many_digits_behind_the_point_is_written() {
+    for digits in [1, 65_535, 65_536, 140_000] {
+        let text = format!("0.{}", "3".repeat(digits));
+        let value = parse(&text, Kind::Decimal).unwrap();
+        assert!(to_text(&value).unwrap() == text, "{digits}");
+    }
+}
