@@ -22,6 +22,8 @@ pub mod file;
 mod folder;
 mod formats;
 pub mod found;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod in_place;
 mod location;
 mod tree;

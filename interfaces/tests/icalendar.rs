@@ -1152,3 +1152,16 @@ fn odd_value() -> impl Strategy<Value = Value> {
         ]
     })
 }
+
+/// Nothing to be done does nothing: not even an empty file gets a calendar object.
+#[test]
+fn a_file_without_a_calendar_stays_as_it_is_until_something_is_written() {
+    for content in ["", "BEGIN:VEVENT\nUID:1\nEND:VEVENT", "\r\n"] {
+        let store = Store::calendar(content);
+        let (collection, _) = store.read().unwrap();
+        let stamp = store.interface.stamp().unwrap();
+        let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&[]) }];
+        store.interface.stage(&mut writes, &stamp, None, &NoContents).unwrap().commit().unwrap();
+        assert_eq!(store.text(), content);
+    }
+}

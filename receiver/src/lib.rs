@@ -25,7 +25,7 @@ mod verify;
 
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
 pub use error::Error;
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, PREDICATE_BYTES_MAX, PREDICATE_DEPTH_MAX};
 pub use outlet::pair;
 pub use plan::{Plan, plan};
 pub use receiver::{Receiver, Round, Unsent, WISH_FAILED, Wish};

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::load::Loaded;
 use crate::probe::Step;
 use crate::store::{ASIDE_PREFIX, COLLECTION_PREFIX, Catalogue, Entry, Inner, checked, entry_bytes};
-use crate::view::overlay_key;
+use crate::view::{is_keepable, overlay_key};
 
 /// A transaction of the store. Dropping it changes nothing.
 pub struct Batch {
@@ -29,22 +29,28 @@ impl Batch {
         Batch { inner, writes, catalogue: None, replaced: Vec::new() }
     }
 
-    /// Puts a record.
+    /// Puts a record; [`Error::Key`] for a key that can't be kept.
     pub fn put(&mut self, collection: &CollectionName, key: &[u8], row: &[u8]) -> Result<(), Error> {
+        if !is_keepable(key) {
+            return Err(Error::Key { collection: collection.clone(), bytes: key.len() });
+        }
         let records = self.records(collection)?;
-        self.writes.insert(&records, checked(key)?, row);
+        self.writes.insert(&records, key, row);
         Ok(())
     }
 
     /// Removes a record.
     pub fn remove(&mut self, collection: &CollectionName, key: &[u8]) -> Result<(), Error> {
         let records = self.records(collection)?;
-        self.writes.remove(&records, checked(key)?);
+        if is_keepable(key) {
+            self.writes.remove(&records, key);
+        }
         Ok(())
     }
 
     /// Makes a collection, or changes its schema; its records stay.
     pub fn set_collection(&mut self, collection: &Collection) -> Result<(), Error> {
+        check(collection)?;
         let known = self.current(|catalogue| catalogue.entry(&collection.name).cloned());
         let (id, records) = match known {
             Some(entry) => (entry.id, entry.records),
@@ -97,14 +103,20 @@ impl Batch {
         self.bind(Entry { id: loaded.id, collection: loaded.collection, records: loaded.records });
     }
 
-    /// Puts bytes on top of a record; they don't touch it.
+    /// Puts bytes on top of a record; they don't touch it. Where there can be no such record, nothing is put.
     pub fn overlay_put(&mut self, collection: &CollectionName, key: &[u8], value: &[u8]) {
+        if !is_keepable(key) {
+            return;
+        }
         let overlay = self.inner.overlay.clone();
         self.writes.insert(&overlay, overlay_key(collection, key), value);
     }
 
     /// Removes what was put on top of a record.
     pub fn overlay_remove(&mut self, collection: &CollectionName, key: &[u8]) {
+        if !is_keepable(key) {
+            return;
+        }
         let overlay = self.inner.overlay.clone();
         self.writes.remove(&overlay, overlay_key(collection, key));
     }
@@ -188,4 +200,9 @@ impl Batch {
         let inner = &self.inner;
         self.catalogue.get_or_insert_with(|| inner.catalogue.read().expect("no holder of this lock panics").clone())
     }
+}
+
+/// What could not be read back is not stored.
+pub(crate) fn check(collection: &Collection) -> Result<(), Error> {
+    collection.check().map_err(|source| Error::Schema { name: collection.name.clone(), source })
 }

@@ -6,7 +6,6 @@ use deltabus_bus::{
     Accepted, Entry, Event, Log, Position, Reader, ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
 };
 use deltabus_record::change::{ChangeSet, Revision};
-use deltabus_record::row::Row;
 use deltabus_state::{Store, Working};
 
 use crate::Error;
@@ -220,7 +219,6 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
     }
     while let Some(mut records) = reader.next().await? {
         while let Some((collection, key, row)) = records.advance()? {
-            Row::from_bytes(row).map_err(|_| Error::Ledger("snapshot"))?;
             loads[collection].put(key, row)?;
         }
     }

@@ -3,7 +3,7 @@
 use deltabus_bus::Entry;
 use deltabus_record::change::{ConflictId, Outcome, Winner};
 use deltabus_record::key;
-use deltabus_record::text::{display, to_text};
+use deltabus_record::text::{display, printable, to_text};
 use deltabus_record::value::Value;
 
 use crate::arguments::{Conflicts, Global};
@@ -52,11 +52,12 @@ pub(crate) async fn conflicts(global: &Global, options: Conflicts) -> Result<Exi
                 }
                 let open = if conflict.open { paint.yellow("  open") } else { String::new() };
                 let at = time_text(set.time_millis);
-                println!("{}  {at}  {} {record}{open}", paint.bold(&id.to_string()), verdict.collection);
+                let collection = printable(verdict.collection.as_str());
+                println!("{}  {at}  {collection} {record}{open}", paint.bold(&id.to_string()));
                 let who = reply.reverse.receiver.to_string();
                 match field {
                     Some(field) => {
-                        println!("  {field}: both started from {}", display(&conflict.base));
+                        println!("  {}: both started from {}", printable(&field), display(&conflict.base));
                         println!("    the source has {}{}", display(&conflict.source), mark(stands == "source"));
                         println!("    {who} wanted {}{}", display(&conflict.edit), mark(stands == "edit"));
                     }

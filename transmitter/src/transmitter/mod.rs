@@ -114,7 +114,8 @@ impl Question {
         })
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Question> {
+    /// From [`Question::to_bytes`]; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
         [Question::Who, Question::Confirm, Question::Snapshot].into_iter().find(|q| q.to_bytes() == bytes)
     }
 }
@@ -513,7 +514,7 @@ impl Transmitter {
         mut batch: Batch,
     ) -> Result<Revision, Error> {
         let start = Instant::now();
-        let time_millis = self.now_millis().max(ledger::clock(view)? + 1);
+        let time_millis = self.now_millis().max(ledger::clock(view)?.saturating_add(1));
         let next = Revision { number: base.number + 1, digest: working.digest() };
         for changes in &transaction.collections {
             let label = changes.collection.to_string();
