@@ -303,8 +303,13 @@ impl Transmitter {
     /// Claims the log once; answers questions from then on.
     async fn become_writer(&mut self) -> Result<(), Error> {
         if self.writer.is_some() {
+            if self.questions.as_ref().is_none_or(mpsc::Receiver::is_closed) {
+                self.questions = Some(self.serve().await?);
+            }
             return Ok(());
         }
+        // What was claimed before may be another's by now; this one isn't to answer itself.
+        self.questions = None;
         let source = &self.config.source;
         if let Some(answer) =
             self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)?
@@ -313,9 +318,7 @@ impl Transmitter {
             return Err(Error::Active { source_name: source.clone(), by });
         }
         self.log.prepare().await?;
-        if self.questions.is_none() {
-            self.questions = Some(self.serve().await?);
-        }
+        self.questions = Some(self.serve().await?);
         let writer = takeover::take_over(&self.log, &self.store, &self.id).await?;
         // What the bus had before it may have no more.
         self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
