@@ -348,7 +348,7 @@ mod tests {
         for edit in [insert(&other), update(0), insert(&Key::from_trusted(Vec::new()))] {
             assert!(check_key(&edit, &keyed).is_err(), "{edit:?}");
         }
-        let long = Key::from_trusted(vec![6; KEY_BYTES_MAX + 1]);
+        let long = Key::from_trusted(vec![6; RECORD_KEY_BYTES_MAX + 1]);
         for schema in [&schema, &keyed] {
             let problem = check_key(&Change::Delete { key: long.clone(), row: row.clone() }, schema).unwrap_err();
             assert!(problem.contains("60001 bytes"), "{problem}");
