@@ -116,11 +116,13 @@ impl Receiver {
         let mut batch = self.store.batch();
         let mut stamp = self.stamp.clone();
         let mut schemas_changed = false;
+        let mut adopts = false;
         let mut written: Vec<(CollectionName, Key)> = Vec::new();
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
             let outlets = self.outlets(working.collections(), &found)?;
+            adopts = schemas_changed && outlets.iter().any(|outlet| outlet.adopts(view.collection(outlet.name())));
             let mut records: BTreeSet<(CollectionName, Key)> =
                 working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
             if !done.is_empty() {
@@ -207,6 +209,10 @@ impl Receiver {
         }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
+        if adopts {
+            // What stands in a field that was the destination's own has to be looked at.
+            stamp = None;
+        }
         if stamp != self.stamp {
             ledger::put_stamp(&mut batch, stamp.as_ref())?;
             ledger::put_index(&mut batch, None)?;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow};
 use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp, Unread, in_place};
+use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
 use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::Row;
@@ -200,6 +200,15 @@ impl Transmitter {
     ///
     /// Reading the source blocks a thread of the runtime.
     pub async fn transmit_once(&mut self) -> Result<Round, Error> {
+        let result = self.transmit().await;
+        if result.as_ref().is_err_and(Error::is_lost) {
+            // Claiming it again makes its streams, where they are gone, and finds out what is missing.
+            self.writer = None;
+        }
+        result
+    }
+
+    async fn transmit(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         self.become_writer().await?;
         self.publish(&mut round).await?;
@@ -261,11 +270,7 @@ impl Transmitter {
             let due = tokio::time::Instant::now() + ROUND_MAX;
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
-            let retry_bus = matches!(
-                &result,
-                Err(Error::Bus(_))
-                    | Err(Error::Interface(InterfaceError::Locked { .. } | InterfaceError::Changed { .. }))
-            );
+            let passes = result.as_ref().is_err_and(Error::passes_by_itself);
             loop {
                 tokio::select! {
                     // What comes seldom first; a round looks after all the rest anyway.
@@ -289,7 +294,7 @@ impl Transmitter {
                         break;
                     }
                     () = wake.changed(&*self.interface, last.as_ref()) => break,
-                    () = sleep_until(retry), if retry_bus && retry.is_some() => break,
+                    () = sleep_until(retry), if passes && retry.is_some() => break,
                     () = tokio::time::sleep_until(due) => break,
                 }
             }
