@@ -227,9 +227,10 @@ impl Receiver {
 
     async fn catch_up(&mut self, round: &mut Round) -> Result<(), Error> {
         self.recover()?;
-        let mut position = match ledger::position(&self.store.view())? {
+        let mut joined = None;
+        let mut position = match self.position()? {
             Some(position) => position,
-            None => self.join(round).await?,
+            None => *joined.insert(self.join(round).await?),
         };
         self.tend(round).await?;
         loop {
@@ -266,6 +267,10 @@ impl Receiver {
                 break;
             }
             position = self.join(round).await?;
+            if joined.replace(position) == Some(position) {
+                // Joining once more would come to the same: somebody has to write a snapshot first.
+                return Err(self.unreachable(position.revision.number + 1));
+            }
             self.tend(round).await?;
         }
         round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
