@@ -9,6 +9,7 @@
 
 mod config;
 mod contents;
+mod dead;
 mod error;
 mod expected;
 mod filter;
@@ -24,6 +25,7 @@ mod restore;
 mod verify;
 
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
+pub use dead::DEAD_LETTERS_MAX;
 pub use error::Error;
 pub use filter::{Filter, FilterError};
 pub use outlet::pair;

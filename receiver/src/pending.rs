@@ -1,6 +1,7 @@
-//! Edits on their way back: found at the destination, not yet answered by the source.
+//! Where the destination holds something else than the base: edits on their way back, and records whose change it refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use deltabus_record::apply;
 use deltabus_record::change::{Change, ReverseSet};
@@ -9,21 +10,47 @@ use deltabus_record::key::{Key, split_occurrence};
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 
-/// The reverse sets that wait for their answer, oldest first.
+/// Records by collection and key.
+pub(crate) type Records = BTreeSet<(CollectionName, Key)>;
+
+/// Records that are set aside, each as the destination holds it, in the source's terms; `None`: it holds none.
+pub(crate) type Aside = BTreeMap<(CollectionName, Key), Option<Row>>;
+
+/// The reverse sets that wait for their answer, oldest first, and the records that are set aside.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
     sets: Vec<ReverseSet>,
+    aside: Arc<Aside>,
 }
 
 impl Pending {
-    /// With these sets, oldest first.
-    pub(crate) fn new(sets: Vec<ReverseSet>) -> Pending {
-        Pending { sets }
+    /// With these sets, oldest first, and these records set aside.
+    pub(crate) fn new(sets: Vec<ReverseSet>, aside: Aside) -> Pending {
+        Pending { sets, aside: Arc::new(aside) }
     }
 
-    /// Whether nothing waits.
+    /// Whether nothing waits, and nothing is set aside.
     pub(crate) fn is_empty(&self) -> bool {
-        self.sets.is_empty()
+        self.sets.is_empty() && self.aside.is_empty()
+    }
+
+    /// The records that are set aside.
+    pub(crate) fn aside(&self) -> &Aside {
+        &self.aside
+    }
+
+    /// The same edits with others set aside.
+    pub(crate) fn with_aside(&self, aside: Aside) -> Pending {
+        Pending { sets: self.sets.clone(), aside: Arc::new(aside) }
+    }
+
+    /// The same with these records no longer set aside.
+    pub(crate) fn lifting(&self, records: &Records) -> Pending {
+        let mut lifted = self.clone();
+        if self.aside.keys().any(|key| records.contains(key)) {
+            Arc::make_mut(&mut lifted.aside).retain(|key, _| !records.contains(key));
+        }
+        lifted
     }
 
     /// The sets, oldest first.
@@ -39,11 +66,11 @@ impl Pending {
     /// What is left when all sets up to `number` have been answered, and the numbers of those.
     pub(crate) fn answered(&self, number: u64) -> (Pending, Vec<u64>) {
         let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(|set| set.id.number <= number);
-        (Pending { sets: left }, done.iter().map(|set| set.id.number).collect())
+        (Pending { sets: left, aside: Arc::clone(&self.aside) }, done.iter().map(|set| set.id.number).collect())
     }
 
     /// Every record with an edit.
-    pub(crate) fn records(&self) -> BTreeSet<(CollectionName, Key)> {
+    pub(crate) fn records(&self) -> Records {
         let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
         edits
             .flat_map(|edits| edits.changes.iter().map(|edit| (edits.collection.clone(), edit.key().clone())))
@@ -67,13 +94,14 @@ impl Pending {
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<Option<Row>, E> {
         let mut edits = self.edits(&collection.name).filter(|edit| same_record(collection, edit.key(), key)).peekable();
+        let base = |key: &Key| self.held(&collection.name, key, &base);
         let row = base(key)?;
         if edits.peek().is_none() {
             return Ok(row);
         }
         if collection.schema.key == KeySpec::WholeRow {
             let (content, occurrence) = split_occurrence(key.as_bytes());
-            let there = occurrence < self.count_on_top(collection, content, &base)?;
+            let there = occurrence < self.count(collection, content, &base)?;
             let inserted = |edit: &Change| match edit {
                 Change::Insert { row, .. } => Some(row.clone()),
                 _ => None,
@@ -98,6 +126,15 @@ impl Pending {
         content: &[u8],
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<u32, E> {
+        self.count(collection, content, &|key: &Key| self.held(&collection.name, key, &base))
+    }
+
+    fn count<E>(
+        &self,
+        collection: &Collection,
+        content: &[u8],
+        base: &impl Fn(&Key) -> Result<Option<Row>, E>,
+    ) -> Result<u32, E> {
         let mut count = count_equal(content, |key| Ok(base(key)?.is_some()))?;
         for edit in self.edits(&collection.name) {
             let (edited, occurrence) = split_occurrence(edit.key().as_bytes());
@@ -111,6 +148,22 @@ impl Pending {
             }
         }
         Ok(count)
+    }
+
+    /// A record without edits: as the base has it, or as it is held where it is set aside.
+    fn held<E>(
+        &self,
+        collection: &CollectionName,
+        key: &Key,
+        base: impl Fn(&Key) -> Result<Option<Row>, E>,
+    ) -> Result<Option<Row>, E> {
+        if self.aside.is_empty() {
+            return base(key);
+        }
+        match self.aside.get(&(collection.clone(), key.clone())) {
+            Some(held) => Ok(held.clone()),
+            None => base(key),
+        }
     }
 
     fn edits<'a>(&'a self, collection: &'a CollectionName) -> impl Iterator<Item = &'a Change> {

@@ -1,6 +1,7 @@
 //! The receiver of one source at one destination.
 
 mod apply;
+mod bring;
 mod compare;
 mod edits;
 mod join;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Selection};
 use crate::contents::LargeValues;
+use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::ledger::{self, Wanted};
@@ -118,6 +120,7 @@ pub struct Receiver {
     reselect: Option<Selection>,
     large: Arc<LargeValues>,
     pending: Pending,
+    dead: DeadLetters,
     /// The destination's stamp when it was last known to hold what is expected.
     stamp: Option<Stamp>,
     /// Its collections at that stamp.
@@ -192,6 +195,7 @@ impl Receiver {
             reselect: None,
             large,
             pending: Pending::default(),
+            dead: DeadLetters::default(),
             stamp: None,
             found: None,
             index: None,
@@ -258,6 +262,7 @@ impl Receiver {
                     }
                     Event::Rejoin(reason) => {
                         self.apply(std::mem::take(&mut group), round).await?;
+                        self.expect_other_snapshot().await?;
                         tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
                         break true;
                     }
@@ -275,6 +280,15 @@ impl Receiver {
         }
         round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
         Ok(())
+    }
+
+    /// Fails where joining would lead to where the log doesn't lead on from: until somebody writes a snapshot.
+    async fn expect_other_snapshot(&self) -> Result<(), Error> {
+        let there = deltabus_bus::pointer(&self.log).await?.map(|manifest| manifest.position);
+        match self.position()? {
+            Some(position) if there == Some(position) => Err(self.unreachable(position.revision.number + 1)),
+            _ => Ok(()),
+        }
     }
 
     /// Goes on until `stop`, whenever the log or the destination changes. `after` is called with what was done, or why it
@@ -361,6 +375,7 @@ impl Receiver {
                             Event::CaughtUp(position) => end = Some(position),
                             Event::Rejoin(reason) => {
                                 self.apply(group, &mut round).await?;
+                                self.expect_other_snapshot().await?;
                                 tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
                                 self.join(&mut round).await?;
                                 self.tend(&mut round).await?;
@@ -439,6 +454,7 @@ impl Receiver {
             for entry in view.outbox(0) {
                 batch.outbox_remove(entry?.0);
             }
+            DeadLetters::default().write(&DeadLetters::read(&view)?, &mut batch)?;
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             ledger::put_journal(&mut batch, None)?;
             ledger::put_index(&mut batch, None)?;
@@ -455,7 +471,11 @@ impl Receiver {
         for entry in view.outbox(0) {
             sets.push(decode_reverse(&self.config.name, &entry?.1)?);
         }
-        self.pending = Pending::new(sets);
+        self.dead = DeadLetters::read(&view)?;
+        self.pending = Pending::new(sets, self.dead.aside());
+        if matches!(self.purpose, Purpose::Keep) {
+            self.list_letters(&self.dead, view.collections())?;
+        }
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
         self.found = None;
@@ -551,11 +571,17 @@ impl Receiver {
         Ok(())
     }
 
+    /// Writes down the dead letters as they are about to be, for other processes: a crash in between makes the list tell of one
+    /// too many, until the next round makes it true.
+    fn list_letters(&self, dead: &DeadLetters, collections: &[Collection]) -> Result<(), Error> {
+        Ok(self.store.write_letters(dead.to_json(&self.config.name, collections).as_bytes())?)
+    }
+
     /// Writes down how it is, for other processes.
     fn report(&self, error: Option<&Error>) -> Result<(), Error> {
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
-        let dead = view.meta_prefix("dead/")?.len();
+        let dead = self.dead.waiting();
         let quoted = |text: &str| deltabus_record::json::quoted(text);
         let error = error.map_or("null".into(), |error| quoted(&error.to_string()));
         let status = format!(
