@@ -130,8 +130,7 @@ impl DeadLetters {
 
     /// How they are after `tried` records were tried again and `refused` were refused, at this revision and time.
     pub(crate) fn after(&self, tried: &Records, refused: Vec<Refused>, at: Refusal) -> Result<DeadLetters, Error> {
-        let mut next = self.clone();
-        next.letters.retain(|key, _| !tried.contains(key));
+        let mut next = self.without(tried);
         for refused in refused {
             let place = (refused.collection.clone(), refused.key.clone());
             let before = self.letters.get(&place);
@@ -162,6 +161,13 @@ impl DeadLetters {
             });
         }
         Ok(next)
+    }
+
+    /// The same without those of these records, which the destination holds by now.
+    pub(crate) fn without(&self, records: &Records) -> DeadLetters {
+        let mut next = self.clone();
+        next.letters.retain(|key, _| !records.contains(key));
+        next
     }
 
     /// The same with one dropped; `None` if there is none of that number that waits.
@@ -287,7 +293,8 @@ impl DeadLetter {
         }
     }
 
-    fn to_json(&self, receiver: &ReceiverName, collections: &[Collection]) -> String {
+    /// As a JSON object.
+    pub(crate) fn to_json(&self, receiver: &ReceiverName, collections: &[Collection]) -> String {
         let schema = collections.iter().find(|known| known.name == self.collection).map(|known| &known.schema);
         let name = |slot: u32| match schema.and_then(|schema| schema.fields.get(slot as usize)) {
             Some(field) => field.name.clone(),

@@ -149,6 +149,11 @@ impl<'a> ExpectedRecords<'a> {
         self.refused.unwrap_or_default()
     }
 
+    /// The current record's row at the destination.
+    pub(crate) fn row(&self) -> &[u8] {
+        self.row.as_bytes()
+    }
+
     /// The next record in the source's terms.
     pub(crate) fn next_source(&mut self) -> Result<Option<(Key, Row)>, Error> {
         let Expected { outlet, pending, .. } = self.expected;
@@ -171,7 +176,8 @@ impl<'a> ExpectedRecords<'a> {
         Ok(None)
     }
 
-    fn next(&mut self) -> Result<bool, Error> {
+    /// Goes on to the next record as the destination holds it; `false` after the last.
+    pub(crate) fn next(&mut self) -> Result<bool, Error> {
         let outlet = self.expected.outlet;
         while let Some((key, row)) = self.next_source()? {
             match (outlet.forward(row.as_bytes(), &mut self.row), &mut self.refused) {
@@ -202,6 +208,6 @@ impl RecordStream for ExpectedRecords<'_> {
     }
 
     fn row(&self) -> &[u8] {
-        self.row.as_bytes()
+        ExpectedRecords::row(self)
     }
 }

@@ -173,12 +173,28 @@ pub(crate) fn put_selection(batch: &mut Batch, selection: &Selection) -> Result<
     Ok(batch.meta_put_values(SELECTION, &values)?)
 }
 
-/// A revision as the destination's mark.
-pub(crate) fn mark_value(revision: &Revision) -> Vec<u8> {
-    Row::of(&revision.to_values()).as_bytes().to_vec()
+/// What a destination's mark says: the revision it is at, and how many records are set aside there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marked {
+    pub(crate) revision: Revision,
+    pub(crate) aside: u64,
 }
 
-/// The revision in a destination's mark.
-pub(crate) fn mark_revision(mark: &[u8]) -> Option<Revision> {
-    Revision::from_values(&Row::from_bytes(mark).ok()?.values())
+impl Marked {
+    /// As it is kept at the destination.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut values = self.revision.to_values().to_vec();
+        values.push(Value::Integer(self.aside as i64));
+        Row::of(&values).as_bytes().to_vec()
+    }
+
+    /// From [`Marked::to_bytes`]; `None` for anything else.
+    pub(crate) fn from_bytes(mark: &[u8]) -> Option<Marked> {
+        let values = Row::from_bytes(mark).ok()?.values();
+        let (revision, aside) = match values.as_slice() {
+            [revision @ .., Value::Integer(aside)] if revision.len() == 3 => (revision, *aside as u64),
+            revision => (revision, 0),
+        };
+        Some(Marked { revision: Revision::from_values(revision)?, aside })
+    }
 }

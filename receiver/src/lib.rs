@@ -30,7 +30,7 @@ pub use error::Error;
 pub use filter::{Filter, FilterError};
 pub use outlet::pair;
 pub use plan::{Plan, plan};
-pub use receiver::{Receiver, Round, Unsent, WISH_FAILED, Wish};
+pub use receiver::{Receiver, Round, Tried, Unsent, WISH_FAILED, Wish};
 pub use rehearsal::Planned;
 pub use restore::{plan_restore, restore};
 pub use verify::{Basis, Cause, Unequal, Verified, Why, verify};

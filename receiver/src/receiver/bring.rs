@@ -78,10 +78,9 @@ impl Receiver {
         }
         let mut counts: Vec<u64> = prepared.writes.iter().map(|writes| writes.len() as u64).collect();
         let dead = self.refuse(to, &prepared.refused)?;
-        let intended = (!prepared.refused.is_empty()).then_some(&dead);
         let all = collection_writes(outlets, &prepared.writes, to.schemas_changed);
         let mut stamp = self.stamp.clone();
-        let (stamp, dead) = match self.write_destination(all, to.gone, &to.next, &stamp, intended) {
+        let (stamp, dead) = match self.write_destination(all, to.gone, &to.next, &stamp, &dead) {
             Ok(now) => (now.or(stamp), dead),
             Err(Error::Interface(error)) if self.sets_aside() && is_refusal(&error) => {
                 tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
@@ -95,7 +94,7 @@ impl Receiver {
                 // What is left is to say that the destination is at that revision.
                 let nothing: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
                 let all = collection_writes(outlets, &nothing, to.schemas_changed);
-                (self.write_destination(all, to.gone, &to.next, &stamp, Some(&dead))?.or(stamp), dead)
+                (self.write_destination(all, to.gone, &to.next, &stamp, &dead)?.or(stamp), dead)
             }
             Err(error) => return Err(error),
         };
@@ -173,7 +172,7 @@ impl Receiver {
         gone: &'a [Collection],
         next: &Position,
         expected: &Option<Stamp>,
-        dead: Option<&DeadLetters>,
+        dead: &DeadLetters,
     ) -> Result<Option<Stamp>, Error> {
         for collection in gone {
             all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
@@ -182,16 +181,17 @@ impl Receiver {
             return Ok(None);
         }
         let expected = expected.clone().unwrap_or(Stamp::MISSING);
-        let mark = self.mark(next);
+        let mark = self.mark(next, dead);
         let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
         let content = staged.content();
-        if content.is_some() || dead.is_some() {
-            // Before the commit: after a crash this tells whether it happened, and what was refused.
+        let aside = dead.iter().next().is_some();
+        if content.is_some() || aside {
+            // Before the commit: after a crash this tells whether it happened, and what is set aside.
             let mut batch = self.store.batch();
             if let Some(content) = content {
                 ledger::put_journal(&mut batch, Some(&Journal { revision: next.revision.number, content }))?;
             }
-            if let Some(dead) = dead {
+            if aside {
                 dead.intend(next.revision.number, &mut batch)?;
             }
             batch.commit()?;

@@ -7,13 +7,18 @@ use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
 
 use deltabus_record::change::{CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
+use deltabus_record::key::Key;
+use deltabus_record::row::Row;
 use deltabus_record::schema::Collection;
+use deltabus_state::View;
 use metrics::{counter, gauge};
 
 use crate::config::MAX_DELETE_DEFAULT;
+use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
+use crate::pending::{Aside, Records};
 
 use super::{Look, Purpose, REVERSE_EDITS, Receiver, Round};
 
@@ -52,6 +57,8 @@ impl Receiver {
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             return Ok(batch.commit()?);
         };
+        let mut look = look;
+        let dead = self.heal(&view, &mut look)?;
         self.count_unread(&look.unread, round);
         let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
         if self.config.reverse {
@@ -88,12 +95,50 @@ impl Receiver {
         let lasting = look.stale.values().all(HashSet::is_empty);
         ledger::put_index(&mut batch, index.filter(|_| lasting))?;
         ledger::put_stamp(&mut batch, Some(&look.stamp))?;
+        if let Some(dead) = &dead {
+            dead.write(&self.dead, &mut batch)?;
+            self.list_letters(dead, view.collections())?;
+        }
         in_place(|| batch.commit())?;
+        if let Some(dead) = dead {
+            self.pending = self.pending.with_aside(dead.aside());
+            self.dead = dead;
+        }
         self.index = index;
         self.stale = look.stale;
         self.stamp = Some(look.stamp);
         self.found = Some(look.found);
         Ok(())
+    }
+
+    /// Where somebody brought there by hand what had been refused: that is no edit, and no dead letter any more.
+    fn heal(&self, view: &View, look: &mut Look) -> Result<Option<DeadLetters>, Error> {
+        let mut healed = Records::new();
+        for (collection, differences, _) in &mut look.differences {
+            if self.dead.iter().all(|letter| letter.collection != *collection) {
+                continue;
+            }
+            let Some(known) = view.collection(collection) else { continue };
+            let unset = self.pending.with_aside(Aside::new());
+            let base = |key: &Key| -> Result<Option<Row>, Error> {
+                let mut row = Vec::new();
+                Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
+            };
+            let mut kept = Vec::new();
+            for difference in std::mem::take(differences) {
+                let aside = self.dead.of(collection, &difference.key).is_some();
+                if aside && unset.on_top(known, &difference.key, base)? == difference.after {
+                    healed.insert((collection.clone(), difference.key));
+                } else {
+                    kept.push(difference);
+                }
+            }
+            *differences = kept;
+        }
+        if healed.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.dead.without(&healed)))
     }
 
     /// The destination's collections as they are now.

@@ -170,7 +170,7 @@ impl Receiver {
         }
         let mut changes = prepared.count();
         let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
-        let mark = self.mark(&position);
+        let mark = self.mark(&position, &self.refuse(&bringing, &prepared.refused)?);
         let done = match loads.is_empty() && !altered && changes == 0 && mark.is_none() && !stamp.is_missing() {
             true => Ok(stamp.clone()),
             false => {
@@ -215,7 +215,8 @@ impl Receiver {
                 prepared.take_refused(&outlets, &sorted);
                 let nothing: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
                 let all = collection_writes(&outlets, &nothing, true);
-                let last = self.write_destination(all, &gone, &position, &now, None)?;
+                let dead = self.refuse(&bringing, &prepared.refused)?;
+                let last = self.write_destination(all, &gone, &position, &now, &dead)?;
                 last.or(now).unwrap_or(Stamp::MISSING)
             }
             Err(error) => return Err(error.into()),

@@ -35,7 +35,7 @@ use crate::contents::LargeValues;
 use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::filter::Filter;
-use crate::ledger::{self, Wanted};
+use crate::ledger::{self, Marked, Wanted};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Pending;
@@ -68,7 +68,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) use compare::Comparison;
 pub(crate) use past::Ever;
-pub use repair::{Unsent, WISH_FAILED, Wish};
+pub use repair::{Tried, Unsent, WISH_FAILED, Wish};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -494,15 +494,23 @@ impl Receiver {
         if let Some(position) = ledger::position(&view)? {
             let mut batch = self.store.batch();
             if self.interface.transactional() {
-                let mark = self.interface.mark(&self.owner())?.and_then(|mark| ledger::mark_revision(&mark));
+                let mark = self.interface.mark(&self.owner())?.and_then(|mark| Marked::from_bytes(&mark));
+                let intended = DeadLetters::intended(&view)?.map(|(revision, _)| revision);
                 match mark {
-                    Some(mark) if mark == position.revision => {}
-                    Some(mark) if mark.number > position.revision.number => self.ahead = Some(mark.number),
+                    Some(mark) if mark.revision == position.revision => {}
+                    Some(Marked { revision, aside }) if revision.number > position.revision.number => {
+                        // Which records were set aside was written down here before, unless this state is an older one.
+                        match aside == 0 || intended == Some(revision.number) {
+                            true => self.ahead = Some(revision.number),
+                            false => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
+                        }
+                    }
                     // Another destination than the one that was written last.
                     _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
                 }
             } else if let Some(journal) = ledger::journal(&view)? {
-                if self.interface.content()? == Some(journal.content) {
+                let brings = journal.revision > position.revision.number;
+                if brings && self.interface.content()? == Some(journal.content) {
                     self.ahead = Some(journal.revision);
                 }
                 ledger::put_journal(&mut batch, None)?;
@@ -527,6 +535,10 @@ impl Receiver {
     /// Why a record that differs from the base does so.
     pub(crate) fn cause(&self, collection: &Collection, difference: &Difference) -> Cause {
         let key = &difference.key;
+        if let Some(letter) = self.dead.of(&collection.name, key) {
+            let id = format!("{}/{}", self.config.name, letter.number);
+            return Cause::Refused { id: (!letter.dropped).then_some(id), reason: letter.reason.clone() };
+        }
         let held = self.pending.on_top(collection, key, |_| Ok::<_, Error>(difference.before.clone()));
         if let Some(number) = self.pending.last_of(collection, key)
             && held.is_ok_and(|held| held == difference.after)
@@ -553,10 +565,10 @@ impl Receiver {
         self.send().await
     }
 
-    fn mark(&self, position: &Position) -> Option<Mark> {
-        let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision) };
+    fn mark(&self, position: &Position, dead: &DeadLetters) -> Option<Mark> {
+        let marked = Marked { revision: position.revision, aside: dead.iter().count() as u64 };
         let keeps = self.interface.transactional() && !matches!(self.purpose, Purpose::Restore(_));
-        keeps.then(mark)
+        keeps.then(|| Mark { owner: self.owner(), value: marked.to_bytes() })
     }
 
     fn caught_up(&mut self, end: &Position) -> Result<(), Error> {
@@ -585,10 +597,11 @@ impl Receiver {
         let quoted = |text: &str| deltabus_record::json::quoted(text);
         let error = error.map_or("null".into(), |error| quoted(&error.to_string()));
         let status = format!(
-            "{{\"source\":{},\"receiver\":{},\"location\":{},\"reverse\":{},\"revision\":{},\"records\":{},\"pending\":{},\"drift\":{},\"dead_letters\":{dead},\"error\":{error},\"pid\":{},\"time_millis\":{}}}\n",
+            "{{\"source\":{},\"receiver\":{},\"location\":{},\"at\":{},\"reverse\":{},\"revision\":{},\"records\":{},\"pending\":{},\"drift\":{},\"dead_letters\":{dead},\"error\":{error},\"pid\":{},\"time_millis\":{}}}\n",
             quoted(self.config.source.as_str()),
             quoted(self.config.name.as_str()),
             quoted(&self.config.location.given),
+            quoted(&self.config.location.anywhere()),
             self.config.reverse,
             position.revision.number,
             position.revision.digest.records,
