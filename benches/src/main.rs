@@ -51,6 +51,12 @@ enum Bench {
         #[arg(long, default_value_t = 200)]
         changes: u32,
     },
+    /// The same alone, and beside a receiver that takes ten seconds a set and one that is frozen
+    SlowReceivers {
+        /// How many changes each time.
+        #[arg(long, default_value_t = 100)]
+        changes: u32,
+    },
     /// Bytes on the bus for successive versions of a file beside `diff | zstd`.
     Versions {
         /// The versions, in order.
@@ -102,6 +108,7 @@ fn main() -> ExitCode {
         Bench::Diff { rows } => tables::diff(rows),
         Bench::Load { rows } => tables::load(rows),
         Bench::Publish { rows } => pipeline::publish(rows),
+        Bench::SlowReceivers { changes } => latency::beside_slow_receivers(changes),
         Bench::Latency { changes } => latency::latency(changes),
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
         Bench::PostgresLoad { rows } => postgres::load(rows),

@@ -208,7 +208,7 @@ fn run_updates(way: Way, subscribers: usize, rows: u64, seconds: u32, rate: u32)
     let output = pgbench.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")).unwrap_or("?");
-    let tps = tps.split_whitespace().next().unwrap_or("?").to_owned();
+    let tps = tps.split_whitespace().next().and_then(|tps| tps.parse().ok()).unwrap_or(f64::NAN);
     let sum = "SELECT sum(hashtext(bench::text)::bigint) FROM bench";
     let wanted = publisher.run(&source, sum);
     let behind = wait("all are equal", || targets.iter().all(|target| subscriber.run(target, sum) == wanted))?;
@@ -218,7 +218,7 @@ fn run_updates(way: Way, subscribers: usize, rows: u64, seconds: u32, rate: u32)
         Way::Deltabus => format!("deltabus, {subscribers} receiving"),
     };
     println!(
-        "{name:<38} {tps:>10} {:>10.2} s {:>10.2} s {:>10.2} s",
+        "{name:<38} {tps:>10.0} {:>10.2} s {:>10.2} s {:>10.2} s",
         lags[lags.len() / 2],
         lags.last().copied().unwrap_or(f64::NAN),
         behind.as_secs_f64()

@@ -102,7 +102,7 @@ pub enum AppendError {
     #[error("the stream has moved on")]
     Conflict,
     /// Nobody answered; it may be stored or not.
-    #[error("the broker did not answer")]
+    #[error("the bus did not answer; its log may say why (a full disk, too much load)")]
     Unknown,
     /// It is larger than the broker takes.
     #[error("{bytes} bytes are more than the broker takes in one message")]

@@ -69,7 +69,7 @@ pub use contents::{Contents, large_of};
 pub use error::Error;
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
-pub use reverse::Reversed;
+pub use reverse::{LastReverse, ReversePlace, Reversed};
 pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
 pub use timeline::{Step, Timeline, confirmed};
 pub use wire::{EncodedSet, decode_reverse, decode_set, encode_reverse, encode_set};

@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Which process it is and where it listens.
 const RECORD: &str = "bus.json";
 
+/// Says that somebody stopped the server, so that nobody who still uses it starts it again.
+const STOPPED: &str = "stopped";
+
 /// More than any server greets with.
 const GREETING_BYTES_MAX: u64 = 64 * 1024;
 
@@ -143,6 +146,7 @@ impl LocalBus {
     }
 
     fn start(&self, program: &Path, version: &str, port: Option<u16>, server_lock: &File) -> Result<Running, Error> {
+        let _ = fs::remove_file(self.folder.join(STOPPED));
         let configuration = self.folder.join("nats-server.conf");
         write_private(&configuration, &self.configuration(port))
             .map_err(|error| self.failed("write the configuration", &error))?;
@@ -206,8 +210,20 @@ impl LocalBus {
             .map_err(|error| self.failed("write bus.json", &error))
     }
 
+    /// Starts the server again if it has ended though nobody stopped it; `None` where that is not so.
+    ///
+    /// Blocks as [`LocalBus::ensure`] does.
+    pub fn revive(&self) -> Result<Option<Running>, Error> {
+        let died = self.recorded().is_some() && self.status().is_none() && !self.folder.join(STOPPED).exists();
+        if died { self.ensure().map(Some) } else { Ok(None) }
+    }
+
     /// Ends the server and waits until it has written everything; `false` if none was running.
     pub fn stop(&self) -> Result<bool, Error> {
+        if self.recorded().is_some() {
+            // Also where it has just died: nobody is to start it again.
+            File::create(self.folder.join(STOPPED)).map_err(|error| self.failed("note the stop", &error))?;
+        }
         if self.status().is_none() {
             return Ok(false);
         }

@@ -9,6 +9,7 @@ use deltabus_record::change::Revision;
 use deltabus_record::schema::SourceName;
 use prost::Message;
 use tokio::time::{Instant, sleep};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
 use crate::broker::{AppendError, Broker, BrokerError, Expect, Stream, Subject};
@@ -47,6 +48,9 @@ pub struct Position {
     pub sequence: u64,
     /// The revision reached.
     pub revision: Revision,
+    /// The hash (xxh3, 64 bits) of the message at `sequence`, as far as known: a log that lost its end, or all, may have
+    /// another one there by now.
+    pub check: Option<u64>,
 }
 
 /// What the log had accepted when a term was claimed.
@@ -111,6 +115,7 @@ pub struct Writer {
     log: Log,
     term: u64,
     sequence: u64,
+    check: Option<u64>,
     revision: Revision,
 }
 
@@ -151,9 +156,15 @@ impl Writer {
             // The nonce differs from claim to claim, so that two who claim the same term at the same moment under the same
             // name (a copied state folder) never take the other's claim for their own.
             let claim = v1::Claim { transmitter: transmitter.into(), nonce: log.clock.fresh() };
-            let claim = envelope(term + 1, v1::envelope::Content::Claim(claim));
+            let next = match extent.last == 0 || elsewhere.is_some() {
+                // What was lost may have had later terms than those that are seen. The time is later still.
+                true => (term + 1).max(log.clock().now_millis()),
+                false => term + 1,
+            };
+            let claim = envelope(next, v1::envelope::Content::Claim(claim));
             let last = if elsewhere.is_some() { extent.last } else { at.sequence };
-            let mut writer = Writer { log: log.clone(), term: term + 1, sequence: last, revision: at.revision };
+            let mut writer =
+                Writer { log: log.clone(), term: next, sequence: last, check: at.check, revision: at.revision };
             match writer.append(claim).await {
                 Ok(()) => {
                     let accepted = match elsewhere {
@@ -177,7 +188,12 @@ impl Writer {
 
     /// Where the log is after the last acknowledged message.
     pub fn position(&self) -> Position {
-        Position { term: self.term, sequence: self.sequence, revision: self.revision }
+        Position { term: self.term, sequence: self.sequence, revision: self.revision, check: self.check }
+    }
+
+    /// Goes on from `revision`, which the log was found to lead to.
+    pub fn go_on_from(&mut self, revision: Revision) {
+        self.revision = revision;
     }
 
     /// Publishes sets, which lead on from each other and from the last one published, and waits until the log has them.
@@ -249,7 +265,7 @@ impl Writer {
             let expect = Expect::Last(self.sequence);
             let failed = match self.log.broker.append(&self.log.source, &subject, payload.clone(), expect).await {
                 Ok(sequence) => {
-                    self.sequence = sequence;
+                    (self.sequence, self.check) = (sequence, Some(xxh3_64(&payload)));
                     return Ok(());
                 }
                 Err(error @ (AppendError::Conflict | AppendError::Unknown)) => error,
@@ -259,7 +275,7 @@ impl Writer {
                 Ok(last) => {
                     let (sequence, last) = last.map_or((0, Bytes::new()), |last| (last.sequence, last.payload));
                     if sequence == self.sequence + 1 && last == payload {
-                        self.sequence = sequence;
+                        (self.sequence, self.check) = (sequence, Some(xxh3_64(&payload)));
                         return Ok(());
                     }
                     if sequence > self.sequence {

@@ -9,6 +9,7 @@ use deltabus_proto::v1;
 use deltabus_record::change::{ChangeSet, Revision};
 use prost::Message;
 use tokio::time::timeout;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
 use crate::broker::{Follow, Hint, Live, Stored, Stream, Subject};
@@ -124,8 +125,8 @@ struct Parts {
     count: u32,
     next: u32,
     data: BytesMut,
-    /// The message before the first piece.
-    before: u64,
+    /// The message before the first piece: its sequence and check.
+    before: (u64, Option<u64>),
 }
 
 impl Reader {
@@ -196,8 +197,12 @@ impl Reader {
         let mut batch =
             VecDeque::from(self.log.broker.read(&self.log.source, Stream::Changes, from, READ_BYTES).await?);
         if batch.front().is_some_and(|first| first.sequence == self.position.sequence) {
-            let there = batch.pop_front().and_then(|there| wire::envelope(&there.payload).ok());
-            if there.is_some_and(|there| there.term > self.position.term) {
+            let there = batch.pop_front().map(|there| there.payload).unwrap_or_default();
+            let replaced = match self.position.check {
+                Some(check) => check != xxh3_64(&there),
+                None => wire::envelope(&there).is_ok_and(|there| there.term > self.position.term),
+            };
+            if replaced {
                 let sequence = self.position.sequence;
                 self.ready.push_back(Event::Rejoin(Reason::Replaced { sequence }));
                 return Ok(());
@@ -253,40 +258,45 @@ impl Reader {
                     }
                 } else if stored.sequence > self.position.sequence {
                     self.at_end = false;
-                } else if let Ok(envelope) = wire::envelope(&stored.payload) {
-                    self.suspect(envelope.term);
+                } else {
+                    // Sent again, or stored again in a log that lost its end.
+                    self.suspect();
                 }
             }
             Ok(Some(Hint::Beat(beat))) => {
                 let Ok(beat) = v1::Heartbeat::decode(beat) else { return Ok(()) };
-                // One who was replaced may not know it yet; its beats tell nothing.
-                if beat.term >= self.position.term && beat.sequence != self.position.sequence {
+                if beat.term != self.position.term {
+                    // Of a claim that was not met yet; of one who was replaced and doesn't know it, whose last message is
+                    // before that claim; or of the writer of a log that was lost and began anew.
+                    self.suspect();
+                    if beat.sequence == self.position.sequence {
+                        let sequence = beat.sequence;
+                        self.ready.push_back(Event::Rejoin(Reason::Replaced { sequence }));
+                    }
+                } else if beat.sequence != self.position.sequence {
                     self.at_end = false;
                 }
-                self.suspect(beat.term);
             }
             // The subscription ended: subscribe again, then look at the store.
             Ok(None) => {
                 self.live = Some(self.log.broker.follow(&self.log.source, Follow::Changes).await?);
                 self.at_end = false;
             }
-            Err(_) => self.at_end = false,
+            Err(_) => self.suspect(),
         }
         Ok(())
     }
 
-    /// A term that was not met where it should have been: the log may have lost its end and gone on.
-    fn suspect(&mut self, term: u64) {
-        if term > self.position.term {
-            self.at_end = false;
-            self.confirmed = self.position.sequence == 0;
-        }
+    /// The log may have lost its end and gone on: what was read last is looked at again.
+    fn suspect(&mut self) {
+        self.at_end = false;
+        self.confirmed = self.position.sequence == 0;
     }
 
     /// Takes in one message of the log.
     fn take(&mut self, stored: &Stored) -> Result<(), Error> {
-        let before = self.position.sequence;
-        self.position.sequence = stored.sequence;
+        let before = (self.position.sequence, self.position.check);
+        (self.position.sequence, self.position.check) = (stored.sequence, Some(xxh3_64(&stored.payload)));
         let envelope = wire::envelope(&stored.payload)?;
         let parts = self.parts.take();
         match envelope.content {
@@ -340,8 +350,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Accepts the sets of a bundle that lead on; `before` is the message before it.
-    fn bundle(&mut self, bundle: &v1::Bundle, before: u64) -> Result<(), Error> {
+    /// Accepts the sets of a bundle that lead on; `before` is the message before it: its sequence and check.
+    fn bundle(&mut self, bundle: &v1::Bundle, before: (u64, Option<u64>)) -> Result<(), Error> {
         let sets = wire::unbundle(bundle)?;
         let count = sets.len();
         // As stored: sets of one bundle are compressed together.
@@ -365,8 +375,9 @@ impl Reader {
             self.position.revision = set.next;
             // Going on after a set in the middle of a bundle means reading the bundle again; its beginning is then
             // passed over.
-            let sequence = if i + 1 == count { self.position.sequence } else { before };
-            let position = Position { sequence, ..self.position };
+            let last = i + 1 == count;
+            let (sequence, check) = if last { (self.position.sequence, self.position.check) } else { before };
+            let position = Position { sequence, check, ..self.position };
             let bytes = share;
             self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes })));
         }

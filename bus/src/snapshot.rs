@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use deltabus_proto::v1;
 use deltabus_record::change::Revision;
+use deltabus_record::row;
 use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -25,10 +26,10 @@ const PART_BYTES: usize = 512 * 1024;
 
 /// A part's records are never longer than this, whatever the broker takes in one message, so that readers can bound what
 /// they decompress.
-const PIECE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const PIECE_BYTES_MAX: usize = wire::DECOMPRESSED_FREE as usize;
 
 /// The largest record that a reader puts together again, so that a hostile snapshot can't fill the memory.
-const RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+const RECORD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// After so many parts (32 MiB) the writer looks whether it was replaced: its parts would overwrite its successor's.
 const PARTS_PER_LOOK: u32 = 64;
@@ -216,7 +217,8 @@ struct Fetched {
 pub struct Records {
     plain: Vec<u8>,
     at: usize,
-    collections: usize,
+    /// How many fields each collection has.
+    fields: Vec<usize>,
 }
 
 /// One record of a snapshot: its collection's place in the manifest, key and row.
@@ -261,14 +263,15 @@ impl SnapshotReader {
             if continued {
                 self.begun = plain;
             } else {
-                return Ok(Some(Records { plain, at: 0, collections: self.manifest.collections.len() }));
+                let fields = self.manifest.collections.iter().map(|it| it.schema.fields.len()).collect();
+                return Ok(Some(Records { plain, at: 0, fields }));
             }
         }
     }
 }
 
 impl Records {
-    /// The next record; `None` after the last.
+    /// The next record, whose row is one of its collection; `None` after the last.
     pub fn advance(&mut self) -> Result<Option<Record<'_>>, Error> {
         if self.at == self.plain.len() {
             return Ok(None);
@@ -278,11 +281,15 @@ impl Records {
         let (collection, key, row) = (number()? as usize, number()? as usize, number()? as usize);
         let end = at.checked_add(key).and_then(|end| end.checked_add(row)).filter(|end| *end <= self.plain.len());
         let end = end.ok_or_else(cut_off)?;
-        if collection >= self.collections {
+        let Some(fields) = self.fields.get(collection) else {
             return Err(wire::wire("a snapshot", "a record of an unknown collection"));
-        }
+        };
         self.at = end;
         let (key, row) = self.plain[at..end].split_at(key);
+        row::check(row).map_err(|error| wire::wire("a snapshot", error))?;
+        if row::beyond(row, *fields).is_some() {
+            return Err(wire::wire("a snapshot", "a record of more values than its collection has fields"));
+        }
         Ok(Some((collection, key, row)))
     }
 }
@@ -305,6 +312,7 @@ async fn stored_pointer(log: &Log) -> Result<Option<Stored>, Error> {
 }
 
 fn manifest_of(stored: &Stored) -> Result<Manifest, Error> {
+    wire::check_elements("a snapshot's manifest", &stored.payload, wire::MANIFEST)?;
     let manifest = v1::Manifest::decode(stored.payload.clone());
     let manifest = manifest.map_err(|error| wire::wire("a snapshot's manifest", error))?;
     wire::check_version("a snapshot's manifest", manifest.version)?;
@@ -346,10 +354,7 @@ async fn fetch(log: Log, id: String, revision: Revision, part: u32) -> Result<Fe
     if message.snapshot != id {
         return Err(gone());
     }
-    if message.length > PIECE_BYTES_MAX as u64 {
-        return Err(wire::wire("a snapshot", format!("a part is longer than {PIECE_BYTES_MAX} bytes")));
-    }
-    let plain = wire::decompress("a snapshot", &message.records, message.length)?;
+    let plain = wire::decompress("a snapshot", &message.records, message.length, PIECE_BYTES_MAX as u64)?;
     if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
         return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
     }
@@ -367,6 +372,7 @@ fn manifest_out(manifest: &Manifest) -> v1::Manifest {
         term: manifest.position.term,
         revision: Some(wire::revision_out(&manifest.position.revision)),
         sequence: manifest.position.sequence,
+        check: manifest.position.check,
         collections: manifest.collections.iter().map(wire::collection_schema_out).collect(),
         parts: manifest.parts,
         bytes: manifest.bytes,
@@ -390,6 +396,7 @@ fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
         position: Position {
             term: manifest.term,
             sequence: manifest.sequence,
+            check: manifest.check,
             revision: wire::revision_in(manifest.revision.as_ref()),
         },
         collections: manifest.collections.into_iter().map(wire::collection_schema_in).collect::<Result<_, Error>>()?,

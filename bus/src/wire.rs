@@ -22,6 +22,25 @@ pub(crate) const VERSION: u32 = 1;
 /// what a hostile message can make a reader allocate.
 pub(crate) const DECOMPRESSED_MAX: u64 = 1024 * 1024 * 1024;
 
+/// Up to this length a message may be however much longer than its compressed form: parts of snapshots, chunks and usual
+/// bundles are no longer.
+pub(crate) const DECOMPRESSED_FREE: u64 = 1024 * 1024;
+
+/// Beyond [`DECOMPRESSED_FREE`] a message is at most so many times longer than its compressed form, so that it takes as
+/// many bytes to fill a reader's memory as it takes to store them. What would be longer is sent as it is; records hardly
+/// ever are.
+const DECOMPRESSED_TIMES_MAX: u64 = 64;
+
+/// A message has on average at least so many bytes for each change, verdict, field and whatever else it lists; the shortest
+/// change of all has seven. Each takes some hundred bytes once it is decoded, whether there is anything in it or not.
+const ELEMENT_BYTES_MIN: usize = 6;
+
+/// So many elements are never too many.
+const ELEMENTS_FREE: usize = 1024;
+
+/// The latest term: they are kept as signed numbers, and there is always one after it.
+const TERM_MAX: u64 = i64::MAX as u64 - 1;
+
 /// zstd's level: the default, a good deal faster than the link for little less than the best ratio.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -48,6 +67,7 @@ pub fn encode_set(set: &ChangeSet) -> EncodedSet {
 
 /// Decodes a set; every value in it is checked.
 pub fn decode_set(bytes: &[u8]) -> Result<ChangeSet> {
+    check_elements("a change set", bytes, CHANGE_SET)?;
     let message = v1::ChangeSet::decode(bytes).map_err(|error| wire("a change set", error))?;
     let base = revision_in(message.base.as_ref());
     Ok(ChangeSet {
@@ -73,7 +93,8 @@ pub fn encode_reverse(set: &ReverseSet) -> Bytes {
 
 /// Decodes a reverse set of `receiver`.
 pub fn decode_reverse(receiver: &ReceiverName, bytes: &[u8]) -> Result<ReverseSet> {
-    let plain = decompress_framed("a reverse set", bytes)?;
+    let plain = decompress_framed("a reverse set", bytes, DECOMPRESSED_MAX)?;
+    check_elements("a reverse set", &plain, REVERSE_SET)?;
     let message = v1::ReverseSet::decode(plain.as_slice()).map_err(|error| wire("a reverse set", error))?;
     check_version("a reverse set", message.version)?;
     Ok(ReverseSet {
@@ -105,8 +126,9 @@ pub(crate) fn bundle(sets: &[EncodedSet]) -> Result<v1::Bundle> {
 pub(crate) fn unbundle(bundle: &v1::Bundle) -> Result<Vec<Bytes>> {
     let plain = match bundle.compression() {
         v1::Compression::None => bundle.sets.clone(),
-        v1::Compression::Zstd => decompress("a change set", &bundle.sets, bundle.length)?.into(),
+        v1::Compression::Zstd => decompress("a change set", &bundle.sets, bundle.length, DECOMPRESSED_MAX)?.into(),
     };
+    check_elements("a change set", &plain, CHANGE_SETS)?;
     let sets = v1::ChangeSets::decode(plain).map_err(|error| wire("a change set", error))?;
     Ok(sets.sets)
 }
@@ -115,6 +137,9 @@ pub(crate) fn unbundle(bundle: &v1::Bundle) -> Result<Vec<Bytes>> {
 pub(crate) fn envelope(payload: &Bytes) -> Result<v1::Envelope> {
     let envelope = v1::Envelope::decode(payload.clone()).map_err(|error| wire("a message of the log", error))?;
     check_version("a message of the log", envelope.version)?;
+    if envelope.term > TERM_MAX {
+        return Err(wire("a message of the log", format!("{} is no term", envelope.term)));
+    }
     Ok(envelope)
 }
 
@@ -135,12 +160,20 @@ pub(crate) fn compress(plain: &[u8]) -> Option<Vec<u8>> {
     if plain.len() < COMPRESS_MIN {
         return None;
     }
-    zstd::bulk::compress(plain, ZSTD_LEVEL).ok().filter(|packed| packed.len() < plain.len())
+    let packed = zstd::bulk::compress(plain, ZSTD_LEVEL).ok().filter(|packed| packed.len() < plain.len())?;
+    (plain.len() as u64 <= decompressed_max(&packed)).then_some(packed)
 }
 
-pub(crate) fn decompress(what: &'static str, packed: &[u8], length: u64) -> Result<Vec<u8>> {
-    if length > DECOMPRESSED_MAX {
-        return Err(wire(what, format!("{length} bytes decompressed are more than the limit of {DECOMPRESSED_MAX}")));
+/// How long `packed` may be once decompressed.
+fn decompressed_max(packed: &[u8]) -> u64 {
+    DECOMPRESSED_FREE.max(DECOMPRESSED_TIMES_MAX * packed.len() as u64)
+}
+
+/// Undoes [`compress`]; nothing longer than `length_max` comes of it.
+pub(crate) fn decompress(what: &'static str, packed: &[u8], length: u64, length_max: u64) -> Result<Vec<u8>> {
+    let length_max = length_max.min(decompressed_max(packed));
+    if length > length_max {
+        return Err(wire(what, format!("{length} bytes decompressed are more than the limit of {length_max}")));
     }
     // The capacity is the claim of whoever sent it: grow with what really comes.
     let mut plain = Vec::new();
@@ -167,16 +200,88 @@ pub(crate) fn compress_framed(plain: &[u8]) -> Bytes {
     framed.into()
 }
 
-pub(crate) fn decompress_framed(what: &'static str, framed: &[u8]) -> Result<Vec<u8>> {
+/// Undoes [`compress_framed`]; nothing longer than `length_max` comes of it.
+pub(crate) fn decompress_framed(what: &'static str, framed: &[u8], length_max: u64) -> Result<Vec<u8>> {
     match framed.split_first() {
+        Some((0, plain)) if plain.len() as u64 > length_max => {
+            Err(wire(what, format!("{} bytes are more than the limit of {length_max}", plain.len())))
+        }
         Some((0, plain)) => Ok(plain.to_vec()),
         Some((1, rest)) => {
             let Some((length, packed)) = rest.split_first_chunk::<8>() else { return Err(wire(what, "cut off")) };
-            decompress(what, packed, u64::from_le_bytes(*length))
+            decompress(what, packed, u64::from_le_bytes(*length), length_max)
         }
         Some((other, _)) => Err(wire(what, format!("unknown frame {other}"))),
         None => Err(wire(what, "empty")),
     }
+}
+
+/// Which fields of a message list something, and what the things listed list themselves.
+pub(crate) struct Listed(&'static [(u64, &'static Listed)]);
+
+const PLAIN: &Listed = &Listed(&[]);
+const COLLECTION: &Listed = &Listed(&[(2, PLAIN)]);
+const SCHEMA_CHANGE: &Listed = &Listed(&[(1, COLLECTION), (2, COLLECTION)]);
+const COLLECTION_CHANGES: &Listed = &Listed(&[(2, PLAIN)]);
+const TRANSACTION: &Listed = &Listed(&[(1, SCHEMA_CHANGE), (2, COLLECTION_CHANGES)]);
+const REPLY: &Listed = &Listed(&[(3, PLAIN), (4, PLAIN)]);
+const CHANGE_SET: &Listed = &Listed(&[(4, TRANSACTION), (5, REPLY)]);
+const CHANGE_SETS: &Listed = &Listed(&[(1, PLAIN)]);
+const REVERSE_SET: &Listed = &Listed(&[(5, COLLECTION_CHANGES)]);
+pub(crate) const MANIFEST: &Listed = &Listed(&[(6, COLLECTION), (10, PLAIN)]);
+pub(crate) const CHUNK_LIST: &Listed = &Listed(&[(2, PLAIN), (3, PLAIN)]);
+
+/// Fails for a message that lists more than its bytes can be worth; to be asked before it is decoded.
+pub(crate) fn check_elements(what: &'static str, bytes: &[u8], listed: &'static Listed) -> Result<()> {
+    let elements_max = ELEMENTS_FREE.max(bytes.len() / ELEMENT_BYTES_MIN);
+    let mut elements = 0;
+    let mut messages = vec![(bytes, listed)];
+    while let Some((mut rest, Listed(fields))) = messages.pop() {
+        // What isn't well formed ends here, and is the decoder's to refuse.
+        while let Some((field, inside)) = next_field(&mut rest) {
+            let Some((_, listed)) = fields.iter().find(|(number, _)| *number == field) else { continue };
+            elements += 1;
+            if elements > elements_max {
+                return Err(wire(what, format!("it lists more than {elements_max} things in {} bytes", bytes.len())));
+            }
+            if !listed.0.is_empty() {
+                messages.push((inside, listed));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of a message's next field, and what is in it where that has a length
+/// (<https://protobuf.dev/programming-guides/encoding>).
+fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
+    let key = take_varint(rest)?;
+    let length = match key & 7 {
+        0 => {
+            take_varint(rest)?;
+            0
+        }
+        1 => 8,
+        2 => usize::try_from(take_varint(rest)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let (inside, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some((key >> 3, inside))
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 pub(crate) fn revision_out(revision: &Revision) -> v1::Revision {
@@ -245,7 +350,6 @@ pub(crate) fn collection_schema_out(collection: &Collection) -> v1::Collection {
 }
 
 pub(crate) fn collection_schema_in(collection: v1::Collection) -> Result<Collection> {
-    let fields = collection.fields.len();
     let field = |field: v1::Field| Field {
         name: field.name,
         // A kind that this version doesn't know is any kind.
@@ -254,12 +358,11 @@ pub(crate) fn collection_schema_in(collection: v1::Collection) -> Result<Collect
         ordinal: field.ordinal,
         dropped: field.dropped,
     };
-    if let Some(slot) = collection.key.iter().find(|slot| **slot as usize >= fields) {
-        return Err(wire("a collection", format!("its key names the field {slot} of {fields}")));
-    }
     let key = if collection.key.is_empty() { KeySpec::WholeRow } else { KeySpec::Fields(collection.key) };
     let fields = collection.fields.into_iter().map(field).collect();
-    Ok(Collection { name: CollectionName::new(collection.name), schema: Schema { fields, key } })
+    let collection = Collection { name: CollectionName::new(collection.name), schema: Schema { fields, key } };
+    collection.check().map_err(|error| wire("a collection", error))?;
+    Ok(collection)
 }
 
 fn collection_out(changes: &CollectionChanges) -> v1::CollectionChanges {

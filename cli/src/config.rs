@@ -109,9 +109,13 @@ pub(crate) fn receiver(path: &Path) -> Result<ReceiverConfig, Error> {
 
 /// Reads a configuration of either kind; what it holds tells which.
 pub(crate) fn either(path: &Path) -> Result<Config, Error> {
-    let text = read(path)?;
+    of_text(path, &read(path)?)
+}
+
+/// The configuration that `text` is, which stands at `path`.
+pub(crate) fn of_text(path: &Path, text: &str) -> Result<Config, Error> {
     let is_receiver = text.lines().any(|line| line.trim_start().starts_with("[[destination"));
-    Ok(if is_receiver { Config::Receiver(parse(path, &text)?) } else { Config::Transmitter(parse(path, &text)?) })
+    Ok(if is_receiver { Config::Receiver(parse(path, text)?) } else { Config::Transmitter(parse(path, text)?) })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, Error> {

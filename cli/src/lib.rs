@@ -13,6 +13,8 @@ mod commands;
 mod config;
 mod destinations;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod moment;
 mod output;
 mod report;

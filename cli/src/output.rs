@@ -8,7 +8,7 @@ use deltabus_record::diff::Difference;
 use deltabus_record::json;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{CollectionName, Schema};
-use deltabus_record::text::display;
+use deltabus_record::text::{display, is_obeyed, printable};
 use deltabus_record::value::Value;
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
@@ -93,6 +93,7 @@ pub(crate) fn print_difference(
     difference: &Difference,
 ) -> io::Result<()> {
     let key = key_text(schema, difference);
+    let collection = printable(collection.as_str());
     match (&difference.before, &difference.after) {
         (None, Some(row)) => writeln!(out, "{} {collection} {key}  {}", paint.green("+"), fields_text(schema, row)),
         (Some(row), None) => writeln!(out, "{} {collection} {key}  {}", paint.red("-"), fields_text(schema, row)),
@@ -100,7 +101,7 @@ pub(crate) fn print_difference(
             let changed: Vec<String> = deltabus_record::diff::fields(before, after)
                 .into_iter()
                 .map(|field| {
-                    let name = name_of(schema, field.slot);
+                    let name = printable(&name_of(schema, field.slot));
                     format!("{name}: {} -> {}", display(&field.before), display(&field.after))
                 })
                 .collect();
@@ -184,17 +185,21 @@ pub(crate) fn key_text(schema: &Schema, difference: &Difference) -> String {
     let row = difference.before.as_ref().or(difference.after.as_ref());
     let values = row.map(|row| key_values(schema, row)).unwrap_or_default();
     if values.len() == names.len() {
-        let shown = values.iter().map(|(name, value)| format!("{name}={}", plain(value)));
+        let shown = values.iter().map(|(name, value)| format!("{}={}", printable(name), plain(value)));
         return shown.collect::<Vec<_>>().join(" ");
     }
     // Of an update only what differs is known; the key itself says the rest.
-    format!("{}={}", names.join(","), deltabus_record::key::display(difference.key.as_bytes()).replace('`', ""))
+    format!(
+        "{}={}",
+        printable(&names.join(",")),
+        deltabus_record::key::display(difference.key.as_bytes()).replace('`', "")
+    )
 }
 
 /// A value without quotes where that can't be misread.
 fn plain(value: &Value) -> String {
     match value {
-        Value::Text(text) if !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+        Value::Text(text) if !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || is_obeyed(c)) => {
             text.clone()
         }
         value => display(value),
@@ -207,7 +212,7 @@ pub(crate) fn fields_text(schema: &Schema, row: &Row) -> String {
     let shown = schema.ordered().into_iter().filter(|(_, field)| !keys.contains(&field.name.as_str()));
     let shown = shown.filter_map(|(slot, field)| {
         let value = values.get(slot).filter(|value| **value != Value::Absent)?;
-        Some(format!("{}: {}", field.name, display(value)))
+        Some(format!("{}: {}", printable(&field.name), display(value)))
     });
     shown.collect::<Vec<_>>().join(", ")
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use deltabus_record::diff::Difference;
 use deltabus_record::schema::{CollectionName, Schema};
+use deltabus_record::text::printable;
 
 use crate::error::Error;
 use crate::output::{Paint, counted, print_difference, print_difference_json};
@@ -85,7 +86,7 @@ impl<'a> Report<'a> {
             });
             writeln!(self.out, "{line}")?;
         } else if self.stat && counts.total() > 0 {
-            writeln!(self.out, "{collection}: {counts}")?;
+            writeln!(self.out, "{}: {counts}", printable(collection.as_str()))?;
         }
         self.all.added += counts.added;
         self.all.changed += counts.changed;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
@@ -36,15 +37,46 @@ pub(crate) fn local_bus(state: &StateDirectory) -> LocalBus {
 
 /// Connects to the bus: the one named, or the local one, which is started if it isn't running.
 pub(crate) async fn broker(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
-    let url = match &global.bus {
-        Some(url) => url.clone(),
-        None => {
-            let bus = local_bus(state);
-            tokio::task::block_in_place(|| bus.ensure())?.url
+    let connect = async |url: &str| JetStream::connect(url, global.credentials.as_deref()).await;
+    if let Some(url) = &global.bus {
+        return Ok(Arc::new(connect(url).await.map_err(deltabus_bus::Error::from)?));
+    }
+    let bus = local_bus(state);
+    let mut attempt = 1;
+    loop {
+        let url = tokio::task::block_in_place(|| bus.ensure())?.url;
+        match connect(&url).await {
+            Ok(broker) => {
+                tokio::spawn(keep_alive(bus));
+                return Ok(Arc::new(broker));
+            }
+            // It was just ending.
+            Err(error) if error.is_transient() && attempt < LOCAL_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(deltabus_bus::Error::from(error).into()),
         }
-    };
-    let broker = JetStream::connect(&url, global.credentials.as_deref()).await.map_err(deltabus_bus::Error::from)?;
-    Ok(Arc::new(broker))
+        tokio::time::sleep(LOCAL_PAUSE).await;
+    }
+}
+
+/// How often a local bus is started and connected to, and the pause in between.
+const LOCAL_ATTEMPTS: u32 = 5;
+const LOCAL_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often is looked whether the local bus still lives: as often as clients try to reach it again, about.
+const LOCAL_LOOK: Duration = Duration::from_secs(1);
+
+/// Starts the local bus again whenever it has died.
+async fn keep_alive(bus: LocalBus) {
+    loop {
+        tokio::time::sleep(LOCAL_LOOK).await;
+        let bus = bus.clone();
+        match tokio::task::spawn_blocking(move || bus.revive()).await {
+            Ok(Ok(Some(running))) => tracing::warn!(url = running.url, "the local bus had died and was started again"),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the local bus has died and can't be started again"),
+            Err(_) => return,
+        }
+    }
 }
 
 /// Serves metrics where asked.

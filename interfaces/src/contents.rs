@@ -20,6 +20,11 @@ pub trait Contents: Send + Sync {
     /// The content as a value in memory.
     fn value(&self, large: &Large) -> Result<Value> {
         let failed = |source| Error::Content { hash: hex(&large.hash), source };
+        if large.length > IN_MEMORY_MAX {
+            let problem =
+                format!("{} bytes are more than the {IN_MEMORY_MAX} that one value may have here", large.length);
+            return Err(failed(std::io::Error::new(std::io::ErrorKind::FileTooLarge, problem)));
+        }
         let mut bytes = Vec::with_capacity(usize::try_from(large.length).unwrap_or_default().min(PREALLOCATED_MAX));
         self.read(large, None)?.read_to_end(&mut bytes).map_err(failed)?;
         match large.text {
@@ -30,7 +35,11 @@ pub trait Contents: Send + Sync {
 }
 
 /// What is set aside at once for a content in memory, however long it says it is.
-const PREALLOCATED_MAX: usize = 64 * 1024 * 1024;
+const PREALLOCATED_MAX: usize = 1024 * 1024;
+
+/// The longest content that is brought into memory, as stores need it that keep it among a record's other values. SQLite takes
+/// no longer value, PostgreSQL none half as long again.
+pub const IN_MEMORY_MAX: u64 = 1_000_000_000;
 
 /// Where there are no references, there are no contents.
 pub struct NoContents;
@@ -75,4 +84,25 @@ fn is_content_of(reference: &Value, value: &Value) -> bool {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reference says any length; nothing is read, nor set aside, for one that no store could take.
+    #[test]
+    fn a_content_too_long_for_memory_is_refused_unread() {
+        struct Endless;
+        impl Contents for Endless {
+            fn read<'a>(&'a self, _: &Large, _: Option<&Path>) -> Result<Box<dyn Read + Send + 'a>> {
+                panic!("nobody asks for it")
+            }
+        }
+        for length in [IN_MEMORY_MAX + 1, u64::MAX] {
+            let refused = Endless.value(&Large { hash: [7; 32], length, text: false }).unwrap_err();
+            let Error::Content { source, .. } = refused else { panic!("{refused}") };
+            assert!(source.to_string().contains("more than"), "{source}");
+        }
+    }
 }

@@ -414,6 +414,14 @@ impl Staged for Replaced {
         Some(self.content)
     }
 
+    fn temporary(&mut self) -> Option<Temporary> {
+        let path = self.temporary.path();
+        // Seen from another working directory it would be somewhere else.
+        let path = std::path::absolute(path).ok()?;
+        self.temporary.disable_cleanup(true);
+        Some(Temporary(path))
+    }
+
     fn commit(self: Box<Self>) -> Result<Stamp> {
         let store = FileStore::new(self.path);
         // Another program that writes between this check and the rename is overwritten; the system offers no rename on
@@ -423,6 +431,24 @@ impl Staged for Replaced {
         sync_folder(&self.target)?;
         let metadata = file.metadata().map_err(|error| store.error("examine", error))?;
         Ok(stamp_of(&metadata))
+    }
+}
+
+/// A file that is to take another's place by a rename; removed when this is dropped before that.
+#[derive(Debug)]
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Where it is, seen from anywhere.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After the rename there is none.
+        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -22,6 +22,8 @@ pub mod file;
 mod folder;
 mod formats;
 pub mod found;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod in_place;
 mod location;
 mod tree;
@@ -30,6 +32,7 @@ pub mod watch;
 
 pub use contents::{Contents, NoContents};
 pub use error::{Error, Position};
+pub use file::Temporary;
 pub use in_place::in_place;
 pub use location::{INTERFACES, Location, Options};
 pub use watch::{Notify, Signal, Watching};
@@ -341,6 +344,13 @@ pub enum RecordWrite {
 pub trait Staged {
     /// BLAKE3 of the store after the commit, where it is not [`Interface::transactional`].
     fn content(&self) -> Option<Content>;
+
+    /// Hands over the file that will take the store's place, for stores that are one file: it is where it is until the commit
+    /// has happened, and is there no more from then on, whoever writes the store afterwards. So it tells after a crash
+    /// whether there was a commit. It goes with what this gives.
+    fn temporary(&mut self) -> Option<Temporary> {
+        None
+    }
 
     /// Makes it the store's state in one atomic and durable step; [`Error::Changed`] and nothing done if somebody else
     /// wrote in the meantime. Gives the stamp of the new state.

@@ -102,6 +102,11 @@ impl Location {
         if path.is_empty() {
             return Err(error("the path is empty".into()));
         }
+        if let Some((scheme, _)) = SCHEMES.iter().find(|(_, known)| *known == interface) {
+            // What stands there may hold a password: it is not shown.
+            let location = format!("{interface}:{HIDDEN}");
+            return Err(Error::Location { location, problem: format!("no URL; write `{scheme}://…`") });
+        }
         let options = Options::parse(query).map_err(error)?;
         let path = PathBuf::from(path);
         Ok(Location { interface, path, options, given: given.to_owned(), password: None })
@@ -285,5 +290,15 @@ mod tests {
         assert!(!location.anywhere().contains("secret") && Location::hides_password(&location.anywhere()));
         let open = Location::parse("postgres://crm@db/crm?tables=people").unwrap();
         assert!(!Location::hides_password(&open.anywhere()));
+    }
+
+    /// `postgres:` before a URL, or before something mistyped, is no path: what stands there may hold a password.
+    #[test]
+    fn a_server_is_named_by_a_url_only() {
+        for given in ["postgres:postgres://crm:secret@localhost/crm", "postgres:crm:secret@localhost", "postgres:a"] {
+            let error = Location::parse(given).unwrap_err().to_string();
+            assert!(error.contains("postgres://") && !error.contains("secret"), "{error}");
+        }
+        assert!(Location::parse("postgres://crm:secret@localhost/crm").is_ok());
     }
 }

@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use deltabus_interfaces::{Action, CollectionWrite, Error, Stamp};
+use deltabus_record::arbitrary;
 use deltabus_record::schema::Field;
 use deltabus_record::value::{Date, Decimal, Instant, Kind, Time, Value};
 use proptest::collection::vec;
@@ -50,6 +51,12 @@ const CASES: &[Case] = &[
         ..JSON
     },
     Case { name: "json, objects by name", keyed: "json:{}?key=id&shape=object", whole_row: None, ..JSON },
+    Case {
+        name: "json, tables",
+        keyed: "json:{}?shape=tables&key.records=id",
+        whole_row: Some("json:{}?tables=records"),
+        ..JSON
+    },
     Case { name: "ndjson", file: "records.ndjson", keyed: "ndjson:{}?key=id", whole_row: Some("ndjson:{}"), ..JSON },
     VCARD,
     Case { name: "vcard 3.0", keyed: "vcard:{}?version=3.0", ..VCARD },
@@ -268,6 +275,90 @@ fn what_is_loaded_is_read_back() {
             assert_eq!(found.stamp, stamp);
         },
     );
+}
+
+/// Text that means something elsewhere is text: as a key, as a value, and as the name of a field.
+#[test]
+fn hostile_text_is_text_everywhere() {
+    for case in untyped() {
+        let store = Store::keyed(case);
+        let texts = arbitrary::hostile();
+        let row = |(at, text): (usize, &String)| {
+            let key = match case.key_kind {
+                Kind::Integer => Value::Integer(at as i64),
+                _ => Value::text(text.as_str()),
+            };
+            let value = |slot: usize| match case.kinds[slot] {
+                None | Some(Kind::Text) => Value::text(texts[(at + slot) % texts.len()].as_str()),
+                Some(_) => Value::Null,
+            };
+            vec![key, value(0), value(1), value(2)]
+        };
+        let rows: Vec<_> = texts.iter().enumerate().map(row).filter_map(|row| store.project(&row)).collect();
+        // Narrow encodings refuse what they lack, cards and calendars control characters, and nothing else is refused.
+        let narrow = case.name.contains("latin1");
+        let lines = ["vcard", "icalendar"].iter().any(|name| case.name.starts_with(name));
+        let refused = texts.len() - rows.len();
+        assert!(refused == 0 || narrow || lines, "{}: {refused} refused", case.name);
+        store.load(&rows);
+        assert_eq!(store.rows(), named(&store, &rows), "{}: loaded", case.name);
+        // Each goes on to the next, one at a time.
+        let mut rows = rows;
+        for at in 0..rows.len() {
+            let mut next = rows[at].clone();
+            next[1] = rows[(at + 7) % rows.len()][1].clone();
+            store.write(&[store.put(Some(&rows[at]), &next)]);
+            rows[at] = next;
+        }
+        assert_eq!(store.rows(), named(&store, &rows), "{}: edited", case.name);
+        let gone: Vec<_> = rows.drain(..rows.len() / 2).map(|row| store.removal(&row)).collect();
+        store.write(&gone);
+        assert_eq!(store.rows(), named(&store, &rows), "{}: removed", case.name);
+    }
+}
+
+/// The cases whose fields may hold text.
+fn untyped() -> impl Iterator<Item = &'static Case> {
+    CASES.iter().filter(|case| case.shape.is_none() && case.key_kind == Kind::Text)
+}
+
+#[test]
+fn hostile_names_name_fields_or_are_refused() {
+    for case in untyped() {
+        for name in arbitrary::hostile() {
+            let store = Store::keyed(case);
+            let Some(mut values) = store.project(&plain(case, 1)) else { panic!("{}", case.name) };
+            let mut wider = store.collection.clone();
+            let field = store.interface.field_for(&Field::new(name.as_str(), Some(Kind::Text), 4));
+            wider.schema.fields.push(field.clone());
+            let Ok(value) = store.interface.project(Value::text("here"), &field) else { continue };
+            values.push(value.clone());
+            let rows = [values];
+            let mut records = Rows::new(&wider, &rows);
+            let mut writes = [CollectionWrite { collection: &wider, dropped: &[], action: Action::Load(&mut records) }];
+            match store.interface.stage(&mut writes, &store.stamp(), None, store.contents()) {
+                Ok(staged) => drop(staged.commit().unwrap_or_else(|error| panic!("{}, {name:?}: {error}", case.name))),
+                Err(error) => {
+                    // A name that is too long, or the same as another to this store.
+                    assert!(
+                        matches!(
+                            error,
+                            Error::Refused { .. }
+                                | Error::Unsupported { .. }
+                                | Error::Write { .. }
+                                | Error::Database { .. }
+                        ),
+                        "{}, {name:?}: {error:?}",
+                        case.name
+                    );
+                    continue;
+                }
+            }
+            let found = store.scan().unwrap_or_else(|error| panic!("{}, {name:?}: {error}", case.name)).rows;
+            assert_eq!(found.len(), 1, "{}, {name:?}", case.name);
+            assert_eq!(found[0].get(&field.name), Some(&value), "{}, {name:?}: {found:?}", case.name);
+        }
+    }
 }
 
 #[test]

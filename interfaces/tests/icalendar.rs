@@ -730,7 +730,6 @@ fn a_folder_of_other_programs_comes_back() {
     fs::write(folder.path.join("b.ICS"), &other).unwrap();
     fs::write(folder.path.join("notes.txt"), "no calendar").unwrap();
     fs::write(folder.path.join(".hidden.ics"), "no calendar").unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", folder.path.join("link.ics")).unwrap();
     assert_eq!(folder.keys().len(), 4, "two zones, two events: {:?}", folder.keys());
     let database = Store::new("sqlite:{}", "calendar.db");
     database.load(&folder);
@@ -752,7 +751,10 @@ fn a_folder_of_other_programs_comes_back() {
     folder.remove(KEY).unwrap();
     folder.remove("other@example.org").unwrap();
     assert_eq!(folder.keys().len(), 2, "{:?}", folder.keys());
-    assert!(folder.path.join("notes.txt").exists() && folder.path.join("link.ics").exists());
+    assert!(folder.path.join("notes.txt").exists());
+    // What is linked to is neither read nor taken for gone.
+    std::os::unix::fs::symlink("/etc/passwd", folder.path.join("link.ics")).unwrap();
+    assert!(matches!(folder.interface.scan(None), Err(Error::Unsupported { .. })));
 }
 
 /// Lines of a component as programs, or nobody, would write them.
@@ -1149,4 +1151,17 @@ fn odd_value() -> impl Strategy<Value = Value> {
             }),
         ]
     })
+}
+
+/// Nothing to be done does nothing: not even an empty file gets a calendar object.
+#[test]
+fn a_file_without_a_calendar_stays_as_it_is_until_something_is_written() {
+    for content in ["", "BEGIN:VEVENT\nUID:1\nEND:VEVENT", "\r\n"] {
+        let store = Store::calendar(content);
+        let (collection, _) = store.read().unwrap();
+        let stamp = store.interface.stamp().unwrap();
+        let mut writes = [CollectionWrite { collection: &collection, dropped: &[], action: Action::Write(&[]) }];
+        store.interface.stage(&mut writes, &stamp, None, &NoContents).unwrap().commit().unwrap();
+        assert_eq!(store.text(), content);
+    }
 }

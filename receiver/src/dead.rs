@@ -16,7 +16,7 @@ use deltabus_record::value::Value;
 use deltabus_state::{Batch, View};
 
 use crate::error::Error;
-use crate::pending::{Aside, Records};
+use crate::pending::{Held, Records};
 
 /// So many changes may be refused by one destination. More are no longer single records: something is wrong with it as a
 /// whole, and going on would hide that. All of them are held in memory.
@@ -69,6 +69,8 @@ pub(crate) struct Refused {
     pub(crate) held: Option<Row>,
     pub(crate) wanted: Option<Row>,
     pub(crate) reason: String,
+    /// It was left out of a stream of records, that is not to be written again.
+    pub(crate) left_out: bool,
 }
 
 /// A receiver's dead letters, one a record at most.
@@ -101,6 +103,11 @@ impl DeadLetters {
         self.letters.values()
     }
 
+    /// Whether there are none, not even dropped ones.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+
     /// How many wait for somebody.
     pub(crate) fn waiting(&self) -> usize {
         self.iter().filter(|letter| !letter.dropped).count()
@@ -116,14 +123,14 @@ impl DeadLetters {
         self.iter().find(|letter| letter.number == number && !letter.dropped)
     }
 
-    /// What is set aside by them.
-    pub(crate) fn aside(&self) -> Aside {
+    /// What is set aside by them, as it is held.
+    pub(crate) fn held(&self) -> Held {
         let held = |letter: &DeadLetter| letter.held.clone();
         self.letters.iter().map(|(key, letter)| (key.clone(), held(letter))).collect()
     }
 
     /// What is set aside by those that were dropped.
-    pub(crate) fn dropped(&self) -> Aside {
+    pub(crate) fn dropped(&self) -> Held {
         let dropped = self.letters.iter().filter(|(_, letter)| letter.dropped);
         dropped.map(|(key, letter)| (key.clone(), letter.held.clone())).collect()
     }
@@ -167,6 +174,14 @@ impl DeadLetters {
     pub(crate) fn without(&self, records: &Records) -> DeadLetters {
         let mut next = self.clone();
         next.letters.retain(|key, _| !records.contains(key));
+        next
+    }
+
+    /// How they are when these records have changed and all of the destination is yet to be made what it should be: what was
+    /// dropped is tried again with the others.
+    pub(crate) fn touched(&self, records: &Records) -> DeadLetters {
+        let mut next = self.clone();
+        next.letters.retain(|key, letter| !letter.dropped || !records.contains(key));
         next
     }
 
@@ -355,7 +370,7 @@ mod tests {
     }
 
     fn refused(id: i64, held: Option<Row>, wanted: Option<Row>) -> Refused {
-        Refused { collection: name(), key: key(id), held, wanted, reason: format!("no {id}") }
+        Refused { collection: name(), key: key(id), held, wanted, reason: format!("no {id}"), left_out: false }
     }
 
     fn at(revision: u64) -> Refusal {
@@ -378,7 +393,7 @@ mod tests {
         assert_eq!(numbers(&first), [(1, 5, 1), (2, 5, 1)]);
         let second = first.after(&tried(&[1, 2]), vec![refused(2, None, row(2, "d"))], at(6)).unwrap();
         assert_eq!(numbers(&second), [(2, 5, 2)]);
-        assert_eq!(second.aside(), BTreeMap::from([((name(), key(2)), None)]));
+        assert_eq!(second.held(), BTreeMap::from([((name(), key(2)), None)]));
         // Records that were not tried stay as they are, and numbers are never used again.
         let third = second.after(&tried(&[1]), vec![refused(1, row(1, "a"), None)], at(7)).unwrap();
         assert_eq!(numbers(&third), [(3, 7, 1), (2, 5, 2)]);
@@ -390,7 +405,7 @@ mod tests {
         assert!(first.dropping(9).is_none());
         let dropped = first.dropping(1).unwrap();
         assert!(dropped.dropping(1).is_none() && dropped.numbered(1).is_none());
-        assert_eq!((dropped.waiting(), dropped.aside().len(), dropped.dropped().len()), (0, 1, 1));
+        assert_eq!((dropped.waiting(), dropped.held().len(), dropped.dropped().len()), (0, 1, 1));
         let again = dropped.after(&tried(&[1]), vec![refused(1, None, row(1, "b"))], at(6)).unwrap();
         assert_eq!(numbers(&again), [(2, 6, 2)]);
     }

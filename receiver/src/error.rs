@@ -106,6 +106,18 @@ pub enum Error {
         /// The revision.
         revision: u64,
     },
+    /// The log has lost what comes after the snapshot.
+    #[error(
+        "the log of `{source_name}` doesn't lead on from its snapshot at revision {revision}: {reason}; waiting for a newer one"
+    )]
+    Behind {
+        /// The source.
+        source_name: SourceName,
+        /// The snapshot's revision.
+        revision: u64,
+        /// What the log says.
+        reason: String,
+    },
     /// Snapshot and log don't lead to a revision.
     #[error(
         "snapshot and log of `{source_name}` don't lead to revision {revision} any more; `deltabus log {source_name}` lists what \

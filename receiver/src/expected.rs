@@ -40,9 +40,9 @@ impl Expected<'_> {
 
     /// Keys of records that the base lacks and the destination may hold: edits made them, or their going was refused.
     fn inserted(&self) -> Result<Vec<Key>, Error> {
-        let aside: Records = self.pending.aside().keys().cloned().collect();
+        let held: Records = self.pending.held().keys().cloned().collect();
         let mut keys = Vec::new();
-        for (collection, key) in self.pending.records().union(&aside) {
+        for (collection, key) in self.pending.records().union(&held) {
             if collection != self.outlet.name() {
                 continue;
             }
@@ -145,8 +145,8 @@ impl<'a> ExpectedRecords<'a> {
     }
 
     /// What was left out.
-    pub(crate) fn into_refused(self) -> Vec<Refused> {
-        self.refused.unwrap_or_default()
+    pub(crate) fn take_refused(&mut self) -> Vec<Refused> {
+        self.refused.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The current record's row at the destination.
@@ -183,7 +183,7 @@ impl<'a> ExpectedRecords<'a> {
             match (outlet.forward(row.as_bytes(), &mut self.row), &mut self.refused) {
                 (Err(error @ Error::Refused { .. }), Some(refused)) => {
                     let (collection, reason) = (outlet.name().clone(), error.to_string());
-                    refused.push(Refused { collection, key, held: None, wanted: Some(row), reason });
+                    refused.push(Refused { collection, key, held: None, wanted: Some(row), reason, left_out: true });
                 }
                 (result, _) => {
                     result?;

@@ -1,5 +1,9 @@
 //! What a receiver remembers beside the records: typed access to the store's meta entries.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use deltabus_bus::Position;
 use deltabus_interfaces::{Content, Stamp};
 use deltabus_record::change::Revision;
@@ -15,8 +19,12 @@ use crate::config::Selection;
 const POSITION: &str = "position";
 /// The number of the last reverse set made.
 const REVERSE: &str = "reverse";
+/// The number of the last reverse set that is known to be on the bus.
+const SENT: &str = "sent";
 /// The destination must be made equal to base and pending edits before anything it holds counts as an edit.
 const RECONCILE: &str = "reconcile";
+/// What is about to make the destination equal, as its mark will name it.
+const ATTEMPT: &str = "attempt";
 /// A file is about to take the destination's place: what it is and which revision it brings.
 const JOURNAL: &str = "journal";
 /// What the valid scan indexes are named by.
@@ -29,20 +37,27 @@ const LOCATION: &str = "location";
 const SELECTION: &str = "selection";
 
 /// An intent that was written down before the destination was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Journal {
     /// The revision that the destination will be at.
     pub(crate) revision: u64,
     /// What it will contain.
     pub(crate) content: Content,
+    /// The file that is to take its place, where there is one: it is there exactly as long as it hasn't.
+    pub(crate) temporary: Option<PathBuf>,
 }
 
 pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
     let Some(values) = view.meta_values(POSITION)? else { return Ok(None) };
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => {
-            let revision = Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?;
-            Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision }))
+        [Value::Integer(term), Value::Integer(sequence), number, records, sum, check @ ..] => {
+            let revision = Revision::from_values(&[number.clone(), records.clone(), sum.clone()]);
+            let check = match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            };
+            let revision = revision.ok_or(Error::Ledger(POSITION))?;
+            Ok(Some(Position { term: *term as u64, sequence: *sequence as u64, revision, check }))
         }
         _ => Err(Error::Ledger(POSITION)),
     }
@@ -51,6 +66,7 @@ pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
+    values.extend(position.check.map(|check| Value::Integer(check as i64)));
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
@@ -71,6 +87,18 @@ pub(crate) fn put_reverse_number(batch: &mut Batch, number: u64) -> Result<(), E
     Ok(batch.meta_put_values(REVERSE, &[Value::Integer(number as i64)])?)
 }
 
+pub(crate) fn sent(view: &View) -> Result<u64, Error> {
+    match view.meta_values(SENT)?.as_deref() {
+        Some([Value::Integer(number)]) => Ok(*number as u64),
+        Some(_) => Err(Error::Ledger(SENT)),
+        None => Ok(0),
+    }
+}
+
+pub(crate) fn put_sent(batch: &mut Batch, number: u64) -> Result<(), Error> {
+    Ok(batch.meta_put_values(SENT, &[Value::Integer(number as i64)])?)
+}
+
 pub(crate) fn reconcile(view: &View) -> Result<bool, Error> {
     Ok(view.meta(RECONCILE)?.is_some())
 }
@@ -89,12 +117,33 @@ pub(crate) enum Wanted {
     No,
 }
 
+/// What is to make the destination equal, if it was begun.
+pub(crate) fn attempt(view: &View) -> Result<Option<u64>, Error> {
+    match view.meta_values(ATTEMPT)?.as_deref() {
+        Some([Value::Integer(attempt)]) => Ok(Some(*attempt as u64)),
+        Some(_) => Err(Error::Ledger(ATTEMPT)),
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn put_attempt(batch: &mut Batch, attempt: Option<u64>) -> Result<(), Error> {
+    match attempt {
+        Some(attempt) => Ok(batch.meta_put_values(ATTEMPT, &[Value::Integer(attempt as i64)])?),
+        None => Ok(batch.meta_remove(ATTEMPT)?),
+    }
+}
+
 pub(crate) fn journal(view: &View) -> Result<Option<Journal>, Error> {
     let Some(values) = view.meta_values(JOURNAL)? else { return Ok(None) };
     match values.as_slice() {
-        [Value::Integer(revision), Value::Bytes(content)] => {
+        [Value::Integer(revision), Value::Bytes(content), rest @ ..] => {
             let content = content.as_slice().try_into().map_err(|_| Error::Ledger(JOURNAL))?;
-            Ok(Some(Journal { revision: *revision as u64, content: Content(content) }))
+            let temporary = match rest {
+                [] => None,
+                [Value::Bytes(path)] => Some(PathBuf::from(OsStr::from_bytes(path))),
+                _ => return Err(Error::Ledger(JOURNAL)),
+            };
+            Ok(Some(Journal { revision: *revision as u64, content: Content(content), temporary }))
         }
         _ => Err(Error::Ledger(JOURNAL)),
     }
@@ -104,7 +153,10 @@ pub(crate) fn put_journal(batch: &mut Batch, journal: Option<&Journal>) -> Resul
     match journal {
         Some(journal) => {
             let content = Value::Bytes(journal.content.0.to_vec());
-            Ok(batch.meta_put_values(JOURNAL, &[Value::Integer(journal.revision as i64), content])?)
+            let mut values = vec![Value::Integer(journal.revision as i64), content];
+            let path = journal.temporary.as_ref().map(|path| Value::Bytes(path.as_os_str().as_bytes().to_vec()));
+            values.extend(path);
+            Ok(batch.meta_put_values(JOURNAL, &values)?)
         }
         None => Ok(batch.meta_remove(JOURNAL)?),
     }
@@ -173,28 +225,34 @@ pub(crate) fn put_selection(batch: &mut Batch, selection: &Selection) -> Result<
     Ok(batch.meta_put_values(SELECTION, &values)?)
 }
 
-/// What a destination's mark says: the revision it is at, and how many records are set aside there.
+/// What a destination's mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Marked {
+    /// The revision it is at.
     pub(crate) revision: Revision,
-    pub(crate) aside: u64,
+    /// Names what made it equal to that, where it was made so as a whole.
+    pub(crate) attempt: Option<u64>,
+    /// How many of its records are held, though the source has them otherwise.
+    pub(crate) held: u64,
 }
 
 impl Marked {
     /// As it is kept at the destination.
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         let mut values = self.revision.to_values().to_vec();
-        values.push(Value::Integer(self.aside as i64));
+        values.push(self.attempt.map_or(Value::Null, |attempt| Value::Integer(attempt as i64)));
+        values.push(Value::Integer(self.held as i64));
         Row::of(&values).as_bytes().to_vec()
     }
 
     /// From [`Marked::to_bytes`]; `None` for anything else.
     pub(crate) fn from_bytes(mark: &[u8]) -> Option<Marked> {
         let values = Row::from_bytes(mark).ok()?.values();
-        let (revision, aside) = match values.as_slice() {
-            [revision @ .., Value::Integer(aside)] if revision.len() == 3 => (revision, *aside as u64),
-            revision => (revision, 0),
+        let number = |at: usize| match values.get(at) {
+            Some(Value::Integer(number)) => Some(*number as u64),
+            _ => None,
         };
-        Some(Marked { revision: Revision::from_values(revision)?, aside })
+        let revision = Revision::from_values(values.get(..3)?)?;
+        Some(Marked { revision, attempt: number(3), held: number(4).unwrap_or_default() })
     }
 }

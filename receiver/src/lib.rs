@@ -27,7 +27,7 @@ mod verify;
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
 pub use dead::DEAD_LETTERS_MAX;
 pub use error::Error;
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, PREDICATE_BYTES_MAX, PREDICATE_DEPTH_MAX};
 pub use outlet::pair;
 pub use plan::{Plan, plan};
 pub use receiver::{Receiver, Round, Tried, Unsent, WISH_FAILED, Wish};

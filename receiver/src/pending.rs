@@ -14,43 +14,70 @@ use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 pub(crate) type Records = BTreeSet<(CollectionName, Key)>;
 
 /// Records that are set aside, each as the destination holds it, in the source's terms; `None`: it holds none.
-pub(crate) type Aside = BTreeMap<(CollectionName, Key), Option<Row>>;
+pub(crate) type Held = BTreeMap<(CollectionName, Key), Option<Row>>;
 
 /// The reverse sets that wait for their answer, oldest first, and the records that are set aside.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
     sets: Vec<ReverseSet>,
-    aside: Arc<Aside>,
+    held: Arc<Held>,
+    /// The bus has all up to this number.
+    sent: u64,
 }
 
 impl Pending {
-    /// With these sets, oldest first, and these records set aside.
-    pub(crate) fn new(sets: Vec<ReverseSet>, aside: Aside) -> Pending {
-        Pending { sets, aside: Arc::new(aside) }
-    }
-
-    /// Whether nothing waits, and nothing is set aside.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sets.is_empty() && self.aside.is_empty()
+    /// With these sets, oldest first, of which the bus has those up to the number `sent`, and these records set aside.
+    pub(crate) fn new(sets: Vec<ReverseSet>, sent: u64, held: Held) -> Pending {
+        Pending { sets, sent, held: Arc::new(held) }
     }
 
     /// The records that are set aside.
-    pub(crate) fn aside(&self) -> &Aside {
-        &self.aside
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
     }
 
     /// The same edits with others set aside.
-    pub(crate) fn with_aside(&self, aside: Aside) -> Pending {
-        Pending { sets: self.sets.clone(), aside: Arc::new(aside) }
+    pub(crate) fn holding(&self, held: Held) -> Pending {
+        Pending { sets: self.sets.clone(), sent: self.sent, held: Arc::new(held) }
     }
 
     /// The same with these records no longer set aside.
     pub(crate) fn lifting(&self, records: &Records) -> Pending {
         let mut lifted = self.clone();
-        if self.aside.keys().any(|key| records.contains(key)) {
-            Arc::make_mut(&mut lifted.aside).retain(|key, _| !records.contains(key));
+        if self.held.keys().any(|key| records.contains(key)) {
+            Arc::make_mut(&mut lifted.held).retain(|key, _| !records.contains(key));
         }
         lifted
+    }
+
+    /// The number of the last set that is known to have arrived.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// All sets up to `number` have arrived.
+    pub(crate) fn set_sent(&mut self, number: u64) {
+        self.sent = number;
+    }
+
+    /// The sets that are not known to have arrived, oldest first.
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = &ReverseSet> {
+        self.sets.iter().filter(|set| set.id.number > self.sent)
+    }
+
+    /// The same with the unsent sets numbered on from `last`.
+    pub(crate) fn renumbered(&self, last: u64) -> Pending {
+        let mut renumbered = self.clone();
+        let unsent = renumbered.sets.iter_mut().filter(|set| set.id.number > self.sent);
+        for (set, number) in unsent.zip(last + 1..) {
+            set.id.number = number;
+        }
+        renumbered
+    }
+
+    /// Whether nothing waits, and nothing is set aside.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sets.is_empty() && self.held.is_empty()
     }
 
     /// The sets, oldest first.
@@ -63,10 +90,21 @@ impl Pending {
         self.sets.push(set);
     }
 
-    /// What is left when all sets up to `number` have been answered, and the numbers of those.
+    /// What is left when all sets sent up to `number` have been answered, and the numbers of those.
     pub(crate) fn answered(&self, number: u64) -> (Pending, Vec<u64>) {
-        let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(|set| set.id.number <= number);
-        (Pending { sets: left, aside: Arc::clone(&self.aside) }, done.iter().map(|set| set.id.number).collect())
+        let is_done = |set: &ReverseSet| set.id.number <= number.min(self.sent);
+        let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(is_done);
+        (
+            Pending { sets: left, sent: self.sent, held: Arc::clone(&self.held) },
+            done.iter().map(|set| set.id.number).collect(),
+        )
+    }
+
+    /// Only what has been answered when all sets sent up to `number` have been.
+    pub(crate) fn done(&self, number: u64) -> Pending {
+        let is_done = |set: &&ReverseSet| set.id.number <= number.min(self.sent);
+        let sets = self.sets.iter().filter(is_done).cloned().collect();
+        Pending { sets, sent: self.sent, held: Arc::default() }
     }
 
     /// Every record with an edit.
@@ -94,7 +132,7 @@ impl Pending {
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<Option<Row>, E> {
         let mut edits = self.edits(&collection.name).filter(|edit| same_record(collection, edit.key(), key)).peekable();
-        let base = |key: &Key| self.held(&collection.name, key, &base);
+        let base = |key: &Key| self.unedited(&collection.name, key, &base);
         let row = base(key)?;
         if edits.peek().is_none() {
             return Ok(row);
@@ -126,7 +164,7 @@ impl Pending {
         content: &[u8],
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<u32, E> {
-        self.count(collection, content, &|key: &Key| self.held(&collection.name, key, &base))
+        self.count(collection, content, &|key: &Key| self.unedited(&collection.name, key, &base))
     }
 
     fn count<E>(
@@ -151,16 +189,16 @@ impl Pending {
     }
 
     /// A record without edits: as the base has it, or as it is held where it is set aside.
-    fn held<E>(
+    fn unedited<E>(
         &self,
         collection: &CollectionName,
         key: &Key,
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<Option<Row>, E> {
-        if self.aside.is_empty() {
+        if self.held.is_empty() {
             return base(key);
         }
-        match self.aside.get(&(collection.clone(), key.clone())) {
+        match self.held.get(&(collection.clone(), key.clone())) {
             Some(held) => Ok(held.clone()),
             None => base(key),
         }

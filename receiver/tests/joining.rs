@@ -44,6 +44,6 @@ async fn a_snapshot_from_which_the_log_leads_nowhere_is_an_error() {
     let interface = deltabus_interfaces::open(&config.location).unwrap();
     let mut receiver = Receiver::with_interface(config, interface.into(), log, &state).unwrap();
     let failed = receiver.receive_once().await.unwrap_err();
-    assert!(matches!(failed, Error::Unreachable { revision: 1, .. }), "{failed}");
+    assert!(matches!(failed, Error::Behind { revision: 0, .. }), "{failed}");
     assert!(failed.is_passing());
 }

@@ -27,6 +27,29 @@ pub enum Mismatch {
         /// The field's slot; of a delete, the first that differs.
         slot: u32,
     },
+    /// A value for a field that the collection doesn't have.
+    #[error("the record with key {key} would have a value in slot {slot}, where the collection has no field")]
+    NoField {
+        /// The key, readable.
+        key: String,
+        /// The slot.
+        slot: usize,
+    },
+}
+
+/// Checks that a change from outside names no slot beyond the `fields` that its collection has: whoever applies it makes
+/// room for all slots below.
+pub fn check_slots(change: &Change, fields: usize) -> Result<(), Mismatch> {
+    let beyond = match change {
+        Change::Insert { row, .. } | Change::Delete { row, .. } => row.beyond(fields),
+        Change::Update { fields: changed, .. } => {
+            changed.iter().map(|field| field.slot as usize).find(|slot| *slot >= fields)
+        }
+    };
+    match beyond {
+        Some(slot) => Err(Mismatch::NoField { key: crate::key::display(change.key().as_bytes()), slot }),
+        None => Ok(()),
+    }
 }
 
 /// The record after `change`; its before-values must be those of `row`.

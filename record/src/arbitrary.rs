@@ -122,6 +122,92 @@ pub fn text() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Text that means something to somebody: to shells, SQL, paths, NATS subjects, formats, spreadsheets, terminals and fonts.
+/// Distinct, none empty, and none with the character NUL, which some stores can't hold.
+pub fn hostile() -> Vec<String> {
+    let long = |bytes: usize| "long/".chars().cycle().take(bytes).collect::<String>();
+    let mut texts: Vec<String> = [
+        // SQL, shells, templates
+        "'; DROP TABLE records; --",
+        "\" OR \"\"=\"",
+        "`id`; $(reboot) & | > < ~ ! # %s %n {0} ${x}",
+        "--help",
+        "-",
+        "\\",
+        "\\'",
+        "'",
+        "\"",
+        "%00%0a%2e%2e%2f",
+        // paths
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a/../b",
+        ".",
+        "..",
+        "~root",
+        "C:\\x:y",
+        ".deltabus",
+        "con",
+        // subjects of NATS
+        "deltabus.people.changes",
+        ">",
+        "*",
+        "a.*.>",
+        "$JS.API.STREAM.DELETE.deltabus_people",
+        "a b\tc",
+        // spreadsheets
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "@SUM(A1)",
+        // formats
+        "a,b;c|d\te",
+        "two\nlines",
+        "two\r\nlines\r\n",
+        "\r",
+        "\n",
+        "\\N",
+        "\\A",
+        "null",
+        "NULL",
+        "{\"$deltabus\":\"bytes\",\"value\":\"aGk=\"}",
+        "[1,2",
+        "<a href='x'>&amp;]]>",
+        "BEGIN:VCARD\r\nEND:VCARD",
+        "END:VEVENT\nEND:VCALENDAR",
+        "X;Y=\"Z\":=0D=0A",
+        "=\n",
+        "$deltabus",
+        "value",
+        // numbers, dates and what looks so
+        "007",
+        "1e999999999",
+        "-0.0",
+        "NaN",
+        "99999999999999999999999999999999",
+        "2024-02-30",
+        "true",
+        // fonts and terminals
+        "\u{202e}txt.exe\u{202c}",
+        "e\u{301}",
+        "\u{e9}",
+        "\u{feff}bom",
+        "a\u{200b}b\u{200d}",
+        "\u{1b}[2J\u{7}\u{8}",
+        "\u{85}\u{2028}\u{2029}",
+        "\u{fffd}\u{ffff}\u{10ffff}",
+        "\u{1f469}\u{200d}\u{1f469}",
+        " leading",
+        "trailing ",
+        "\u{a0}",
+        " ",
+        "\t",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    texts.extend([long(255), long(256), long(1_000), "\u{fe0f}\u{301}".repeat(100), "\"".repeat(300)]);
+    texts
+}
+
 fn integer() -> impl Strategy<Value = BigInt> {
     prop_oneof![
         3 => (-300..300i64).prop_map(BigInt::from),

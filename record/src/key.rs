@@ -21,6 +21,9 @@ const HASHED: u8 = 0xfe;
 /// The longest key of fields, in bytes: stores have a limit of 64 KiB, and something is put before and behind it.
 pub const KEY_BYTES_MAX: usize = 32 * 1024;
 
+/// The longest key of a record, in bytes: that of fields, or of a whole row with its count.
+pub const RECORD_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 1 + size_of::<u32>();
+
 /// The key of a record, encoded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Box<[u8]>);

@@ -19,7 +19,8 @@ pub enum Clock {
 pub struct Merged {
     /// What is to be done at the source now; `None`: nothing.
     pub apply: Option<Change>,
-    /// Each part of the edit and how it came out. Every field of the edit is in exactly one of them.
+    /// Each part of the edit and how it came out. Every field of the edit is in exactly one of them; an
+    /// edit without fields has one all the same.
     pub verdicts: Vec<(Change, Outcome)>,
 }
 
@@ -87,6 +88,10 @@ fn merge_fields(
     clock: Clock,
     groups: &[Vec<u32>],
 ) -> Merged {
+    if fields.is_empty() {
+        // An insert of nothing but absent values, or an update of no field: there is nothing to be done.
+        return Merged { apply: None, verdicts: vec![(edit.clone(), Outcome::Already)] };
+    }
     let values = source.values();
     let now = |slot: u32| values.get(slot as usize).cloned().unwrap_or(Value::Absent);
     let mut stands: Vec<Stand> = fields

@@ -27,12 +27,24 @@
 //!
 //! Lengths and counts are unsigned LEB128.
 
-use num_bigint::BigInt;
+use std::sync::LazyLock;
 
+use num_bigint::{BigInt, BigUint};
+
+use crate::text::DIGITS_MAX;
 use crate::value::{Date, Decimal, Instant, Kind, Large, Time, Value, canonical_bits};
 
 /// How deep lists and maps may nest; deeper input is refused, so that no input exhausts the stack.
 pub const DEPTH_MAX: usize = 128;
+
+/// Up to this many bytes a number has at most [`DIGITS_MAX`] digits for certain.
+const NUMBER_BYTES_SURE: usize = 62_286;
+
+/// With so many it may have, or have a few more; beyond, it has more.
+const NUMBER_BYTES_MAX: usize = NUMBER_BYTES_SURE + 1;
+
+/// The first number of more than [`DIGITS_MAX`] digits.
+static TOO_MANY_DIGITS: LazyLock<BigUint> = LazyLock::new(|| BigUint::from(10_u8).pow(DIGITS_MAX as u32));
 
 const NOT_CANONICAL: &str = "value not in canonical form";
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -82,10 +94,20 @@ impl Row {
         RowReader::new(&self.0).map(|field| field.value()).collect()
     }
 
+    /// The first slot beyond `fields`, if the row has a value there.
+    pub fn beyond(&self, fields: usize) -> Option<usize> {
+        beyond(&self.0, fields)
+    }
+
     /// The value in `slot`.
     pub fn value(&self, slot: usize) -> Value {
         RowReader::new(&self.0).nth(slot).map_or(Value::Absent, |field| field.value())
     }
+}
+
+/// The first slot beyond `fields`, if the encoded row has a value there.
+pub fn beyond(row: &[u8], fields: usize) -> Option<usize> {
+    RowReader::new(row).nth(fields).map(|_| fields)
 }
 
 /// Checks bytes that come from outside to be a row, without keeping one.
@@ -515,6 +537,7 @@ impl<'a> Cursor<'a> {
                 if bytes.len() < 9 || !is_minimal(bytes) {
                     return self.error(NOT_CANONICAL);
                 }
+                self.digits(bytes)?;
             }
             6 => {
                 self.canonical_signed_32()?;
@@ -522,6 +545,7 @@ impl<'a> Cursor<'a> {
                 if !is_minimal(bytes) {
                     return self.error(NOT_CANONICAL);
                 }
+                self.digits(bytes)?;
             }
             7 => {
                 let bits = u64::from_le_bytes(self.take(8)?.try_into().expect("8 bytes were taken"));
@@ -558,10 +582,16 @@ impl<'a> Cursor<'a> {
                 }
             }
             16 => {
+                let mut names = Vec::new();
                 for _ in 0..self.canonical_unsigned()? {
                     let name = self.canonical_run()?;
                     self.utf8(name)?;
+                    names.push(name);
                     self.check(depth + 1)?;
+                }
+                names.sort_unstable();
+                if names.windows(2).any(|two| two[0] == two[1]) {
+                    return self.error("two members of one name");
                 }
             }
             17 | 18 => {
@@ -579,6 +609,16 @@ impl<'a> Cursor<'a> {
 
     fn utf8(&self, bytes: &[u8]) -> Result<(), RowError> {
         if std::str::from_utf8(bytes).is_err() { self.error("text is not UTF-8") } else { Ok(()) }
+    }
+
+    /// Printing a number takes time by the square of its digits: none has more than can be read.
+    fn digits(&self, bytes: &[u8]) -> Result<(), RowError> {
+        let too_many = match bytes.len() {
+            0..=NUMBER_BYTES_SURE => false,
+            NUMBER_BYTES_MAX => *BigInt::from_signed_bytes_be(bytes).magnitude() >= *TOO_MANY_DIGITS,
+            _ => true,
+        };
+        if too_many { self.error("a number of too many digits") } else { Ok(()) }
     }
 
     /// A number without superfluous zeros.

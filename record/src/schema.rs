@@ -110,6 +110,10 @@ impl fmt::Debug for CollectionName {
 /// The most fields a collection may have; more in a message from outside is refused, so that it can't fill the memory.
 pub const FIELDS_MAX: usize = 65_536;
 
+/// The longest name of a field or a collection. No database takes a longer one, a field's name is held many times over, and
+/// a collection's is part of keys in the state store.
+pub const NAME_BYTES_MAX: usize = 4_096;
+
 /// One field of a schema. Its place in [`Schema::fields`] is its slot and never changes while the schema evolves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -168,9 +172,43 @@ pub enum SchemaError {
     /// A key field that doesn't exist.
     #[error("there is no field `{0}` to be the key; the fields are {1}")]
     NoKeyField(String, String),
+    /// More fields than any collection may have.
+    #[error("{0} fields are more than the limit of {FIELDS_MAX}")]
+    TooManyFields(usize),
+    /// A name that is too long.
+    #[error("a name of {0} bytes is longer than the limit of {NAME_BYTES_MAX}")]
+    LongName(usize),
+    /// A key of slots that it can't be of.
+    #[error("the key names the field {0}, which is not there, or twice")]
+    NoKeySlot(u32),
 }
 
 impl Schema {
+    /// Checks what comes from outside: living fields have distinct names, none too long, and not too many; the key's fields
+    /// live, and are distinct.
+    pub fn check(&self) -> Result<(), SchemaError> {
+        if self.fields.len() > FIELDS_MAX {
+            return Err(SchemaError::TooManyFields(self.fields.len()));
+        }
+        let mut names = HashSet::with_capacity(self.fields.len());
+        for field in &self.fields {
+            if field.name.len() > NAME_BYTES_MAX {
+                return Err(SchemaError::LongName(field.name.len()));
+            }
+            if !field.dropped && !names.insert(field.name.as_str()) {
+                return Err(SchemaError::DuplicateField(field.name.clone()));
+            }
+        }
+        let KeySpec::Fields(slots) = &self.key else { return Ok(()) };
+        let mut distinct = HashSet::new();
+        // The key is found again by name, among the living.
+        let lives = |slot: u32| self.fields.get(slot as usize).is_some_and(|field| !field.dropped);
+        match slots.iter().find(|slot| !lives(**slot) || !distinct.insert(**slot)) {
+            Some(slot) => Err(SchemaError::NoKeySlot(*slot)),
+            None => Ok(()),
+        }
+    }
+
     /// The slot of the living field `name`.
     pub fn slot(&self, name: &str) -> Option<usize> {
         self.fields.iter().position(|field| !field.dropped && field.name == name)
@@ -311,6 +349,14 @@ impl Schema {
 pub struct NotACollection;
 
 impl Collection {
+    /// Checks what comes from outside: see [`Schema::check`].
+    pub fn check(&self) -> Result<(), SchemaError> {
+        match self.name.as_str().len() {
+            length if length > NAME_BYTES_MAX => Err(SchemaError::LongName(length)),
+            _ => self.schema.check(),
+        }
+    }
+
     /// The collection as bytes, for the state store: a row of name, key slots (null: the whole row) and fields.
     pub fn to_bytes(&self) -> Vec<u8> {
         let integer = |number: u32| Value::Integer(number.into());
@@ -363,22 +409,13 @@ impl Collection {
             _ => Err(NotACollection),
         };
         let fields = fields.into_iter().map(field).collect::<Result<Vec<_>, _>>()?;
-        let mut names = HashSet::new();
-        if fields.len() > FIELDS_MAX || !fields.iter().filter(|field| !field.dropped).all(|f| names.insert(&f.name)) {
-            return Err(NotACollection);
-        }
         let key = match key {
             Value::Null => KeySpec::WholeRow,
-            Value::List(slots) => {
-                let slots = slots.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-                // The key is found again by name, among the living.
-                if slots.iter().any(|slot| fields.get(*slot as usize).is_none_or(|field| field.dropped)) {
-                    return Err(NotACollection);
-                }
-                KeySpec::Fields(slots)
-            }
+            Value::List(slots) => KeySpec::Fields(slots.iter().map(number).collect::<Result<Vec<_>, _>>()?),
             _ => return Err(NotACollection),
         };
-        Ok(Collection { name: CollectionName::new(name), schema: Schema { fields, key } })
+        let collection = Collection { name: CollectionName::new(name), schema: Schema { fields, key } };
+        collection.check().map_err(|_| NotACollection)?;
+        Ok(collection)
     }
 }

@@ -132,9 +132,22 @@ pub fn display(value: &Value) -> String {
     }
 }
 
+/// Text for people, as names and messages that come from elsewhere: what a terminal would obey is escaped.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    text.chars().for_each(|char| push_printable(&mut out, char));
+    out
+}
+
+/// Whether a terminal would do something else with a character than show it where it stands: controls, line ends among them,
+/// and the characters that turn the direction of what follows (Unicode Technical Report 36, 2.1).
+pub fn is_obeyed(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Appends a character; one that would garble a terminal is escaped.
 pub(crate) fn push_printable(out: &mut String, char: char) {
-    if char.is_control() { out.extend(char.escape_default()) } else { out.push(char) }
+    if is_obeyed(char) { out.extend(char.escape_default()) } else { out.push(char) }
 }
 
 /// As Java's `BigDecimal.toString`, which keeps the scale and gives every decimal a text of its own.
@@ -150,7 +163,8 @@ pub(crate) fn decimal_text(decimal: &Decimal) -> String {
         let scale = scale as usize;
         return match digits.len().checked_sub(scale) {
             Some(point @ 1..) => format!("{sign}{}.{}", &digits[..point], &digits[point..]),
-            _ => format!("{sign}0.{digits:0>scale$}"),
+            // Not by a width: those of the standard library end at 65,535.
+            _ => format!("{sign}0.{}{digits}", "0".repeat(scale - digits.len())),
         };
     }
     let (first, rest) = digits.split_at(1);
@@ -197,13 +211,24 @@ fn push_hex(out: &mut String, byte: u8) {
 fn parse_integer(text: &str) -> Option<Value> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !plain || digits.len() > DIGITS_MAX {
+    if !plain {
         return None;
     }
     if let Ok(small) = text.parse() {
         return Some(Value::Integer(small));
     }
-    text.parse().ok().map(Value::integer)
+    let unsigned = parse_digits(digits)?;
+    Some(Value::integer(if text.len() > digits.len() { -unsigned } else { unsigned }))
+}
+
+/// The number that digits say; zeros in front don't count.
+fn parse_digits(digits: &str) -> Option<BigInt> {
+    let digits = digits.trim_start_matches('0');
+    match digits.len() {
+        0 => Some(BigInt::default()),
+        1..=DIGITS_MAX => digits.parse().ok(),
+        _ => None,
+    }
 }
 
 /// `-` digits `.` digits `E` exponent, all but the first digits optional.
@@ -230,7 +255,7 @@ impl<'a> Number<'a> {
             None => (mantissa, ""),
         };
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(fraction) || mantissa.len() > DIGITS_MAX {
+        if whole.is_empty() || !digits(whole) || !digits(fraction) {
             return None;
         }
         Some(Number { whole, fraction, exponent, negative })
@@ -248,7 +273,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     let number = Number::of(text)?;
     let scale = i32::try_from(number.fraction.len() as i64 - number.exponent).ok()?;
     let digits = format!("{}{}", number.whole, number.fraction);
-    let mut unscaled: BigInt = digits.parse().ok()?;
+    let mut unscaled = parse_digits(&digits)?;
     if number.negative {
         unscaled = -unscaled;
     }

@@ -317,3 +317,14 @@ fn a_field_of_two_groups_hands_the_conflict_on() {
     let merged = merge(&edit, Some(&source), Some(&base), ConflictPolicy::Source, Clock::EditLater, &groups);
     assert_eq!(outcomes(&merged), ["conflict, source"; 3]);
 }
+
+/// Every edit is answered, so that its receiver no longer waits for it: also one that does nothing.
+#[test]
+fn an_edit_of_no_field_is_there_already() {
+    let insert = Change::Insert { key: key(), row: Row::default() };
+    let update = Change::Update { key: key(), fields: Vec::new() };
+    for edit in [insert, update] {
+        let merged = merge(&edit, Some(&Row::default()), None, ConflictPolicy::Source, Clock::EditLater, &[]);
+        assert_eq!(merged, Merged { apply: None, verdicts: vec![(edit, Outcome::Already)] });
+    }
+}

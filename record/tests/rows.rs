@@ -2,7 +2,9 @@
 
 use deltabus_record::arbitrary;
 use deltabus_record::row::{DEPTH_MAX, FieldRef, Row, RowBuilder, RowReader, check, decode, encode};
-use deltabus_record::value::{Instant, Value};
+use deltabus_record::text::{DIGITS_MAX, parse, to_text};
+use deltabus_record::value::{Decimal, Instant, Value};
+use num_bigint::BigInt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -170,4 +172,41 @@ fn the_encoding_is_the_documented_one() {
     let bytes =
         [0, 1, 3, 4, 1, 130, b'h', b'i', 9, 2, 1, 2, 13, 1, 5, 0xa0, 0x38, 15, 1, 4, 0xd8, 4, 16, 1, 1, b'a', 1];
     assert_eq!(row.as_bytes(), bytes);
+}
+
+/// A map's names are distinct, also where the map comes from outside: JSON text of two members of one name is none.
+#[test]
+fn two_members_of_one_name_are_refused() {
+    let map = |names: [&str; 3]| {
+        let members = names.map(|name| (name.to_owned(), Value::List(vec![Value::Null])));
+        encoded(&Value::Map(members.to_vec()))
+    };
+    assert!(check(&map(["a", "b", ""])).is_ok());
+    for names in [["a", "b", "a"], ["", "", "b"]] {
+        let bytes = map(names);
+        check_refused(&bytes, "two members of one name", bytes.len());
+    }
+}
+
+/// Printing a number takes time by the square of its digits: no row has one that text could not bring.
+#[test]
+fn a_number_has_no_more_digits_than_text_may_have() {
+    let most = BigInt::from(10).pow(DIGITS_MAX as u32) - 1;
+    for sign in [1, -1] {
+        for scale in [None, Some(0), Some(7), Some(-3)] {
+            let value = |number: &BigInt| match scale {
+                None => Value::integer(number * sign),
+                Some(scale) => Value::Decimal(Box::new(Decimal { unscaled: number * sign, scale })),
+            };
+            let largest = encoded(&value(&most));
+            assert!(check(&largest).is_ok());
+            let text = to_text(&value(&most)).unwrap();
+            assert!(parse(&text, value(&most).kind()) == Some(value(&most)), "{sign} {scale:?}");
+            for number in [&most + 1, &most + 5, &most * 1000] {
+                let bytes = encoded(&value(&number));
+                check_refused(&bytes, "a number of too many digits", bytes.len());
+                assert_eq!(parse(&to_text(&value(&number)).unwrap(), value(&number).kind()), None);
+            }
+        }
+    }
 }

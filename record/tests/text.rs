@@ -3,7 +3,7 @@
 use deltabus_record::arbitrary;
 use deltabus_record::json;
 use deltabus_record::row::DEPTH_MAX;
-use deltabus_record::text::{DISPLAY_CHARS_MAX, display, parse, to_text};
+use deltabus_record::text::{DISPLAY_CHARS_MAX, display, is_obeyed, parse, printable, to_text};
 use deltabus_record::value::{Date, Decimal, Instant, Kind, Large, Time, Value};
 use num_bigint::BigInt;
 use proptest::prelude::*;
@@ -198,5 +198,25 @@ proptest! {
     #[test]
     fn display_is_short(value in arbitrary::value()) {
         prop_assert!(display(&value).chars().count() < 2 * DISPLAY_CHARS_MAX);
+    }
+}
+
+#[test]
+fn what_a_terminal_obeys_is_shown_and_not_obeyed() {
+    let text = "ü\u{1b}[2J\u{7}\r\n\u{9b}\u{202e}txt.exe\u{2028}\u{301}";
+    let shown = printable(text);
+    assert_eq!(shown, "ü\\u{1b}[2J\\u{7}\\r\\n\\u{9b}\\u{202e}txt.exe\\u{2028}\u{301}");
+    for value in [Value::text(text), Value::List(vec![Value::text(text)])] {
+        assert!(!display(&value).contains(is_obeyed), "{}", display(&value));
+    }
+}
+
+/// The standard library's widths end at 65,535: beyond, a zero in front of the digits was a panic.
+#[test]
+fn a_decimal_of_many_digits_behind_the_point_is_written() {
+    for digits in [1, 65_535, 65_536, 140_000] {
+        let text = format!("0.{}", "3".repeat(digits));
+        let value = parse(&text, Kind::Decimal).unwrap();
+        assert!(to_text(&value).unwrap() == text, "{digits}");
     }
 }

@@ -10,8 +10,8 @@ use fjall::{Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use crate::Error;
 use crate::load::Loaded;
 use crate::probe::Step;
-use crate::store::{COLLECTION_PREFIX, Catalogue, Entry, Inner, checked, entry_bytes};
-use crate::view::overlay_key;
+use crate::store::{ASIDE_PREFIX, COLLECTION_PREFIX, Catalogue, Entry, Inner, checked, entry_bytes};
+use crate::view::{is_keepable, overlay_key};
 
 /// A transaction of the store. Dropping it changes nothing.
 pub struct Batch {
@@ -29,22 +29,28 @@ impl Batch {
         Batch { inner, writes, catalogue: None, replaced: Vec::new() }
     }
 
-    /// Puts a record.
+    /// Puts a record; [`Error::Key`] for a key that can't be kept.
     pub fn put(&mut self, collection: &CollectionName, key: &[u8], row: &[u8]) -> Result<(), Error> {
+        if !is_keepable(key) {
+            return Err(Error::Key { collection: collection.clone(), bytes: key.len() });
+        }
         let records = self.records(collection)?;
-        self.writes.insert(&records, checked(key)?, row);
+        self.writes.insert(&records, key, row);
         Ok(())
     }
 
     /// Removes a record.
     pub fn remove(&mut self, collection: &CollectionName, key: &[u8]) -> Result<(), Error> {
         let records = self.records(collection)?;
-        self.writes.remove(&records, checked(key)?);
+        if is_keepable(key) {
+            self.writes.remove(&records, key);
+        }
         Ok(())
     }
 
     /// Makes a collection, or changes its schema; its records stay.
     pub fn set_collection(&mut self, collection: &Collection) -> Result<(), Error> {
+        check(collection)?;
         let known = self.current(|catalogue| catalogue.entry(&collection.name).cloned());
         let (id, records) = match known {
             Some(entry) => (entry.id, entry.records),
@@ -67,6 +73,27 @@ impl Batch {
         Ok(())
     }
 
+    /// Puts all collections aside, as they are: they are no longer among the others, and those that were aside before go.
+    pub fn put_aside(&mut self) {
+        self.drop_aside();
+        let entries = std::mem::take(&mut self.changing().entries);
+        for Entry { id, collection, .. } in &entries {
+            let name = &collection.name;
+            self.writes.remove(&self.inner.meta.clone(), format!("{COLLECTION_PREFIX}{name}").into_bytes());
+            let bytes = entry_bytes(*id, collection);
+            self.writes.insert(&self.inner.meta.clone(), format!("{ASIDE_PREFIX}{name}").into_bytes(), bytes);
+        }
+        self.changing().aside = entries;
+    }
+
+    /// Removes the collections that were put aside.
+    pub fn drop_aside(&mut self) {
+        for Entry { collection, records, .. } in std::mem::take(&mut self.changing().aside) {
+            self.writes.remove(&self.inner.meta.clone(), format!("{ASIDE_PREFIX}{}", collection.name).into_bytes());
+            self.replaced.push(records);
+        }
+    }
+
     /// Replaces a collection, or makes it, with what was loaded.
     pub(crate) fn replace(&mut self, loaded: Loaded) {
         let name = &loaded.collection.name;
@@ -76,14 +103,20 @@ impl Batch {
         self.bind(Entry { id: loaded.id, collection: loaded.collection, records: loaded.records });
     }
 
-    /// Puts bytes on top of a record; they don't touch it.
+    /// Puts bytes on top of a record; they don't touch it. Where there can be no such record, nothing is put.
     pub fn overlay_put(&mut self, collection: &CollectionName, key: &[u8], value: &[u8]) {
+        if !is_keepable(key) {
+            return;
+        }
         let overlay = self.inner.overlay.clone();
         self.writes.insert(&overlay, overlay_key(collection, key), value);
     }
 
     /// Removes what was put on top of a record.
     pub fn overlay_remove(&mut self, collection: &CollectionName, key: &[u8]) {
+        if !is_keepable(key) {
+            return;
+        }
         let overlay = self.inner.overlay.clone();
         self.writes.remove(&overlay, overlay_key(collection, key));
     }
@@ -134,7 +167,7 @@ impl Batch {
         self.inner.probe(Step::AfterCommit)?;
         for records in self.replaced {
             // What stays behind here is removed at the next start.
-            if let Err(error) = self.inner.database.delete_keyspace(records) {
+            if let Err(error) = self.inner.remove_records(records) {
                 tracing::debug!(%error, "replaced records could not be removed yet");
             }
         }
@@ -167,4 +200,9 @@ impl Batch {
         let inner = &self.inner;
         self.catalogue.get_or_insert_with(|| inner.catalogue.read().expect("no holder of this lock panics").clone())
     }
+}
+
+/// What could not be read back is not stored.
+pub(crate) fn check(collection: &Collection) -> Result<(), Error> {
+    collection.check().map_err(|source| Error::Schema { name: collection.name.clone(), source })
 }

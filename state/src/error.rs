@@ -50,9 +50,29 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
-    /// A key, or a name, that is longer than the store takes.
+    /// A name that is longer than the store takes.
     #[error("a key of {bytes} bytes is more than the limit of {}", crate::store::KEY_BYTES_MAX)]
     KeyTooLong {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// A collection that could not be read back.
+    #[error("the collection `{name}` can't be kept")]
+    Schema {
+        /// Which.
+        name: deltabus_record::schema::CollectionName,
+        /// Why.
+        source: deltabus_record::schema::SchemaError,
+    },
+    /// A record whose key can't be kept.
+    #[error(
+        "a record of `{collection}` has a key of {bytes} bytes, and the most is {}: {}",
+        deltabus_record::key::RECORD_KEY_BYTES_MAX,
+        if *bytes == 0 { "it has none" } else { "name shorter fields as its key" }
+    )]
+    Key {
+        /// Where.
+        collection: deltabus_record::schema::CollectionName,
         /// How long it is.
         bytes: usize,
     },

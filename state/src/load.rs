@@ -7,7 +7,9 @@ use fjall::Keyspace;
 
 use crate::Error;
 use crate::batch::Batch;
-use crate::store::{Inner, checked};
+use crate::batch::check;
+use crate::store::Inner;
+use crate::view::is_keepable;
 
 /// Records are gathered up to this many bytes, sorted, and written out as a run of their own, past the journal. More
 /// memory makes fewer runs to be merged later, and little difference to the time.
@@ -52,13 +54,18 @@ pub(crate) struct Loaded {
 
 impl Load {
     pub(crate) fn begin(inner: Arc<Inner>, collection: &Collection) -> Result<Load, Error> {
+        check(collection)?;
         let (id, records) = inner.new_records()?;
         Ok(Load { inner, id, collection: collection.clone(), records: Some(records), run: Run::default() })
     }
 
     /// Adds a record, in any order; of two with one key the later stays.
+    ///
+    /// [`Error::Key`] for a key that can't be kept.
     pub fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), Error> {
-        let key = checked(key)?;
+        if !is_keepable(key) {
+            return Err(Error::Key { collection: self.collection.name.clone(), bytes: key.len() });
+        }
         if !self.run.entries.is_empty() && self.run.bytes.len() + key.len() + row.len() > RUN_BYTES {
             self.write_run()?;
         }
@@ -111,7 +118,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         if let Some(records) = self.records.take() {
             // What stays behind here is removed at the next start.
-            let _ = self.inner.database.delete_keyspace(records);
+            let _ = self.inner.remove_records(records);
         }
     }
 }

@@ -91,6 +91,8 @@ pub(crate) struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct Catalogue {
     pub(crate) entries: Vec<Entry>,
+    /// Collections that were put aside.
+    pub(crate) aside: Vec<Entry>,
     pub(crate) next_id: u32,
 }
 
@@ -108,8 +110,17 @@ impl Catalogue {
     }
 }
 
+/// An entry that only carries the engine's sequence number on.
+const SEQUENCE: &str = "\0sequence";
+
+/// More sequence numbers than making or removing one keyspace takes.
+const SEQUENCE_STEPS: usize = 8;
+
 /// Meta entries of the store itself begin with this; the owner's don't.
 pub(crate) const COLLECTION_PREFIX: &str = "\0collection/";
+
+/// The same for collections that were put aside.
+pub(crate) const ASIDE_PREFIX: &str = "\0aside/";
 
 impl Store {
     /// Opens the folder `dir` of `owner`; a missing or empty folder becomes a new store.
@@ -144,7 +155,6 @@ impl Store {
             Error::Store { dir, source, .. } => Error::Damaged { dir, source: source.into() },
             error => error,
         })?;
-        remove_orphans(&database, &catalogue).map_err(damaged)?;
         let inner = Inner {
             dir: dir.to_owned(),
             database,
@@ -155,6 +165,8 @@ impl Store {
             probe,
             _lock: lock,
         };
+        inner.carry_sequence(SEQUENCE_STEPS)?;
+        inner.remove_orphans()?;
         Ok(Store { inner: Arc::new(inner) })
     }
 
@@ -233,7 +245,47 @@ impl Inner {
         let id = catalogue.next_id;
         catalogue.next_id += 1;
         let records = self.database.keyspace(&records_name(id), records_keyspace).map_err(self.error("extend"))?;
+        self.carry_sequence(1)?;
         Ok((id, records))
+    }
+
+    /// Removes records that nobody needs. What stays behind is removed at the next start.
+    pub(crate) fn remove_records(&self, records: Keyspace) -> Result<(), Error> {
+        self.database.delete_keyspace(records).map_err(self.error("shrink"))?;
+        self.carry_sequence(1)
+    }
+
+    /// Makes durable how far the engine's sequence numbers are, by so many writes.
+    ///
+    /// What keyspaces there are is kept in a tree whose numbers the engine (fjall 3.1) doesn't recover when it is opened: one
+    /// made then may count as older than the removal of another in whose place it comes, and is gone the next time. So
+    /// every such change is followed by a write to a tree whose numbers are recovered; at the start they are carried past a
+    /// change that was cut off before that.
+    fn carry_sequence(&self, steps: usize) -> Result<(), Error> {
+        for step in 1..=steps {
+            let durability = (step == steps).then_some(PersistMode::SyncAll);
+            let mut batch = self.database.batch().durability(durability);
+            batch.insert(&self.meta, SEQUENCE, []);
+            batch.commit().map_err(self.error("commit"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes records of loads that were never finished, and of collections replaced or gone.
+    fn remove_orphans(&self) -> Result<(), Error> {
+        for name in self.database.list_keyspace_names() {
+            let Some(id) = name.strip_prefix("records-").and_then(|id| id.parse::<u32>().ok()) else { continue };
+            let known = {
+                let mut catalogue = self.catalogue.write().expect("no holder of this lock panics");
+                catalogue.next_id = catalogue.next_id.max(id.saturating_add(1));
+                catalogue.entries.iter().chain(&catalogue.aside).any(|entry| entry.id == id)
+            };
+            if !known {
+                let orphan = self.database.keyspace(&name, records_keyspace).map_err(self.error("shrink"))?;
+                self.remove_records(orphan)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn probe(&self, step: Step) -> Result<(), Error> {
@@ -269,7 +321,9 @@ fn read_catalogue(dir: &Path, database: &Database, meta: &Keyspace) -> Result<Ca
     let store = |source| Error::Store { doing: "read", dir: dir.to_owned(), source };
     let damaged = |problem: &str| Error::Damaged { dir: dir.to_owned(), source: problem.to_owned().into() };
     let mut catalogue = Catalogue::default();
-    for guard in database.snapshot().prefix(meta, COLLECTION_PREFIX) {
+    let snapshot = database.snapshot();
+    let of = |prefix, aside: bool| snapshot.prefix(meta, prefix).map(move |guard| (guard, aside));
+    for (guard, aside) in of(COLLECTION_PREFIX, false).chain(of(ASIDE_PREFIX, true)) {
         let (_, value) = guard.into_inner().map_err(store)?;
         let row = Row::from_bytes(&value).map_err(|error| damaged(&error.to_string()))?;
         let values = row.values();
@@ -283,22 +337,12 @@ fn read_catalogue(dir: &Path, database: &Database, meta: &Keyspace) -> Result<Ca
         }
         let records = database.keyspace(&records_name(id), records_keyspace).map_err(store)?;
         catalogue.next_id = catalogue.next_id.max(id + 1);
-        catalogue.entries.push(Entry { id, collection, records });
+        let entries = if aside { &mut catalogue.aside } else { &mut catalogue.entries };
+        entries.push(Entry { id, collection, records });
     }
     catalogue.entries.sort_by(|a, b| a.collection.name.cmp(&b.collection.name));
+    catalogue.aside.sort_by(|a, b| a.collection.name.cmp(&b.collection.name));
     Ok(catalogue)
-}
-
-/// Records of loads that were never finished, and of collections replaced or gone.
-fn remove_orphans(database: &Database, catalogue: &Catalogue) -> Result<(), fjall::Error> {
-    for name in database.list_keyspace_names() {
-        let Some(id) = name.strip_prefix("records-").and_then(|id| id.parse::<u32>().ok()) else { continue };
-        if !catalogue.entries.iter().any(|entry| entry.id == id) {
-            let orphan = database.keyspace(&name, records_keyspace)?;
-            database.delete_keyspace(orphan)?;
-        }
-    }
-    Ok(())
 }
 
 pub(crate) const LOCK_FILE: &str = "lock";

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use deltabus_record::key::RECORD_KEY_BYTES_MAX;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
@@ -32,6 +33,12 @@ impl View {
         &self.collections
     }
 
+    /// The collections that were put aside with [`Batch::put_aside`](crate::Batch::put_aside), as a view of their own.
+    pub fn aside(&self) -> View {
+        let aside = Catalogue { entries: self.catalogue.aside.clone(), ..Catalogue::default() };
+        View::new(self.snapshot.clone(), aside, Arc::clone(&self.inner))
+    }
+
     /// The collection of that name.
     pub fn collection(&self, name: &CollectionName) -> Option<&Collection> {
         self.catalogue.entry(name).map(|entry| &entry.collection)
@@ -39,9 +46,7 @@ impl View {
 
     /// Appends the row of a record to `row`; `false` if there is no such record.
     pub fn get(&self, collection: &CollectionName, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Error> {
-        let Some(entry) = self.catalogue.entry(collection) else { return Ok(false) };
-        // What can't be put is not there.
-        let Ok(key) = checked(key) else { return Ok(false) };
+        let Some(entry) = self.catalogue.entry(collection).filter(|_| is_keepable(key)) else { return Ok(false) };
         match self.snapshot.get(&entry.records, key).map_err(self.inner.error("read"))? {
             Some(stored) => {
                 row.extend_from_slice(&stored);
@@ -74,6 +79,9 @@ impl View {
 
     /// What the owner put on top of a record with [`crate::Batch::overlay_put`].
     pub fn overlay(&self, collection: &CollectionName, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if !is_keepable(key) {
+            return Ok(None);
+        }
         let stored = self.snapshot.get(&self.inner.overlay, overlay_key(collection, key));
         Ok(stored.map_err(self.inner.error("read"))?.map(|value| value.to_vec()))
     }
@@ -116,6 +124,11 @@ impl View {
     fn entry(&self, collection: &CollectionName) -> Result<&Entry, Error> {
         self.catalogue.entry(collection).ok_or_else(|| Error::NoCollection(collection.clone()))
     }
+}
+
+/// Whether there can be a record of this key: the embedded store panics at others, even if they are only asked after.
+pub(crate) fn is_keepable(key: &[u8]) -> bool {
+    (1..=RECORD_KEY_BYTES_MAX).contains(&key.len())
 }
 
 /// Where an overlay entry lies: the collection's name, its length first, then the key; their hash (xxh3, 128 bits) behind an

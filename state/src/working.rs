@@ -144,15 +144,21 @@ impl<'a> Working<'a> {
 
     /// Applies a transaction: schemas first, then records.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<(), ApplyError> {
+        // What is undone may have values in fields that are already gone.
+        let before: Vec<_> = self.collections.iter().map(|it| (it.name.clone(), it.schema.fields.len())).collect();
         for schema in transaction.schemas.iter().filter(|schema| schema.after.is_some()) {
             self.apply_schema(schema.before.as_ref(), schema.after.as_ref());
         }
         for changes in &transaction.collections {
-            if self.collection(&changes.collection).is_none() {
+            let Some(collection) = self.collection(&changes.collection) else {
                 return Err(ApplyError::NoCollection(changes.collection.clone()));
-            }
+            };
+            let was = before.iter().find(|(name, _)| *name == changes.collection).map_or(0, |(_, fields)| *fields);
+            let fields = collection.schema.fields.len().max(was);
             let hasher = RecordHasher::new(&changes.collection);
             for change in &changes.changes {
+                apply::check_slots(change, fields)
+                    .map_err(|source| ApplyError::Mismatch { collection: changes.collection.clone(), source })?;
                 self.apply_hashed(&changes.collection, &hasher, change)?;
             }
         }

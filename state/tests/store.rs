@@ -4,11 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use deltabus_record::apply::Mismatch;
+use deltabus_record::change::{Change, CollectionChanges, FieldChange, SchemaChange, Transaction};
 use deltabus_record::digest::Digest;
-use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema, SourceName};
+use deltabus_record::key::{Key, RECORD_KEY_BYTES_MAX};
+use deltabus_record::row::Row;
+use deltabus_record::schema::{
+    Collection, CollectionName, FIELDS_MAX, Field, KeySpec, NAME_BYTES_MAX, ReceiverName, Schema, SourceName,
+};
+use deltabus_record::value::Value;
 use deltabus_state::probe::{Probe, Step};
 use deltabus_state::{
-    Error, Heard, Owner, Requests, ScanIndex, ScanIndexWriter, StateDirectory, Store, ask, is_busy, read_status,
+    ApplyError, Error, Heard, Owner, Requests, ScanIndex, ScanIndexWriter, StateDirectory, Store, Working, ask,
+    is_busy, read_status,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -481,11 +489,11 @@ fn keys_that_are_too_long_are_refused_and_are_not_there() {
     batch.commit().unwrap();
     let long = vec![7; 70_000];
     let mut batch = store.batch();
-    assert!(matches!(batch.put(&name, &long, b""), Err(Error::KeyTooLong { bytes: 70_000 })));
-    assert!(matches!(batch.remove(&name, &long), Err(Error::KeyTooLong { .. })));
-    assert!(matches!(batch.set_collection(&collection(&"a".repeat(70_000))), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(batch.put(&name, &long, b""), Err(Error::Key { bytes: 70_000, .. })));
+    batch.remove(&name, &long).unwrap();
+    assert!(matches!(batch.set_collection(&collection(&"a".repeat(70_000))), Err(Error::Schema { .. })));
     assert!(matches!(batch.meta_put(&"a".repeat(70_000), b""), Err(Error::KeyTooLong { .. })));
-    assert!(matches!(store.load(&collection("a")).unwrap().put(&long, b""), Err(Error::KeyTooLong { .. })));
+    assert!(matches!(store.load(&collection("a")).unwrap().put(&long, b""), Err(Error::Key { .. })));
     assert!(!store.view().get(&name, &long, &mut Vec::new()).unwrap());
     assert_eq!(store.view().meta(&"a".repeat(70_000)).unwrap(), None);
     // What is put on top is found by a hash.
@@ -493,4 +501,161 @@ fn keys_that_are_too_long_are_refused_and_are_not_there() {
     batch.commit().unwrap();
     assert_eq!(store.view().overlay(&name, &long).unwrap().as_deref(), Some(&b"o"[..]));
     assert_eq!(store.view().overlay(&name, &[8; 70_000]).unwrap(), None);
+}
+
+#[test]
+fn what_is_loaded_after_a_load_that_was_broken_off_is_there_ever_after() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..6u8 {
+        let store = open(folder.path());
+        let mut broken_off = store.load(&collection("a")).unwrap();
+        broken_off.put(b"k", b"0").unwrap();
+        drop(broken_off);
+        drop(store);
+        let store = open(folder.path());
+        let mut load = store.load(&collection("a")).unwrap();
+        load.put(b"k", &[round]).unwrap();
+        let mut batch = store.batch();
+        load.finish(&mut batch).unwrap();
+        batch.commit().unwrap();
+        drop(store);
+        assert_eq!(records(&open(folder.path()), "a")[&b"k"[..]], [round]);
+    }
+}
+
+#[test]
+fn what_is_put_aside_stays_until_it_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = CollectionName::new("a");
+    let aside = |store: &Store| {
+        let view = store.view().aside();
+        let mut row = Vec::new();
+        view.get(&name, b"k", &mut row).unwrap().then_some(row)
+    };
+    let mut store = open(folder.path());
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.put(&name, b"k", b"old").unwrap();
+    batch.commit().unwrap();
+    assert_eq!(aside(&store), None);
+    let mut load = store.load(&collection("a")).unwrap();
+    load.put(b"k", b"new").unwrap();
+    let mut batch = store.batch();
+    batch.put_aside();
+    load.finish(&mut batch).unwrap();
+    batch.commit().unwrap();
+    for _ in 0..2 {
+        assert_eq!(aside(&store), Some(b"old".to_vec()));
+        assert_eq!(records(&store, "a")[&b"k"[..]], b"new");
+        drop(store);
+        store = open(folder.path());
+    }
+    let mut batch = store.batch();
+    batch.drop_aside();
+    batch.commit().unwrap();
+    drop(store);
+    store = open(folder.path());
+    assert_eq!(aside(&store), None);
+    assert!(store.view().aside().collections().is_empty());
+    assert_eq!(records(&store, "a")[&b"k"[..]], b"new");
+}
+
+/// The embedded store panics at a key that is empty or longer than 65,535 bytes, even if it is only asked after. A record
+/// without a key of its own is its key, and may well be longer.
+#[test]
+fn a_key_that_cannot_be_kept_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let name = CollectionName::new("n".repeat(NAME_BYTES_MAX));
+    let mut batch = store.batch();
+    batch.set_collection(&collection(name.as_str())).unwrap();
+    let longest = vec![7; RECORD_KEY_BYTES_MAX];
+    batch.put(&name, &longest, b"row").unwrap();
+    batch.overlay_put(&name, &longest, b"over");
+    for key in [vec![7; RECORD_KEY_BYTES_MAX + 1], vec![7; 100_000], Vec::new()] {
+        let refused = batch.put(&name, &key, b"row").unwrap_err();
+        assert!(matches!(refused, Error::Key { bytes, .. } if bytes == key.len()), "{refused}");
+        batch.remove(&name, &key).unwrap();
+        batch.overlay_put(&name, &key, b"over");
+        batch.overlay_remove(&name, &key);
+        let mut load = store.load(&collection("b")).unwrap();
+        assert!(matches!(load.put(&key, b"row"), Err(Error::Key { .. })));
+    }
+    batch.commit().unwrap();
+    let view = store.view();
+    let mut row = Vec::new();
+    assert!(view.get(&name, &longest, &mut row).unwrap());
+    assert_eq!(view.overlay(&name, &longest).unwrap().as_deref(), Some(&b"over"[..]));
+    for key in [vec![7; RECORD_KEY_BYTES_MAX + 1], vec![7; 100_000], Vec::new()] {
+        assert!(!view.get(&name, &key, &mut row).unwrap());
+        assert_eq!(view.overlay(&name, &key).unwrap(), None);
+    }
+}
+
+/// What is stored is read at the next start: a collection that would be refused then is refused at once.
+#[test]
+fn a_collection_that_could_not_be_read_back_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut many = collection("many");
+    many.schema.fields = (0..=FIELDS_MAX as u32).map(|at| Field::new(at.to_string(), None, at)).collect();
+    let long = collection(&"n".repeat(NAME_BYTES_MAX + 1));
+    let mut twice = collection("twice");
+    twice.schema.fields.push(Field::new("id", None, 1));
+    let mut keyless = collection("keyless");
+    keyless.schema.fields[0].dropped = true;
+    for broken in [many, long, twice, keyless] {
+        let refused = store.batch().set_collection(&broken).unwrap_err();
+        assert!(matches!(refused, Error::Schema { .. }), "{refused}");
+        assert!(matches!(store.load(&broken).err(), Some(Error::Schema { .. })));
+    }
+}
+
+/// A few bytes that name the field 65,535 would become a row of as many.
+#[test]
+fn a_change_of_fields_that_its_collection_lacks_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.commit().unwrap();
+    let key = Key::of(&[Value::Integer(1)]);
+    let row = |values: &[Value]| Row::of(values);
+    let far = FieldChange { slot: 65_535, before: Value::Absent, after: Value::Null };
+    let near = FieldChange { slot: 1, before: Value::Absent, after: Value::Null };
+    let changed = |change: &Change, wider: bool| {
+        let mut after = collection("a");
+        if wider {
+            after.schema.fields.push(Field::new("more", None, 1));
+        }
+        let schemas = vec![SchemaChange { before: Some(collection("a")), after: Some(after) }];
+        let insert = Change::Insert { key: key.clone(), row: row(&[Value::Integer(1)]) };
+        let changes = match change {
+            Change::Update { .. } => vec![insert, change.clone()],
+            _ => vec![change.clone()],
+        };
+        let collections = vec![CollectionChanges { collection: CollectionName::new("a"), changes }];
+        let view = store.view();
+        let mut working = Working::new(&view, Digest::default());
+        let transaction = Transaction { schemas, collections };
+        let applied = working.apply(&transaction);
+        if applied.is_ok() {
+            // Undone, the field goes before its values do.
+            working.apply(&transaction.invert()).unwrap();
+            assert_eq!(working.digest(), Digest::default());
+        }
+        applied
+    };
+    let wide = Change::Insert { key: key.clone(), row: row(&[Value::Integer(1), Value::Null]) };
+    let update = Change::Update { key: key.clone(), fields: vec![near] };
+    for change in [wide, update] {
+        let refused = changed(&change, false);
+        assert!(
+            matches!(refused, Err(ApplyError::Mismatch { source: Mismatch::NoField { slot: 1, .. }, .. })),
+            "{refused:?}"
+        );
+        changed(&change, true).unwrap();
+    }
+    let update = Change::Update { key: key.clone(), fields: vec![far] };
+    assert!(changed(&update, true).is_err());
 }

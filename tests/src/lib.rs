@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub mod catalogue;
+#[cfg(target_os = "linux")]
+pub mod namespace;
+pub mod proxy;
 
 /// How long a test waits for something that must come; reached only by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -180,6 +183,27 @@ impl Running {
             child.kill().expect("a child can be killed");
         }
         Some(child.wait().expect("a child can be waited for"))
+    }
+
+    /// Freezes it: no instruction of it runs until [`Running::thaw`].
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let child = self.child.as_ref().expect("it is running");
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), signal)
+            .expect("a child can be signalled");
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 
     /// What it has logged so far.

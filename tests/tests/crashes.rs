@@ -56,8 +56,6 @@ fn a_receiver_is_killed() {
 
 #[test]
 fn the_broker_is_killed() {
-    play(|world, _| {
-        kill(world.broker_pid());
-        world.run("bus start").exits(0);
-    });
+    // Whoever uses it starts it again.
+    play(|world, _| kill(world.broker_pid()));
 }

@@ -1,4 +1,4 @@
-//! A real PostgreSQL to another, and to SQLite, both ways, while somebody keeps writing.
+//! A real PostgreSQL to another, to SQLite and to JSON, both ways, while somebody keeps writing.
 #![cfg(shared_data)]
 
 use std::path::PathBuf;
@@ -9,6 +9,9 @@ use deltabus_tests::World;
 fn sakila_file(name: &str) -> PathBuf {
     PathBuf::from(env!("DELTABUS_SHARED_DATA")).join("sakila-postgres").join(name)
 }
+
+/// All tables in one document.
+const DOCUMENT: &str = "json:sakila.json?shape=tables";
 
 /// How many times somebody writes at each end.
 const WRITES: u32 = 15;
@@ -28,10 +31,12 @@ fn sakila_follows_both_ways_while_rows_keep_changing() {
     world.run(&format!("transmit sakila {from} --once")).exits(0);
     world.run(&format!("receive sakila {to} --name copy --reverse --once")).exits(0);
     world.run("receive sakila sqlite:sakila.db --name lite --once").exits(0);
+    world.run(&format!("receive sakila {DOCUMENT} --name document --once")).exits(0);
     let running = [
         world.start(&format!("transmit sakila {from}")),
         world.start(&format!("receive sakila {to} --name copy --reverse")),
         world.start("receive sakila sqlite:sakila.db --name lite"),
+        world.start(&format!("receive sakila {DOCUMENT} --name document")),
     ];
     for at in 1..=WRITES {
         write(
@@ -49,6 +54,7 @@ fn sakila_follows_both_ways_while_rows_keep_changing() {
     world.wait("all edits are at the source", || edited() == WRITES.to_string());
     world.wait_equal(&from, &to);
     world.wait_equal(&from, "sqlite:sakila.db");
+    world.wait_equal(&from, DOCUMENT);
     for program in running {
         program.stop();
     }

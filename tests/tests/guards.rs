@@ -31,6 +31,28 @@ fn an_emptied_source_is_held_until_confirmed() {
 }
 
 #[test]
+fn an_emptied_json_source_is_held_though_its_fields_are_gone() {
+    let world = World::new();
+    let source = "json:source.json?key=id";
+    world.write("source.json", r#"[{"id": 1, "name": "Ann"}, {"id": 2, "name": "Bob"}]"#);
+    world.run(&format!("transmit people {source} --once")).exits(0);
+    world.run("receive people sqlite:copy.db --once").exits(0);
+    world.write("source.json", "[]");
+    let held = world.run(&format!("transmit people {source} --once")).exits(1);
+    assert!(held.stderr().contains("confirm"), "{}", held.text());
+    world.run("receive people sqlite:copy.db --once").exits(0);
+    world.write("full.json", r#"[{"id": 1, "name": "Ann"}, {"id": 2, "name": "Bob"}]"#);
+    world.run("diff json:full.json?key=id sqlite:copy.db").exits(0);
+
+    world.run("confirm people").exits(0);
+    world.run(&format!("transmit people {source} --once")).exits(0);
+    world.write("source.json", r#"[{"id": 3, "name": "Cy"}]"#);
+    world.run(&format!("transmit people {source} --once")).exits(0);
+    world.run("receive people sqlite:copy.db --once").exits(0);
+    world.run(&format!("diff {source} sqlite:copy.db")).exits(0);
+}
+
+#[test]
 fn a_held_delete_is_forgotten_when_the_source_comes_back() {
     let world = started();
     let full = world.read("source.csv");

@@ -11,12 +11,27 @@ use deltabus_record::value::Large;
 pub(crate) struct Uploads<'a> {
     bus: &'a OnTheBus,
     source: &'a dyn Interface,
+    supply: Supply,
+}
+
+/// Which contents are offered to the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Supply {
+    /// Those that the previous state doesn't refer to.
+    New,
+    /// All: the bus may have lost what it had.
+    All,
 }
 
 impl<'a> Uploads<'a> {
     /// From `source` to `bus`.
-    pub(crate) fn new(bus: &'a OnTheBus, source: &'a dyn Interface) -> Uploads<'a> {
-        Uploads { bus, source }
+    pub(crate) fn new(bus: &'a OnTheBus, source: &'a dyn Interface, supply: Supply) -> Uploads<'a> {
+        Uploads { bus, source, supply }
+    }
+
+    /// Whether the bus has what is among the references of the previous state.
+    pub(crate) fn has(&self, large: &Large, mut known: impl Iterator<Item = Large>) -> bool {
+        self.supply == Supply::New && known.any(|known| known == *large)
     }
 
     /// Sends a value in memory; gives its reference.

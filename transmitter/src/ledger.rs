@@ -1,6 +1,6 @@
 //! What a transmitter remembers beside the records: typed access to the store's meta entries.
 
-use deltabus_bus::{EncodedSet, Position};
+use deltabus_bus::{EncodedSet, Position, ReversePlace};
 use deltabus_interfaces::Stamp;
 use deltabus_record::change::Revision;
 use deltabus_record::digest::Digest;
@@ -19,6 +19,8 @@ const POSITION: &str = "position";
 const TRANSMITTER: &str = "transmitter";
 /// The log has to be founded with the state before anything else is staged.
 const FOUNDATION: &str = "foundation";
+/// Where there is no state yet: the highest number that was used for one.
+const FLOOR: &str = "floor";
 /// What the valid scan indexes are named by.
 const INDEX: &str = "index";
 /// The source's stamp when it was last equal to the records.
@@ -27,6 +29,10 @@ const STAMP: &str = "stamp";
 const REVERSE: &str = "reverse";
 /// The last reverse set taken of each receiver; the receiver's name follows.
 const CURSOR: &str = "cursor/";
+/// The bus may have lost the contents of large values: the source has to be read for them.
+const RESUPPLY: &str = "resupply";
+/// Answers to reverse sets that are owed once the log is founded anew.
+const OWED: &str = "owed";
 /// A set that is held because it deletes too much.
 const HELD: &str = "held";
 /// The held set that was confirmed.
@@ -57,10 +63,15 @@ pub(crate) fn put_revision(batch: &mut Batch, revision: &Revision) -> Result<(),
 pub(crate) fn position(view: &View) -> Result<Position, Error> {
     let Some(values) = view.meta_values(POSITION)? else { return Ok(Position::default()) };
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => Ok(Position {
+        [Value::Integer(term), Value::Integer(sequence), number, records, sum, check @ ..] => Ok(Position {
             term: *term as u64,
             sequence: *sequence as u64,
-            revision: Revision::from_values(revision).ok_or(Error::Ledger(POSITION))?,
+            revision: Revision::from_values(&[number.clone(), records.clone(), sum.clone()])
+                .ok_or(Error::Ledger(POSITION))?,
+            check: match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            },
         }),
         _ => Err(Error::Ledger(POSITION)),
     }
@@ -69,6 +80,7 @@ pub(crate) fn position(view: &View) -> Result<Position, Error> {
 pub(crate) fn put_position(batch: &mut Batch, position: &Position) -> Result<(), Error> {
     let mut values = vec![Value::Integer(position.term as i64), Value::Integer(position.sequence as i64)];
     values.extend(position.revision.to_values());
+    values.extend(position.check.map(|check| Value::Integer(check as i64)));
     Ok(batch.meta_put_values(POSITION, &values)?)
 }
 
@@ -90,6 +102,14 @@ pub(crate) fn want_foundation(batch: &mut Batch) -> Result<(), Error> {
 
 pub(crate) fn founded(batch: &mut Batch) -> Result<(), Error> {
     Ok(batch.meta_remove(FOUNDATION)?)
+}
+
+pub(crate) fn floor(view: &View) -> Result<u64, Error> {
+    integer(view, FLOOR)
+}
+
+pub(crate) fn put_floor(batch: &mut Batch, number: u64) -> Result<(), Error> {
+    Ok(batch.meta_put_values(FLOOR, &[Value::Integer(number as i64)])?)
 }
 
 pub(crate) fn index(view: &View) -> Result<Option<Digest>, Error> {
@@ -117,12 +137,24 @@ pub(crate) fn put_stamp(batch: &mut Batch, stamp: Option<&Stamp>) -> Result<(), 
     }
 }
 
-pub(crate) fn reverse(view: &View) -> Result<u64, Error> {
-    integer(view, REVERSE)
+pub(crate) fn reverse(view: &View) -> Result<ReversePlace, Error> {
+    match view.meta_values(REVERSE)?.as_deref() {
+        Some([Value::Integer(sequence), check @ ..]) => {
+            let check = match check {
+                [Value::Integer(check)] => Some(*check as u64),
+                _ => None,
+            };
+            Ok(ReversePlace { sequence: *sequence as u64, check })
+        }
+        Some(_) => Err(Error::Ledger(REVERSE)),
+        None => Ok(ReversePlace::default()),
+    }
 }
 
-pub(crate) fn put_reverse(batch: &mut Batch, sequence: u64) -> Result<(), Error> {
-    Ok(batch.meta_put_values(REVERSE, &[Value::Integer(sequence as i64)])?)
+pub(crate) fn put_reverse(batch: &mut Batch, place: ReversePlace) -> Result<(), Error> {
+    let mut values = vec![Value::Integer(place.sequence as i64)];
+    values.extend(place.check.map(|check| Value::Integer(check as i64)));
+    Ok(batch.meta_put_values(REVERSE, &values)?)
 }
 
 pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, u64)>, Error> {
@@ -138,6 +170,38 @@ pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, u64)>, Error> {
 
 pub(crate) fn put_cursor(batch: &mut Batch, receiver: &ReceiverName, number: u64) -> Result<(), Error> {
     Ok(batch.meta_put(&format!("{CURSOR}{receiver}"), &number.to_be_bytes())?)
+}
+
+/// Forgets which reverse sets were taken.
+pub(crate) fn forget_cursors(view: &View, batch: &mut Batch) -> Result<(), Error> {
+    for (receiver, _) in cursors(view)? {
+        batch.meta_remove(&format!("{CURSOR}{receiver}"))?;
+    }
+    put_reverse(batch, ReversePlace::default())
+}
+
+pub(crate) fn resupply(view: &View) -> Result<bool, Error> {
+    Ok(view.meta(RESUPPLY)?.is_some())
+}
+
+pub(crate) fn want_resupply(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_put(RESUPPLY, b"")?)
+}
+
+pub(crate) fn resupplied(batch: &mut Batch) -> Result<(), Error> {
+    Ok(batch.meta_remove(RESUPPLY)?)
+}
+
+/// A set of answers that the log lost or never had.
+pub(crate) fn owed(view: &View) -> Result<Option<EncodedSet>, Error> {
+    Ok(view.meta(OWED)?.map(|bytes| EncodedSet(bytes.into())))
+}
+
+pub(crate) fn put_owed(batch: &mut Batch, set: Option<&EncodedSet>) -> Result<(), Error> {
+    match set {
+        Some(set) => Ok(batch.meta_put(OWED, &set.0)?),
+        None => Ok(batch.meta_remove(OWED)?),
+    }
 }
 
 pub(crate) fn held(view: &View) -> Result<Option<Held>, Error> {

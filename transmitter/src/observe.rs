@@ -261,7 +261,7 @@ pub(crate) fn translator<'a>(
             let _ = view.get(collection, key, &mut known);
         }
         if refers {
-            for large in references(row).filter(|large| !references(&known).any(|known| known == *large)) {
+            for large in references(row).filter(|large| !uploads.has(large, references(&known))) {
                 uploads.keep_found(&large)?;
             }
         }
@@ -269,7 +269,7 @@ pub(crate) fn translator<'a>(
             small.clear();
             by_reference.externalize(row, &mut small, &mut |bytes, text| {
                 let large = large_of(bytes, text);
-                match references(&known).any(|known| known == large) {
+                match uploads.has(&large, references(&known)) {
                     true => Ok(large),
                     false => uploads.keep(bytes, text),
                 }

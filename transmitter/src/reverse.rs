@@ -5,11 +5,11 @@ use deltabus_record::change::{
     Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
 };
 use deltabus_record::diff::{self, count_equal};
-use deltabus_record::key::{Key, split_occurrence};
+use deltabus_record::key::{Key, RECORD_KEY_BYTES_MAX, split_occurrence};
 use deltabus_record::large::{LARGE_MIN, internalize, refers_to_large};
 use deltabus_record::merge::{self, Clock};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
-use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec};
+use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, KindSet, Value};
 use deltabus_state::Working;
 
@@ -170,6 +170,7 @@ fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Resul
         }
         source.project(value, field).map_err(|problem| format!("field `{name}`: {problem}"))
     };
+    check_key(edit, &collection.schema)?;
     Ok(match edit {
         Change::Insert { key, row } => {
             let mut builder = RowBuilder::default();
@@ -197,6 +198,25 @@ fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Resul
         }
         Change::Delete { .. } => edit.clone(),
     })
+}
+
+/// Whether an edit's key can be that of its record: whoever sends it only says so.
+fn check_key(edit: &Change, schema: &Schema) -> Result<(), String> {
+    let key = edit.key();
+    let bytes = key.as_bytes().len();
+    if !(1..=RECORD_KEY_BYTES_MAX).contains(&bytes) {
+        return Err(format!("the record's key has {bytes} bytes, and {RECORD_KEY_BYTES_MAX} are the most"));
+    }
+    let KeySpec::Fields(slots) = &schema.key else { return Ok(()) };
+    match edit {
+        Change::Insert { row, .. } if schema.key_of(row.as_bytes(), 0) != *key => {
+            Err("the record's key is not that of its fields".into())
+        }
+        Change::Update { fields, .. } if fields.iter().any(|field| slots.contains(&field.slot)) => {
+            Err("a record's key doesn't change; delete it and insert another".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the merge changed, as writes to the source.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use deltabus_bus::{Accepted, Event, Log, Position, Reader, SnapshotReader, Writer, decode_set};
+use deltabus_bus::{
+    Accepted, Entry, Event, Log, Position, Reader, ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
+};
 use deltabus_record::change::{ChangeSet, Revision};
-use deltabus_record::row::Row;
 use deltabus_state::{Store, Working};
 
 use crate::Error;
@@ -16,9 +17,14 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
         let view = store.view();
         (ledger::position(&view)?, ledger::revision(&view)?)
     };
-    let (writer, accepted) = Writer::claim(log, id, known).await?;
+    let (mut writer, accepted) = Writer::claim(log, id, known).await?;
     match accepted {
-        Accepted::Nothing => want_foundation(store, staged)?,
+        Accepted::Nothing => found_anew(log, store, None).await?,
+        Accepted::Sets { revision, .. } if revision.number == 0 => {
+            // A log that has claims but was never founded has no state yet.
+            acknowledge(store, &writer.position())?;
+            found_anew(log, store, None).await?;
+        }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
             let outbox = ledger::outbox(&store.view(), known.revision.number)?;
@@ -40,38 +46,90 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
         }
         Accepted::Elsewhere { reason } => {
             let reached = reachable(log).await?;
-            if reached.is_some_and(|reached| reached.number > staged.number) || staged.number == 0 {
-                tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
-                rebuild(log, store).await?;
-            } else {
-                tracing::warn!(reason, "the log lost what it had; it is founded anew from the state");
-                want_foundation(store, staged)?;
+            match reached {
+                Some(reached) if reached == staged || leads_on_from(store, reached)? => {
+                    tracing::warn!(reason, reached = reached.number, "the log lost its end; it is sent again");
+                    writer.go_on_from(reached);
+                    acknowledge(store, &writer.position())?;
+                }
+                Some(reached) if reached.number > staged.number => {
+                    tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
+                    rebuild(log, store).await?;
+                }
+                _ if staged.number == 0 && deltabus_bus::pointer(log).await?.is_some() => {
+                    tracing::warn!(reason, "there is no state; it is rebuilt from the snapshot");
+                    rebuild(log, store).await?;
+                }
+                reached => {
+                    tracing::warn!(reason, "the log lost what it had; it is founded anew from the state");
+                    found_anew(log, store, reached).await?;
+                }
             }
         }
     }
     Ok(writer)
 }
 
-/// Lets the log begin with the state, once there is one.
-fn want_foundation(store: &Store, staged: Revision) -> Result<(), Error> {
+/// Whether a set in the outbox starts from `reached`, so that it and those after it can be sent.
+fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
+    let outbox = ledger::outbox(&store.view(), reached.number)?;
+    let Some(first) = outbox.first() else { return Ok(false) };
+    Ok(decode_set(&first.set.0)?.base == reached)
+}
+
+/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true.
+///
+/// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
+/// the sets that go answered is answered anew.
+async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
+    let highest = highest_number(log).await?;
+    let view = store.view();
+    let mut staged = ledger::revision(&view)?;
     let mut batch = store.batch();
-    for waiting in ledger::outbox(&store.view(), 0)? {
+    let mut replies = match ledger::owed(&view)? {
+        Some(owed) => decode_set(&owed.0)?.replies,
+        None => Vec::new(),
+    };
+    for waiting in ledger::outbox(&view, 0)? {
         batch.outbox_remove(waiting.revision.number);
+        if reached.is_none_or(|reached| waiting.revision.number > reached.number) {
+            replies.extend(decode_set(&waiting.set.0)?.replies);
+        }
     }
     if staged.number > 0 {
+        if highest >= staged.number && reached != Some(staged) {
+            staged.number = highest + 1;
+            ledger::put_revision(&mut batch, &staged)?;
+        }
         ledger::want_foundation(&mut batch)?;
+        ledger::want_resupply(&mut batch)?;
+    } else {
+        ledger::put_floor(&mut batch, highest)?;
+    }
+    if !replies.is_empty() {
+        let (base, next) = (Revision::default(), Revision::default());
+        let owed = ChangeSet { base, next, time_millis: 0, transactions: Vec::new(), replies };
+        ledger::put_owed(&mut batch, Some(&encode_set(&owed)))?;
     }
     Ok(batch.commit()?)
+}
+
+/// The highest number that the log or its snapshot has.
+async fn highest_number(log: &Log) -> Result<u64, Error> {
+    let snapshot = deltabus_bus::pointer(log).await?;
+    let mut highest = snapshot.map_or(0, |manifest| manifest.position.revision.number);
+    let mut take = |entry| match entry {
+        Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
+        Entry::Set(set) => highest = highest.max(set.set.next.number),
+    };
+    deltabus_bus::history(log, &mut take).await?;
+    Ok(highest)
 }
 
 /// Remembers how far the log is.
 fn acknowledge(store: &Store, position: &Position) -> Result<(), Error> {
     let mut batch = store.batch();
     ledger::put_position(&mut batch, position)?;
-    // A log that has claims but was never founded has no state yet.
-    if position.revision.number == 0 && ledger::revision(&store.view())?.number > 0 {
-        ledger::want_foundation(&mut batch)?;
-    }
     Ok(batch.commit()?)
 }
 
@@ -82,6 +140,7 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
     let staged = ledger::revision(&view)?;
     let mut working = Working::new(&view, staged.digest);
     let mut at = staged;
+    let mut replies = Vec::new();
     for waiting in outbox.iter().rev() {
         let set = decode_set(&waiting.set.0)?;
         if waiting.revision != at {
@@ -90,6 +149,7 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
         for transaction in set.transactions.into_iter().rev() {
             working.apply(&transaction.invert())?;
         }
+        replies.extend(set.replies);
         at = set.base;
     }
     if at != back_to || working.digest() != back_to.digest {
@@ -100,6 +160,16 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
     for waiting in outbox {
         batch.outbox_remove(waiting.revision.number);
     }
+    // What these sets answered is for whoever wrote the log to answer, or to be taken again.
+    let mut cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    for reply in replies {
+        let cursor = cursors.entry(reply.reverse.receiver).or_default();
+        *cursor = (*cursor).min(reply.reverse.number - 1);
+    }
+    for (receiver, cursor) in &cursors {
+        ledger::put_cursor(&mut batch, receiver, *cursor)?;
+    }
+    ledger::put_reverse(&mut batch, ReversePlace::default())?;
     ledger::put_revision(&mut batch, &back_to)?;
     ledger::put_index(&mut batch, None)?;
     ledger::put_stamp(&mut batch, None)?;
@@ -156,7 +226,6 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
     }
     while let Some(mut records) = reader.next().await? {
         while let Some((collection, key, row)) = records.advance()? {
-            Row::from_bytes(row).map_err(|_| Error::Ledger("snapshot"))?;
             loads[collection].put(key, row)?;
         }
     }
@@ -172,6 +241,8 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
     for waiting in ledger::outbox(&store.view(), 0)? {
         batch.outbox_remove(waiting.revision.number);
     }
+    ledger::forget_cursors(&store.view(), &mut batch)?;
+    ledger::put_owed(&mut batch, None)?;
     for (receiver, number) in &manifest.cursors {
         ledger::put_cursor(&mut batch, receiver, *number)?;
     }
@@ -189,8 +260,7 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
             Event::CaughtUp(position) => return acknowledge(store, &position),
             Event::Rejoin(reason) => {
                 tracing::warn!(%reason, "the log can't be followed from its snapshot; it is founded anew");
-                let staged = ledger::revision(&store.view())?;
-                return want_foundation(store, staged);
+                return found_anew(log, store, None).await;
             }
         }
     }

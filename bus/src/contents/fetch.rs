@@ -104,6 +104,9 @@ impl Fetch {
                 });
             } else if let Some(part) = self.parts.pop_front() {
                 match list::decode(&chunk(&self.log, &part).await?)? {
+                    List::Chunks(chunks) if chunks.is_empty() => {
+                        return Err(wire::wire("a large value", "a part of its list is empty"));
+                    }
                     List::Chunks(chunks) => self.chunks.extend(chunks),
                     List::Parts(_) => return Err(wire::wire("a large value", "a part of its list has parts")),
                 }
@@ -155,7 +158,11 @@ async fn chunk(log: &Log, hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
 }
 
 fn unpacked(payload: &[u8], hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
-    let data = wire::decompress_framed(CHUNK_IS, payload)?;
+    let data = wire::decompress_framed(CHUNK_IS, payload, CHUNK.2 as u64)?;
+    if data.is_empty() {
+        // Nobody sends one, and a list of them would take for ever to come to nothing.
+        return Err(wire::wire(CHUNK_IS, "it is empty"));
+    }
     if *blake3::hash(&data).as_bytes() != *hash {
         return Err(wire::wire(CHUNK_IS, "it is not what its name says"));
     }

@@ -63,6 +63,7 @@ fn message(chunks: &[[u8; 32]], parts: &[[u8; 32]]) -> Vec<u8> {
 
 /// Decodes a list or a part of one.
 pub(super) fn decode(bytes: &[u8]) -> Result<List, Error> {
+    wire::check_elements(WHAT, bytes, wire::CHUNK_LIST)?;
     let list = v1::ChunkList::decode(bytes).map_err(|error| wire::wire(WHAT, error))?;
     wire::check_version(WHAT, list.version)?;
     let all = |hashes: Vec<Bytes>| {

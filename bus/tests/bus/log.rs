@@ -159,7 +159,7 @@ async fn an_interrupted_set_in_parts_is_as_if_it_were_not_there(broker: Arc<dyn 
         let part = v1::Part { index, count: 3, data: Bytes::from_static(b"the beginning of something") };
         append(&log, writer.term(), v1::envelope::Content::Part(part)).await;
     }
-    let known = Position { term: writer.term(), sequence: 2, revision: revision(1, 2) };
+    let known = Position { sequence: 2, revision: revision(1, 2), check: None, ..writer.position() };
     let (mut second, accepted) = claim(&log, "u", known).await;
     assert!(matches!(accepted, Accepted::Sets { revision: reached, .. } if reached == revision(1, 2)));
     let large = 2 * broker.payload_max();
@@ -221,7 +221,7 @@ async fn a_claim_says_what_the_log_accepted(broker: Arc<dyn Broker>) {
     let elsewhere = Position { revision: revision(9, 2), ..begun };
     let (third, accepted) = claim(&log, "third", elsewhere).await;
     assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
-    assert_eq!(third.term(), first.term() + 2);
+    assert!(third.term() > first.term() + 1);
 }
 
 async fn of_two_who_claim_at_once_one_is_fenced(broker: Arc<dyn Broker>) {

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Stream, Subject};
 use deltabus_bus::memory::{Availability, Fault, MemoryBroker};
 use deltabus_bus::{Error, Log, Manifest, Position, SnapshotReader, SnapshotWriter, pointer};
+use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema};
-use deltabus_record::value::Kind;
+use deltabus_record::value::{Kind, Value};
 
 use crate::brokers::{on_each_broker, prepared};
 use crate::log::claim;
@@ -40,12 +41,17 @@ fn collections() -> Vec<Collection> {
 
 fn records(count: usize, bytes: usize) -> Vec<Record> {
     (0..count)
-        .map(|i| (i * 2 / count.max(1), format!("key {i}").into_bytes(), noise(i as u64, (i * 31) % (bytes + 1))))
+        .map(|i| (i * 2 / count.max(1), format!("key {i}").into_bytes(), row(i as u64, (i * 31) % (bytes + 1))))
         .collect()
 }
 
+/// A row of some bytes.
+fn row(seed: u64, bytes: usize) -> Vec<u8> {
+    Row::of(&[Value::Bytes(noise(seed, bytes))]).as_bytes().to_vec()
+}
+
 fn position(number: u64) -> Position {
-    Position { term: 1, sequence: 0, revision: revision(1, number) }
+    Position { term: 1, revision: revision(1, number), ..Position::default() }
 }
 
 async fn begin(log: &Log, position: Position) -> SnapshotWriter {
@@ -107,7 +113,7 @@ async fn an_empty_state_has_a_snapshot_too(broker: Arc<dyn Broker>) {
 
 async fn a_record_larger_than_a_message_is_put_together_again(broker: Arc<dyn Broker>) {
     let log = prepared(&broker).await;
-    let large = |seed, bytes| (0, format!("{seed}").into_bytes(), noise(seed, bytes));
+    let large = |seed, bytes| (0, format!("{seed}").into_bytes(), row(seed, bytes));
     let max = broker.payload_max();
     let records = [large(1, 10), large(2, 3 * max), large(3, max), large(4, 10), large(5, 2 * max)];
     write(&log, position(1), &records).await;
@@ -174,6 +180,15 @@ async fn of_two_at_once_one_finishes(broker: Arc<dyn Broker>) {
     let second = second.finish(Vec::new()).await.expect("it is complete");
     assert!(matches!(first.finish(Vec::new()).await, Err(Error::Fenced { .. })));
     assert_eq!(pointer(&log).await.expect("asked"), Some(second));
+}
+
+#[tokio::test]
+async fn a_row_that_is_none_or_has_more_values_than_fields_is_refused() {
+    for row in [b"\x7f".to_vec(), Row::of(&vec![Value::Null; 4]).as_bytes().to_vec()] {
+        let (_, log) = on_memory().await;
+        write(&log, position(1), &[(0, b"key".to_vec(), row)]).await;
+        assert!(matches!(read(&log).await, Err(Error::Wire { what: "a snapshot", .. })));
+    }
 }
 
 async fn on_memory() -> (MemoryBroker, Log) {

@@ -17,7 +17,7 @@ use deltabus_record::change::{
 use deltabus_record::digest::Digest;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
-use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema};
+use deltabus_record::schema::{Collection, CollectionName, FIELDS_MAX, Field, KeySpec, ReceiverName, Schema};
 use deltabus_record::value::{Date, Decimal, Instant, Kind, Large, Time, Value};
 use num_bigint::BigInt;
 use proptest::collection::vec;
@@ -92,8 +92,18 @@ fn collection() -> impl Strategy<Value = Collection> {
         },
     );
     (".{0,8}", vec(field, 1..5), any::<bool>()).prop_map(|(name, fields, keyed)| {
-        let last = fields.len() as u32 - 1;
-        let key = if keyed { KeySpec::Fields(vec![last, 0]) } else { KeySpec::WholeRow };
+        let mut fields: Vec<Field> = fields;
+        let mut living: Vec<u32> = Vec::new();
+        for at in 0..fields.len() {
+            let (before, field) = fields.split_at_mut(at);
+            // Of two of one name only one lives.
+            field[0].dropped |= before.iter().any(|other| !other.dropped && other.name == field[0].name);
+            if !field[0].dropped {
+                living.insert(0, at as u32);
+            }
+        }
+        living.truncate(2);
+        let key = if keyed && !living.is_empty() { KeySpec::Fields(living) } else { KeySpec::WholeRow };
         Collection { name: CollectionName::new(name), schema: Schema { fields, key } }
     })
 }
@@ -270,6 +280,97 @@ fn what_swells_beyond_what_it_says_is_refused() {
             assert!(matches!(refused, Err(Error::Wire { .. })), "{length}: {refused:?}");
         });
     }
+}
+
+/// A set of these parts, as whoever knows the format can make it.
+fn made(transactions: Vec<v1::Transaction>) -> Vec<u8> {
+    v1::ChangeSet { transactions, ..v1::ChangeSet::default() }.encode_to_vec()
+}
+
+fn refusal(result: Result<impl std::fmt::Debug, Error>) -> String {
+    match result {
+        Err(error @ Error::Wire { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An element takes two bytes and becomes a hundred, whether there is anything in it or not.
+#[test]
+fn more_things_than_bytes_can_be_worth_are_refused() {
+    let changes = |count| v1::CollectionChanges { collection: "a".into(), changes: vec![v1::Change::default(); count] };
+    let fields =
+        |count| v1::Collection { name: "a".into(), fields: vec![v1::Field::default(); count], key: Vec::new() };
+    let schema = |count| v1::SchemaChange { before: None, after: Some(fields(count)) };
+    let many = 500_000;
+    let nested = v1::Transaction { schemas: Vec::new(), collections: vec![changes(many)] };
+    let listed = v1::Transaction { schemas: vec![schema(many)], collections: Vec::new() };
+    for bytes in [made(vec![nested]), made(vec![listed]), made(vec![v1::Transaction::default(); many])] {
+        assert!(bytes.len() < 5 * many);
+        assert!(refusal(decode_set(&bytes)).contains("it lists more than"));
+    }
+    let reverse = v1::ReverseSet { version: 1, edits: vec![changes(many)], ..v1::ReverseSet::default() };
+    let framed = [vec![0], reverse.encode_to_vec()].concat();
+    let receiver = ReceiverName::new("oslo").expect("a good name");
+    assert!(refusal(decode_reverse(&receiver, &framed)).contains("it lists more than"));
+}
+
+/// Slots of the same name, a key of fields that aren't there: nobody could go on from such a schema.
+#[test]
+fn schemas_that_are_none_are_refused() {
+    let field = |name: &str, dropped| v1::Field { name: name.into(), dropped, ..v1::Field::default() };
+    let long = "a".repeat(deltabus_record::schema::NAME_BYTES_MAX + 1);
+    for (fields, key, problem) in [
+        (vec![field("a", false), field("a", false)], vec![], "two fields are named `a`"),
+        (vec![field("a", false)], vec![1], "the key names the field 1"),
+        (vec![field("a", true)], vec![0], "the key names the field 0"),
+        (vec![field("a", false)], vec![0, 0], "the key names the field 0"),
+        (vec![field(&long, false)], vec![], "longer than the limit"),
+    ] {
+        let schema = v1::SchemaChange { before: None, after: Some(v1::Collection { name: "c".into(), fields, key }) };
+        let refused = refusal(decode_set(&made(vec![v1::Transaction { schemas: vec![schema], collections: vec![] }])));
+        assert!(refused.contains(problem), "{refused}");
+    }
+    let fields: Vec<_> = (0..=FIELDS_MAX).map(|at| field(&at.to_string(), false)).collect();
+    let schema =
+        v1::SchemaChange { before: None, after: Some(v1::Collection { name: "c".into(), fields, key: vec![] }) };
+    let refused = refusal(decode_set(&made(vec![v1::Transaction { schemas: vec![schema], collections: vec![] }])));
+    assert!(refused.contains("65537 fields are more than the limit"), "{refused}");
+}
+
+/// The next term after it could not be told from the first.
+#[test]
+fn a_term_without_one_after_it_is_refused() {
+    on_memory(async |log| {
+        let claim = v1::Claim { transmitter: "t".into(), nonce: 1 };
+        let payload = envelope(u64::MAX, v1::envelope::Content::Claim(claim));
+        log.broker().append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("it is stored");
+        assert!(matches!(Writer::claim(log, "t", Position::default()).await, Err(Error::Wire { .. })));
+        assert!(matches!(Reader::at(log, Position::default()).next_stored().await, Err(Error::Wire { .. })));
+    });
+}
+
+/// What is more compressible than readers believe goes as it is.
+#[test]
+fn an_honest_set_that_is_all_the_same_arrives() {
+    let insert = |number: i64| Change::Insert {
+        key: Key::of(&[Value::Integer(number % 2)]),
+        row: Row::of(&[Value::text("the same again and again".repeat(50))]),
+    };
+    let changes = (0..4_000).map(insert).collect();
+    let changes = CollectionChanges { collection: CollectionName::new("people"), changes };
+    let (base, next) = (Revision::default(), Revision { number: 1, ..Revision::default() });
+    let transactions = vec![Transaction { schemas: Vec::new(), collections: vec![changes] }];
+    let set = ChangeSet { base, next, time_millis: 0, transactions, replies: Vec::new() };
+    let encoded = encode_set(&set);
+    assert!(encoded.0.len() > 4_000_000);
+    on_memory(async |log| {
+        let (mut writer, _) = Writer::claim(log, "t", Position::default()).await.expect("claimed");
+        writer.publish(&[(next, encoded)]).await.expect("published");
+        match Reader::at(log, Position::default()).next_stored().await.expect("it can be read") {
+            deltabus_bus::Event::Set(delivered) => assert_eq!(delivered.set, set),
+            other => panic!("{other:?}"),
+        }
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use deltabus_bus::Entry;
 use deltabus_record::change::{Case, ChangeSet, Conflict, ConflictId, Outcome, Winner};
 use deltabus_record::key;
-use deltabus_record::text::{display, to_text};
+use deltabus_record::text::{display, printable, to_text};
 use deltabus_record::value::Value;
 use deltabus_transmitter::Decision;
 
@@ -108,12 +108,12 @@ fn print(
     };
     let (id, at) = (paint.bold(&case.id.to_string()), time_text(set.time_millis));
     let record = key::display(case.verdict.edit.key().as_bytes());
-    println!("{id}  {at}  {} {record}{state}", case.verdict.collection);
+    println!("{id}  {at}  {} {record}{state}", printable(case.verdict.collection.as_str()));
     let who = case.reply.reverse.receiver.to_string();
     let mark = |side: &str| if decided.is_none() && stands(conflict) == side { "  <- stands" } else { "" };
     match field {
         Some(field) => {
-            println!("  {field}: both started from {}", display(&conflict.base));
+            println!("  {}: both started from {}", printable(&field), display(&conflict.base));
             println!("    the source has {}{}", display(&conflict.source), mark("source"));
             println!("    {who} wanted {}{}", display(&conflict.edit), mark("edit"));
         }

@@ -1,5 +1,6 @@
 //! `deltabus confirm` and `snapshot`: asking a transmitter, wherever it runs.
 
+use deltabus_record::text::printable;
 use deltabus_transmitter::{ANSWER_FAILED, Question, Transmitter};
 
 use crate::arguments::{Global, Named};
@@ -31,7 +32,7 @@ pub(crate) async fn confirm(global: &Global, options: Named) -> Result<Exit, Err
         return Err(Error::Trouble(error.to_owned()));
     }
     if !global.quiet {
-        println!("{text}");
+        println!("{}", printable(&text));
     }
     Ok(Exit::Done)
 }
@@ -52,7 +53,7 @@ pub(crate) async fn snapshot(global: &Global, options: Named) -> Result<Exit, Er
         }
     };
     if !global.quiet {
-        println!("{text}");
+        println!("{}", printable(&text));
     }
     Ok(Exit::Done)
 }

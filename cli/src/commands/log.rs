@@ -7,6 +7,7 @@ use deltabus_bus::broker::Broker;
 use deltabus_bus::{Delivered, Entry, Log as BusLog, history};
 use deltabus_record::change::{Change, ChangeSet, Outcome, ReverseId};
 use deltabus_record::schema::{Collection, CollectionName, SourceName};
+use deltabus_record::text::printable;
 
 use crate::arguments::{Global, Log, Show};
 use crate::error::{Error, Exit};
@@ -150,7 +151,7 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
             for schema in &transaction.schemas {
                 let names = |collection: &Option<Collection>| {
                     collection.as_ref().map_or("nothing".into(), |collection| {
-                        let fields = collection.schema.ordered().into_iter().map(|(_, field)| field.name.clone());
+                        let fields = collection.schema.ordered().into_iter().map(|(_, field)| printable(&field.name));
                         fields.collect::<Vec<_>>().join(", ")
                     })
                 };

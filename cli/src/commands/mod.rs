@@ -19,6 +19,7 @@ pub(crate) mod status;
 pub(crate) mod transmit;
 pub(crate) mod verify;
 
+use deltabus_record::text::printable;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -55,5 +56,17 @@ pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    text.replace('\n', " ")
+    // What a file or a peer had in it may be there: nothing of it reaches the terminal but text.
+    printable(&text.replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_without_anything_that_a_terminal_obeys() {
+        let error = std::io::Error::other("a\nb\u{1b}]0;title\u{7}\r\0\u{9b}31m ü");
+        assert_eq!(one_line(&error), "a b\\u{1b}]0;title\\u{7}\\r\\u{0}\\u{9b}31m ü");
+    }
 }

@@ -2,6 +2,7 @@
 
 use deltabus_receiver::{Error as ReceiverError, Receiver, Round};
 use deltabus_record::schema::{ReceiverName, SourceName};
+use deltabus_record::text::printable;
 use tokio::task::JoinSet;
 
 use crate::arguments::{Global, Receive};
@@ -34,7 +35,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
                 println!("{}", round_text(receiver.source(), receiver.name(), &round));
             }
             for unread in &round.unread {
-                eprintln!("deltabus: {unread}; it stands as it is");
+                eprintln!("deltabus: {}; it stands as it is", printable(unread));
                 exit = Exit::Trouble;
             }
         }

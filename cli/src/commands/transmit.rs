@@ -2,6 +2,7 @@
 
 use deltabus_interfaces::Location;
 use deltabus_record::schema::SourceName;
+use deltabus_record::text::printable;
 use deltabus_transmitter::{Config, Error as TransmitterError, Round, Transmitter};
 use tokio::task::JoinSet;
 
@@ -31,7 +32,7 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
                 println!("{}", round_text(transmitter.source(), &round));
             }
             for unread in &round.unread {
-                eprintln!("deltabus: {unread}; it stands as it was");
+                eprintln!("deltabus: {}; it stands as it was", printable(unread));
                 exit = Exit::Trouble;
             }
             if let Some(held) = &round.held {

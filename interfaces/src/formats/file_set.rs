@@ -1,9 +1,10 @@
 //! A folder with one file for each record, as CalDAV and CardDAV servers, vdirsyncer and many clients keep it.
 //!
-//! Files change together in one crash-safe step ([`crate::folder`]), which also keeps the marks. Only regular files of the
-//! format's extensions directly in the folder count; hidden ones, links and folders are somebody else's.
+//! Files change together in one crash-safe step ([`crate::folder`]), which also keeps the marks. Only files of the format's
+//! extensions directly in the folder count; hidden ones are somebody else's. A link or a folder of such a name is an error:
+//! to pass it over would look as if its records were gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -147,6 +148,18 @@ impl FileSet {
         self.folder.mark(owner)
     }
 
+    /// What stands in the folder, in lower case: a file system may not tell cases apart.
+    pub(crate) fn names_in_lower_case(&self) -> Result<HashSet<String>> {
+        let failed = |error| self.folder.error("list", None, error);
+        let entries = match std::fs::read_dir(self.folder.path()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let name = |entry: std::io::Result<std::fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().to_lowercase());
+        entries.map(|entry| name(entry).map_err(failed)).collect()
+    }
+
     /// A free name for the file of the record `key`: its own characters as far as they are harmless in file names.
     pub(crate) fn name_for(&self, key: &str, is_taken: impl Fn(&str) -> bool) -> String {
         let extension = self.extensions.first().copied().unwrap_or_default();
@@ -187,8 +200,18 @@ impl FileSet {
                 continue;
             }
             let seen = crate::folder::seen_at(beneath.root(), OsStr::new(name)).map_err(failed)?;
-            if let Some(seen) = seen.filter(|seen| seen.kind == EntryKind::File) {
-                listing.insert(name.to_owned(), seen);
+            match seen {
+                Some(seen) if seen.kind == EntryKind::File => {
+                    listing.insert(name.to_owned(), seen);
+                }
+                Some(_) => {
+                    return Err(Error::Unsupported {
+                        place: self.place(name),
+                        problem: "a file of records must be a regular file; links and folders are not followed".into(),
+                    });
+                }
+                // It went in the meantime.
+                None => {}
             }
         }
         Ok(listing)

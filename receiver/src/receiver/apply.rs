@@ -30,9 +30,11 @@ impl Receiver {
         if sets.is_empty() {
             return Ok(true);
         }
-        // What the destination has already, and what it hasn't, go separately.
-        let (had, new): (Vec<_>, Vec<_>) =
-            sets.into_iter().partition(|set| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead));
+        // What the destination has already, and what it hasn't, go separately. One that is to be made equal anyway gets all
+        // of it then.
+        let equal_later = ledger::reconcile(&self.store.view())?;
+        let has_it = |set: &Delivered| self.ahead.is_some_and(|ahead| set.set.next.number <= ahead);
+        let (had, new): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| equal_later || has_it(set));
         let had = runs(had).into_iter().map(|run| (run, Destination::HasIt));
         let new = runs(new).into_iter().map(|run| (run, Destination::Lacks));
         for (group, destination) in had.chain(new) {
@@ -48,6 +50,7 @@ impl Receiver {
                     // Edits made here count as made before these sets.
                     self.tend(round).await?;
                 }
+                self.settle_numbers(self.answered_by(&group)).await?;
                 match in_place(|| self.apply_now(&group, destination, round)) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => {
                         attempt += 1;
@@ -83,12 +86,19 @@ impl Receiver {
         Ok(true)
     }
 
+    /// The last of this receiver's reverse sets that these sets answer; 0 if they answer none.
+    fn answered_by(&self, sets: &[Delivered]) -> u64 {
+        let replies = sets.iter().flat_map(|set| &set.set.replies);
+        let mine = replies.filter(|reply| reply.reverse.receiver == self.config.name);
+        mine.map(|reply| reply.reverse.number).max().unwrap_or_default()
+    }
+
     fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
         let mut working = Working::new(&view, position.revision.digest);
-        let mut answered = 0;
+        let answered = self.answered_by(sets);
         let mut next = position;
         let mut bytes = 0;
         for Delivered { set, position, bytes: size } in sets {
@@ -99,8 +109,6 @@ impl Receiver {
                 let source_name = self.config.source.clone();
                 return Err(Error::Digest { source_name, revision: set.next.number });
             }
-            let replies = set.replies.iter().filter(|reply| reply.reverse.receiver == self.config.name);
-            answered = replies.map(|reply| reply.reverse.number).fold(answered, u64::max);
             next = *position;
             bytes += size;
         }
@@ -158,6 +166,9 @@ impl Receiver {
                 .collect();
             let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next };
             brought = self.bring(&bringing, turns, round)?;
+        } else if ledger::reconcile(&view)? {
+            // It gets all of it later, and then refuses what it refuses.
+            brought.dead = self.dead.touched(&touched);
         } else {
             // What it refused then was written down before.
             brought.dead = match DeadLetters::intended(&view)? {
@@ -175,6 +186,10 @@ impl Receiver {
         for number in done {
             batch.outbox_remove(number);
         }
+        if answered > ledger::reverse_number(&view)? {
+            // No further set may have a number that was answered: somebody else had it.
+            ledger::put_reverse_number(&mut batch, answered)?;
+        }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
         if stamp != self.stamp {
@@ -190,7 +205,7 @@ impl Receiver {
             self.stale.entry(collection).or_default().insert(content);
         }
         self.stamp = stamp;
-        self.pending = pending.with_aside(dead.aside());
+        self.pending = pending.holding(dead.held());
         self.dead = dead;
         if schemas_changed && destination == Destination::Lacks {
             self.found = Some(self.collections()?);

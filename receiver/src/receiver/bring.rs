@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use deltabus_bus::Position;
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Staged, Stamp};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Large;
+use deltabus_state::Batch;
 use metrics::counter;
 
 use crate::config::OnError;
@@ -181,22 +182,44 @@ impl Receiver {
             return Ok(None);
         }
         let expected = expected.clone().unwrap_or(Stamp::MISSING);
-        let mark = self.mark(next, dead);
+        let mark = self.mark(next, None, dead);
         let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
-        let content = staged.content();
-        let aside = dead.iter().next().is_some();
-        if content.is_some() || aside {
-            // Before the commit: after a crash this tells whether it happened, and what is set aside.
-            let mut batch = self.store.batch();
-            if let Some(content) = content {
-                ledger::put_journal(&mut batch, Some(&Journal { revision: next.revision.number, content }))?;
-            }
-            if aside {
-                dead.intend(next.revision.number, &mut batch)?;
-            }
-            batch.commit()?;
+        if staged.content().is_none() && dead.is_empty() {
+            return Ok(Some(staged.commit()?));
         }
-        Ok(Some(staged.commit()?))
+        let mut batch = self.store.batch();
+        dead.intend(next.revision.number, &mut batch)?;
+        Ok(Some(self.commit_journalled(staged, next.revision.number, batch)?))
+    }
+
+    /// Commits what is staged at the destination, after the intent is written down together with `batch`: after a crash that
+    /// tells whether it happened.
+    pub(super) fn commit_journalled(
+        &self,
+        mut staged: Box<dyn Staged + '_>,
+        revision: u64,
+        mut batch: Batch,
+    ) -> Result<Stamp, Error> {
+        let temporary = staged.temporary();
+        let place = temporary.as_ref().map(|temporary| temporary.path().to_owned());
+        let journal = staged.content().map(|content| Journal { revision, content, temporary: place });
+        ledger::put_journal(&mut batch, journal.as_ref())?;
+        if let Err(error) = batch.commit() {
+            // The intent may be there all the same: then the temporary file says that nothing came of it.
+            std::mem::forget(temporary);
+            return Err(error.into());
+        }
+        let committed = staged.commit();
+        if committed.is_err() && temporary.is_some() {
+            // Before the temporary file goes, or its absence would say that it took the destination's place.
+            let mut batch = self.store.batch();
+            ledger::put_journal(&mut batch, None)?;
+            if let Err(error) = batch.commit() {
+                std::mem::forget(temporary);
+                return Err(error.into());
+            }
+        }
+        Ok(committed?)
     }
 
     /// Writes as much as the destination takes, in several steps, and gives back what it refuses each by itself. Nothing says
@@ -266,6 +289,7 @@ impl Turn {
             held: self.before.clone(),
             wanted: self.after.clone(),
             reason: reason(error),
+            left_out: false,
         }
     }
 }

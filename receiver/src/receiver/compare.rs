@@ -74,11 +74,11 @@ impl Receiver {
         }
         // A scan goes through its collections in order.
         pairs.sort_by_key(|pair| pair.at);
-        let mut aside = Pending::new(Vec::new(), self.dead.aside());
+        let mut instead = Pending::default().holding(self.dead.held());
         let mut refused: BTreeMap<_, _> =
             self.dead.iter().map(|letter| (letter.place(), letter.reason.clone())).collect();
         for Pair { outlet, at, ranges } in &mut pairs {
-            let expected = Expected { view: &view, outlet, pending: &aside };
+            let expected = Expected { view: &view, outlet, pending: &instead };
             for Refused { collection, key, reason, .. } in add_expected(expected, ranges)? {
                 refused.insert((collection, key), reason);
             }
@@ -103,15 +103,15 @@ impl Receiver {
             unread,
             refused,
         };
-        let mut held = aside.aside().clone();
+        let mut held = instead.held().clone();
         for place in comparison.refused.keys() {
             // What can't even be converted is not there.
             held.entry(place.clone()).or_default();
         }
-        aside = aside.with_aside(held);
-        self.read_in_detail(&view, &pairs, &aside, &mut comparison)?;
+        instead = instead.holding(held);
+        self.read_in_detail(&view, &pairs, &instead, &mut comparison)?;
         for pair in pairs.iter().filter(|pair| pair.at.is_some()) {
-            list_refused(&view, &pair.outlet, &aside, &mut comparison)?;
+            list_refused(&view, &pair.outlet, &instead, &mut comparison)?;
         }
         Ok(comparison)
     }
@@ -121,7 +121,7 @@ impl Receiver {
         &self,
         view: &View,
         pairs: &[Pair],
-        aside: &Pending,
+        refused: &Pending,
         comparison: &mut Comparison,
     ) -> Result<(), Error> {
         for pair in pairs.iter().filter(|pair| pair.at.is_none()) {
@@ -140,7 +140,7 @@ impl Receiver {
             let (outlet, ranges) = (&pair.outlet, pair.ranges.differing());
             comparison.ranges_read += ranges.count();
             scan.start(pair.at.unwrap_or_default(), Extent::Whole)?;
-            let expected = Expected { view, outlet, pending: aside };
+            let expected = Expected { view, outlet, pending: refused };
             let identity = if outlet.counted() { Identity::WholeRow } else { Identity::Key };
             let mut records = FoundIn {
                 scan: &mut *scan,
@@ -206,15 +206,15 @@ fn add_expected(expected: Expected<'_>, ranges: &mut Ranges) -> Result<Vec<Refus
         schema.key_content_into(records.row(), &mut key);
         ranges.add(Side::Expected, &key, records.row());
     }
-    Ok(records.into_refused())
+    Ok(records.take_refused())
 }
 
 /// Lists the records of a collection that were refused, as they should be and as they are.
-fn list_refused(view: &View, outlet: &Outlet, aside: &Pending, comparison: &mut Comparison) -> Result<(), Error> {
+fn list_refused(view: &View, outlet: &Outlet, refused: &Pending, comparison: &mut Comparison) -> Result<(), Error> {
     let of_collection = |((collection, key), held): (&(CollectionName, Key), &Option<Row>)| {
         (collection == outlet.name()).then(|| (key.clone(), held.clone()))
     };
-    let mut listed: BTreeMap<Key, Option<Row>> = aside.aside().iter().filter_map(of_collection).collect();
+    let mut listed: BTreeMap<Key, Option<Row>> = refused.held().iter().filter_map(of_collection).collect();
     if listed.is_empty() {
         return Ok(());
     }

@@ -5,22 +5,33 @@ use std::collections::HashSet;
 use deltabus_bus::{Position, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
 
-use deltabus_record::change::{CollectionChanges, ReverseId, ReverseSet, Transaction};
+use deltabus_record::change::{Change, CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
 use deltabus_record::key::Key;
-use deltabus_record::row::Row;
+use deltabus_record::row::{self, Row};
 use deltabus_record::schema::Collection;
-use deltabus_state::View;
+use deltabus_state::{Batch, View};
 use metrics::{counter, gauge};
 
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::dead::DeadLetters;
 use crate::error::Error;
-use crate::ledger::{self, Wanted};
+use crate::ledger;
 use crate::metrics as figures;
-use crate::pending::{Aside, Records};
+use crate::pending::{Held, Records};
 
-use super::{Look, Purpose, REVERSE_EDITS, Receiver, Round};
+use super::{Look, Receiver, Round};
+
+/// Edits in one reverse set; more go out in several.
+const REVERSE_EDITS: usize = 2_000;
+
+/// Bytes of edits in one reverse set, compressed or not, and as a part of what the broker takes in one message: noise
+/// grows a little when it is compressed. One edit of more has a set to itself.
+const REVERSE_BYTES: usize = 512 * 1024;
+const REVERSE_PAYLOAD_PART: usize = 2;
+
+/// What goes around a field or a change on the wire.
+const FIELD_BYTES: usize = 16;
 
 /// So many places that can't be read are named in the log, each time the destination is looked at.
 const UNREAD_NAMED: usize = 20;
@@ -52,35 +63,28 @@ impl Receiver {
             in_place(|| self.large.flush())?;
         }
         let mut batch = self.store.batch();
-        let Some(look) = look.filter(|look| !look.missing) else {
-            tracing::warn!(place = self.place(), "the destination, or a part of it, is gone; it is made anew");
-            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
-            return Ok(batch.commit()?);
+        let Some(mut look) = look else {
+            tracing::warn!(place = self.place(), "the destination is gone; it is made anew");
+            self.remake = true;
+            return Ok(());
         };
-        let mut look = look;
+        if look.missing {
+            tracing::warn!(place = self.place(), "a part of the destination is gone; it is made anew");
+            if self.config.reverse {
+                // What was edited in the others counts.
+                let sets = self.keep_edits(&look, position, &mut batch, round)?;
+                in_place(|| batch.commit())?;
+                sets.into_iter().for_each(|set| self.pending.push(set));
+            }
+            self.remake = true;
+            return Ok(());
+        }
         let dead = self.heal(&view, &mut look)?;
         self.count_unread(&look.unread, round);
         let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
+        let mut sets = Vec::new();
         if self.config.reverse {
-            for (_, differences, there) in &look.differences {
-                let deletes = differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
-                let inserts = differences.iter().filter(|difference| difference.before.is_none()).count() as u64;
-                let records = there + deletes - inserts.min(there + deletes);
-                if deletes as f64 > records as f64 * MAX_DELETE_DEFAULT && deletes > 1 {
-                    let (place, source_name) = (self.place(), self.config.source.clone());
-                    return Err(Error::MassDelete { place, source_name, deletes, records });
-                }
-            }
-            let sets = self.reverse_sets(&look, position)?;
-            for set in &sets {
-                batch.outbox_put(set.id.number, &encode_reverse(set));
-                ledger::put_reverse_number(&mut batch, set.id.number)?;
-                round.edits += set.edits.len() as u64;
-            }
-            counter!(figures::EDITS_SENT, &self.labels()).increment(differing);
-            for set in sets {
-                self.pending.push(set);
-            }
+            sets = self.keep_edits(&look, position, &mut batch, round)?;
         } else {
             if differing != self.drift && differing > 0 {
                 tracing::info!(records = differing, place = self.place(), "records differ from the source and stand");
@@ -101,14 +105,71 @@ impl Receiver {
         }
         in_place(|| batch.commit())?;
         if let Some(dead) = dead {
-            self.pending = self.pending.with_aside(dead.aside());
+            self.pending = self.pending.holding(dead.held());
             self.dead = dead;
+        }
+        for set in sets {
+            self.pending.push(set);
         }
         self.index = index;
         self.stale = look.stale;
         self.stamp = Some(look.stamp);
         self.found = Some(look.found);
         Ok(())
+    }
+
+    /// Finds edits made on the base that was put `aside` when a newer one was joined: the destination is about to be made
+    /// equal to that.
+    pub(super) fn find_edits_aside(
+        &mut self,
+        aside: &View,
+        position: Position,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let untouched = self.stamp.is_some() && self.stamp == Some(self.interface.stamp()?);
+        if aside.collections().is_empty() || untouched || !self.config.reverse {
+            return Ok(());
+        }
+        self.index = None;
+        // What is gone is made anew, and nothing was edited in it.
+        let Some(look) = self.look(aside)?.filter(|look| !look.missing) else { return Ok(()) };
+        self.large.flush()?;
+        let mut batch = self.store.batch();
+        let sets = self.keep_edits(&look, position, &mut batch, round)?;
+        ledger::put_stamp(&mut batch, Some(&look.stamp))?;
+        batch.commit()?;
+        for set in sets {
+            self.pending.push(set);
+        }
+        self.stamp = Some(look.stamp);
+        Ok(())
+    }
+
+    /// Puts the edits into the outbox.
+    fn keep_edits(
+        &self,
+        look: &Look,
+        position: Position,
+        batch: &mut Batch,
+        round: &mut Round,
+    ) -> Result<Vec<ReverseSet>, Error> {
+        for (_, differences, there) in &look.differences {
+            let deletes = differences.iter().filter(|difference| difference.after.is_none()).count() as u64;
+            let inserts = differences.iter().filter(|difference| difference.before.is_none()).count() as u64;
+            let records = there + deletes - inserts.min(there + deletes);
+            if deletes as f64 > records as f64 * MAX_DELETE_DEFAULT && deletes > 1 {
+                let (place, source_name) = (self.place(), self.config.source.clone());
+                return Err(Error::MassDelete { place, source_name, deletes, records });
+            }
+        }
+        let sets = self.reverse_sets(look, position)?;
+        for set in &sets {
+            batch.outbox_put(set.id.number, &encode_reverse(set));
+            ledger::put_reverse_number(batch, set.id.number)?;
+            round.edits += set.edits.len() as u64;
+            counter!(figures::EDITS_SENT, &self.labels()).increment(set.edits.len() as u64);
+        }
+        Ok(sets)
     }
 
     /// Where somebody brought there by hand what had been refused: that is no edit, and no dead letter any more.
@@ -119,15 +180,15 @@ impl Receiver {
                 continue;
             }
             let Some(known) = view.collection(collection) else { continue };
-            let unset = self.pending.with_aside(Aside::new());
+            let unset = self.pending.holding(Held::new());
             let base = |key: &Key| -> Result<Option<Row>, Error> {
                 let mut row = Vec::new();
                 Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
             };
             let mut kept = Vec::new();
             for difference in std::mem::take(differences) {
-                let aside = self.dead.of(collection, &difference.key).is_some();
-                if aside && unset.on_top(known, &difference.key, base)? == difference.after {
+                let refused = self.dead.of(collection, &difference.key).is_some();
+                if refused && unset.on_top(known, &difference.key, base)? == difference.after {
                     healed.insert((collection.clone(), difference.key));
                 } else {
                     kept.push(difference);
@@ -166,37 +227,50 @@ impl Receiver {
     fn reverse_sets(&self, look: &Look, position: Position) -> Result<Vec<ReverseSet>, Error> {
         let mut number = ledger::reverse_number(&self.store.view())?;
         let time_millis = self.now_millis();
+        let bytes_max = REVERSE_BYTES.min(self.log.broker().payload_max() / REVERSE_PAYLOAD_PART);
         let mut sets: Vec<ReverseSet> = Vec::new();
+        let mut bytes = 0;
         for (collection, differences, _) in &look.differences {
-            let changes: Vec<_> = differences.iter().cloned().filter_map(Difference::into_change).collect();
-            for changes in changes.chunks(REVERSE_EDITS) {
-                let edits = CollectionChanges { collection: collection.clone(), changes: changes.to_vec() };
-                match sets.last_mut().filter(|set| set.edits.len() + changes.len() <= REVERSE_EDITS) {
-                    Some(set) => set.edits.collections.push(edits),
+            for change in differences.iter().cloned().filter_map(Difference::into_change) {
+                let more = encoded_bytes(&change);
+                let full = sets.last().is_none_or(|set| set.edits.len() >= REVERSE_EDITS || bytes + more > bytes_max);
+                if full {
+                    number += 1;
+                    bytes = 0;
+                    sets.push(ReverseSet {
+                        id: ReverseId { receiver: self.config.name.clone(), number },
+                        base: position.revision,
+                        time_millis,
+                        edits: Transaction::default(),
+                    });
+                }
+                bytes += more;
+                let Some(set) = sets.last_mut() else { continue };
+                match set.edits.collections.last_mut().filter(|edits| edits.collection == *collection) {
+                    Some(edits) => edits.changes.push(change),
                     None => {
-                        number += 1;
-                        sets.push(ReverseSet {
-                            id: ReverseId { receiver: self.config.name.clone(), number },
-                            base: position.revision,
-                            time_millis,
-                            edits: Transaction { schemas: Vec::new(), collections: vec![edits] },
-                        });
+                        let edits = CollectionChanges { collection: collection.clone(), changes: vec![change] };
+                        set.edits.collections.push(edits);
                     }
                 }
             }
         }
         Ok(sets)
     }
+}
 
-    /// Sends reverse sets that the bus doesn't have yet.
-    pub(super) async fn send(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
-            return Ok(());
+/// About how many bytes a change takes on the bus, before it is compressed.
+fn encoded_bytes(change: &Change) -> usize {
+    let values = match change {
+        Change::Insert { row, .. } | Change::Delete { row, .. } => row.as_bytes().len(),
+        Change::Update { fields, .. } => {
+            let mut encoded = Vec::new();
+            for field in fields {
+                row::encode(&mut encoded, &field.before);
+                row::encode(&mut encoded, &field.after);
+            }
+            encoded.len() + fields.len() * FIELD_BYTES
         }
-        let there = self.log.last_reverse(&self.config.name).await?;
-        for set in self.pending.sets().iter().filter(|set| set.id.number > there) {
-            self.log.send_reverse(set).await?;
-        }
-        Ok(())
-    }
+    };
+    change.key().as_bytes().len() + values + FIELD_BYTES
 }

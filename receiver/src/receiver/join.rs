@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use deltabus_bus::{Position, SnapshotReader};
+use deltabus_bus::broker::Stream;
+use deltabus_bus::{Manifest, Position, Reason, SnapshotReader};
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{
     Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
 };
 use deltabus_record::diff::{self, Difference, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
+use deltabus_record::key::Key;
 use deltabus_record::large::references;
 use deltabus_record::schema::Collection;
-use deltabus_state::View;
+use deltabus_record::schema::{CollectionName, KeySpec};
+use deltabus_state::{Batch, View, Working};
 use metrics::{counter, gauge, histogram};
 
 use crate::config::MAX_DELETE_DEFAULT;
@@ -29,12 +32,9 @@ use super::look::translator;
 use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round};
 
 impl Receiver {
-    /// Loads the newest snapshot as the base. The destination is made equal to it afterwards, by [`Receiver::tend`].
+    /// Loads the newest snapshot as the base. The destination is left alone until the base has caught up with the log, so that
+    /// it never goes back to an older state; then [`Receiver::tend`] makes it equal.
     pub(crate) async fn join(&mut self, round: &mut Round) -> Result<Position, Error> {
-        if ledger::position(&self.store.view())?.is_some() && self.ahead.is_none() {
-            // What was edited on the old base counts.
-            self.find_edits(round)?;
-        }
         if let Purpose::Rehearse(rehearsal) = &self.purpose {
             // The destination will be compared as a whole.
             rehearsal.forget()?;
@@ -52,8 +52,14 @@ impl Receiver {
     async fn load_snapshot(&mut self, round: &mut Round) -> Result<Position, Error> {
         let mut reader = SnapshotReader::open(&self.log).await?;
         let manifest = reader.manifest().clone();
+        self.check_leads_on(&manifest).await?;
         let hashers: Vec<_> =
             manifest.collections.iter().map(|collection| RecordHasher::new(&collection.name)).collect();
+        let mine = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
+        let answered = mine.map_or(0, |(_, answered)| *answered);
+        if answered > 0 {
+            self.settle_numbers(answered).await?;
+        }
         let mut loads = Vec::new();
         for collection in &manifest.collections {
             loads.push(self.store.load(collection)?);
@@ -62,10 +68,6 @@ impl Receiver {
         while let Some(mut records) = reader.next().await? {
             in_place(|| -> Result<(), Error> {
                 while let Some((collection, key, row)) = records.advance()? {
-                    deltabus_record::row::check(row).map_err(|error| deltabus_bus::Error::Wire {
-                        what: "a snapshot",
-                        problem: error.to_string(),
-                    })?;
                     digest.add(hashers[collection].hash(key, row));
                     loads[collection].put(key, row)?;
                 }
@@ -77,22 +79,28 @@ impl Receiver {
             return Err(Error::Digest { source_name: self.config.source.clone(), revision: revision.number });
         }
         let mut batch = self.store.batch();
-        for collection in self.store.view().collections() {
-            if !manifest.collections.iter().any(|kept| kept.name == collection.name) {
-                batch.remove_collection(&collection.name)?;
-            }
+        let view = self.store.view();
+        if self.ahead.is_some() {
+            // The destination is no longer what the old base says.
+            batch.drop_aside();
+        } else if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
+            // It is what the old base says: what was edited on that counts, until it is made equal to the new one.
+            self.put_on_top(&view, answered, &mut batch)?;
+            batch.put_aside();
+        }
+        for collection in view.collections() {
+            batch.remove_collection(&collection.name)?;
         }
         for load in loads {
             load.finish(&mut batch)?;
         }
-        let mine = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
-        if let Some((_, answered)) = mine {
-            let (left, done) = self.pending.answered(*answered);
+        if answered > 0 {
+            let (left, done) = self.pending.answered(answered);
             for number in done {
                 batch.outbox_remove(number);
             }
             self.pending = left;
-            let number = ledger::reverse_number(&self.store.view())?.max(*answered);
+            let number = ledger::reverse_number(&self.store.view())?.max(answered);
             ledger::put_reverse_number(&mut batch, number)?;
         }
         ledger::put_position(&mut batch, &manifest.position)?;
@@ -104,6 +112,45 @@ impl Receiver {
         self.ahead = None;
         round.joined = true;
         Ok(manifest.position)
+    }
+
+    /// Takes the edits that were answered into the base, where the destination has them.
+    fn put_on_top(&self, view: &View, answered: u64, batch: &mut Batch) -> Result<(), Error> {
+        let done = self.pending.done(answered);
+        let mut working = Working::new(view, Digest::default());
+        for (name, key) in done.records() {
+            let Some(collection) = view.collection(&name) else { continue };
+            let base = |key: &Key| working.before(&name, key);
+            let keys = match collection.schema.key {
+                KeySpec::Fields(_) => vec![key],
+                KeySpec::WholeRow => {
+                    let content = collection.schema.key_content(&key);
+                    let before =
+                        diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
+                    let after = done.count_on_top(collection, content, base)?;
+                    let between = before.min(after)..before.max(after);
+                    between.map(|occurrence| diff::counted(content, occurrence)).collect()
+                }
+            };
+            for key in keys {
+                let row = done.on_top(collection, &key, |key| working.before(&name, key))?;
+                working.set(&name, &key, row)?;
+            }
+        }
+        Ok(working.write(batch)?)
+    }
+
+    /// Fails where the log has lost what comes after the snapshot: it would lead back to an old state, and no further.
+    async fn check_leads_on(&self, manifest: &Manifest) -> Result<(), Error> {
+        let extent = self.log.broker().extent(self.log.source(), Stream::Changes).await;
+        let first = extent.map_err(deltabus_bus::Error::from)?.map_or(0, |extent| extent.first);
+        let wanted = manifest.position.sequence + 1;
+        if wanted >= first {
+            return Ok(());
+        }
+        let (source_name, revision) = (self.config.source.clone(), manifest.position.revision.number);
+        let reason = Reason::Trimmed { wanted, first }.to_string();
+        Err(Error::Behind { source_name, revision, reason })
     }
 
     /// Makes the destination equal to base and pending edits, writing only what differs.
@@ -121,6 +168,7 @@ impl Receiver {
         let start = Instant::now();
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
+        self.find_edits_aside(&view.aside(), position, round)?;
         let (stamp, found) = match self.interface.scan(None) {
             Ok(scan) => (scan.stamp().clone(), scan.collections().to_vec()),
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
@@ -131,7 +179,7 @@ impl Receiver {
         // Whoever restores has said so; whoever receives for the first time may have named the wrong place.
         let first = ledger::stamp(&view)?.is_none() && !matches!(self.purpose, Purpose::Restore(_));
         // All that was refused is tried again, but for what was dropped.
-        let pending = self.pending.with_aside(self.dead.dropped());
+        let pending = self.pending.holding(self.dead.dropped());
         let tried: Records = self.dead.iter().filter(|letter| !letter.dropped).map(DeadLetter::place).collect();
         let mut scan = if found.is_empty() { None } else { Some(self.interface.scan(None)?) };
         // A scan goes through the collections in its own order.
@@ -170,7 +218,8 @@ impl Receiver {
         }
         let mut changes = prepared.count();
         let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
-        let mark = self.mark(&position, &self.refuse(&bringing, &prepared.refused)?);
+        let attempt = self.interface.transactional().then(|| self.log.clock().fresh());
+        let mark = self.mark(&position, attempt, &self.refuse(&bringing, &prepared.refused)?);
         let done = match loads.is_empty() && !altered && changes == 0 && mark.is_none() && !stamp.is_missing() {
             true => Ok(stamp.clone()),
             false => {
@@ -189,18 +238,27 @@ impl Receiver {
                     all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
                 }
                 let staged = self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large);
-                staged.and_then(|staged| staged.commit())
+                drop(all);
+                match staged {
+                    Ok(staged) => {
+                        changes += loads.iter().map(|(_, records)| records.count()).sum::<u64>();
+                        let left_out = loads.iter_mut().flat_map(|(_, records)| records.take_refused());
+                        prepared.refused.extend(left_out);
+                        let mut batch = self.store.batch();
+                        ledger::put_attempt(&mut batch, attempt)?;
+                        self.refuse(&bringing, &prepared.refused)?.intend(position.revision.number, &mut batch)?;
+                        self.commit_journalled(staged, position.revision.number, batch)
+                    }
+                    Err(error) => Err(error.into()),
+                }
             }
         };
         let stamp = match done {
-            Ok(stamp) => {
-                changes += loads.iter().map(|(_, records)| records.count()).sum::<u64>();
-                prepared.refused.extend(loads.into_iter().flat_map(|(_, records)| records.into_refused()));
-                stamp
-            }
-            Err(error) if self.sets_aside() && is_refusal(&error) => {
+            Ok(stamp) => stamp,
+            Err(Error::Interface(error)) if self.sets_aside() && is_refusal(&error) => {
                 tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
                 drop(loads);
+                prepared.refused.retain(|refused| !refused.left_out);
                 for at in &empty {
                     let mut records = records(*at)?;
                     while let Some((key, row)) = records.next_source()? {
@@ -219,7 +277,7 @@ impl Receiver {
                 let last = self.write_destination(all, &gone, &position, &now, &dead)?;
                 last.or(now).unwrap_or(Stamp::MISSING)
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         let dead = self.refuse(&bringing, &prepared.refused)?;
         let mut batch = self.store.batch();
@@ -227,15 +285,18 @@ impl Receiver {
         DeadLetters::settle(&mut batch)?;
         ledger::put_journal(&mut batch, None)?;
         ledger::put_reconcile(&mut batch, Wanted::No)?;
+        ledger::put_attempt(&mut batch, None)?;
+        batch.drop_aside();
         ledger::put_index(&mut batch, None)?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
         self.list_letters(&dead, view.collections())?;
         batch.commit()?;
         round.changes += changes;
         self.count_refused(&prepared.refused, &position, round);
-        self.pending = self.pending.with_aside(dead.aside());
+        self.pending = self.pending.holding(dead.held());
         self.dead = dead;
         self.index = None;
+        self.remake = false;
         self.stale.clear();
         self.found = Some(self.collections()?);
         self.stamp = Some(stamp);
@@ -246,11 +307,16 @@ impl Receiver {
 
     /// Collections at the destination that the source had at other times than the one that is restored.
     fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
-        let Purpose::Restore(ever) = &self.purpose else { return Vec::new() };
         if self.interface.single_collection() {
             return Vec::new();
         }
-        found.iter().filter(|found| ever.other(&found.name, then)).cloned().collect()
+        let aside = then.aside();
+        let was_joined = |name: &CollectionName| aside.collection(name).is_some() && then.collection(name).is_none();
+        let is_other = |found: &&Collection| match &self.purpose {
+            Purpose::Restore(ever) => ever.other(&found.name, then),
+            _ => was_joined(&found.name),
+        };
+        found.iter().filter(is_other).cloned().collect()
     }
 
     /// Says which contents the writes will need, in the order of their records.

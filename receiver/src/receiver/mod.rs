@@ -9,6 +9,7 @@ mod look;
 mod past;
 mod repair;
 mod selection;
+mod send;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,10 +25,10 @@ use deltabus_record::key::Key;
 use deltabus_record::mapping::Mapping;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
-use deltabus_state::{Owner, Requests, StateDirectory, Store};
+use deltabus_state::{Batch, Owner, Requests, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Selection};
@@ -50,14 +51,14 @@ const GROUP_SETS: usize = 1_000;
 /// Sets that wait between the log and a slow destination.
 const QUEUE_SETS: usize = 64;
 
-/// Edits in one reverse set; more go out in several.
-const REVERSE_EDITS: usize = 2_000;
-
 /// How often a running receiver looks for requests: a look is one attempt to open a folder.
 const REQUESTS: Duration = Duration::from_millis(250);
 
 /// How often a snapshot is begun when newer ones take its place while it is loaded.
 const JOIN_ATTEMPTS: u32 = 4;
+
+/// Edits that are not answered for this long are looked for on the bus, which may have lost them.
+const RESEND: Duration = Duration::from_secs(30);
 
 /// How often a destination is written when other programs keep writing it too.
 const DESTINATION_ATTEMPTS: u32 = 8;
@@ -121,6 +122,8 @@ pub struct Receiver {
     large: Arc<LargeValues>,
     pending: Pending,
     dead: DeadLetters,
+    /// Sets that are not known to have arrived may be on the bus all the same.
+    unsure: bool,
     /// The destination's stamp when it was last known to hold what is expected.
     stamp: Option<Stamp>,
     /// Its collections at that stamp.
@@ -130,6 +133,8 @@ pub struct Receiver {
     /// The destination is at this revision already, though the base isn't: a crash came between.
     ahead: Option<u64>,
     recovered: bool,
+    /// The destination, or a part of it, is gone and has to be made anew.
+    remake: bool,
     drift: u64,
 }
 
@@ -196,12 +201,14 @@ impl Receiver {
             large,
             pending: Pending::default(),
             dead: DeadLetters::default(),
+            unsure: true,
             stamp: None,
             found: None,
             index: None,
             stale: Stale::new(),
             ahead: None,
             recovered: false,
+            remake: false,
             drift: 0,
         };
         receiver.settle_location()?;
@@ -231,63 +238,62 @@ impl Receiver {
 
     async fn catch_up(&mut self, round: &mut Round) -> Result<(), Error> {
         self.recover()?;
-        let mut joined = None;
-        let mut position = match self.position()? {
-            Some(position) => position,
-            None => *joined.insert(self.join(round).await?),
-        };
-        self.tend(round).await?;
-        loop {
-            let mut reader = Reader::at(&self.log, position);
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            let rejoin = loop {
-                match reader.next_stored().await? {
-                    Event::Set(set) => {
-                        bytes += set.bytes;
-                        group.push(*set);
-                        if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
-                            if !self.apply(std::mem::take(&mut group), round).await? {
-                                break true;
-                            }
-                            bytes = 0;
-                        }
-                    }
-                    Event::CaughtUp(end) => {
-                        if !self.apply(std::mem::take(&mut group), round).await? {
-                            break true;
-                        }
-                        self.caught_up(&end)?;
-                        break false;
-                    }
-                    Event::Rejoin(reason) => {
-                        self.apply(std::mem::take(&mut group), round).await?;
-                        self.expect_other_snapshot().await?;
-                        tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
-                        break true;
-                    }
+        let (mut position, mut joined) = match ledger::position(&self.store.view())? {
+            // One that is to be made equal waits until the base has caught up.
+            Some(position) => {
+                if !ledger::reconcile(&self.store.view())? {
+                    self.tend(round).await?;
                 }
-            };
-            if !rejoin {
-                break;
+                (position, false)
             }
+            None => (self.join(round).await?, true),
+        };
+        while let Some(reason) = self.follow(position, round).await? {
+            if joined {
+                let (source_name, revision) = (self.config.source.clone(), position.revision.number);
+                return Err(Error::Behind { source_name, revision, reason });
+            }
+            tracing::warn!(reason, "the log doesn't lead on; joining again by snapshot");
             position = self.join(round).await?;
-            if joined.replace(position) == Some(position) {
-                // Joining once more would come to the same: somebody has to write a snapshot first.
-                return Err(self.unreachable(position.revision.number + 1));
-            }
-            self.tend(round).await?;
+            joined = true;
         }
         round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
         Ok(())
     }
 
-    /// Fails where joining would lead to where the log doesn't lead on from: until somebody writes a snapshot.
-    async fn expect_other_snapshot(&self) -> Result<(), Error> {
-        let there = deltabus_bus::pointer(&self.log).await?.map(|manifest| manifest.position);
-        match self.position()? {
-            Some(position) if there == Some(position) => Err(self.unreachable(position.revision.number + 1)),
-            _ => Ok(()),
+    /// Applies what the log has from `position` on. Gives the reason if it doesn't lead on to its end.
+    async fn follow(&mut self, position: Position, round: &mut Round) -> Result<Option<String>, Error> {
+        let unfit = || Some("its sets don't fit the records held".to_owned());
+        let mut reader = Reader::at(&self.log, position);
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        loop {
+            match reader.next_stored().await? {
+                Event::Set(set) => {
+                    bytes += set.bytes;
+                    group.push(*set);
+                    if bytes >= GROUP_BYTES || group.len() >= GROUP_SETS {
+                        if !self.apply(std::mem::take(&mut group), round).await? {
+                            return Ok(unfit());
+                        }
+                        bytes = 0;
+                    }
+                }
+                Event::CaughtUp(end) => {
+                    if !self.apply(group, round).await? {
+                        return Ok(unfit());
+                    }
+                    self.caught_up(&end)?;
+                    if ledger::reconcile(&self.store.view())? {
+                        self.tend(round).await?;
+                    }
+                    return Ok(None);
+                }
+                Event::Rejoin(reason) => {
+                    self.apply(group, round).await?;
+                    return Ok(Some(reason.to_string()));
+                }
+            }
         }
     }
 
@@ -354,6 +360,7 @@ impl Receiver {
         });
         let mut look = tokio::time::interval(REQUESTS);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resend = Instant::now() + RESEND;
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -373,12 +380,9 @@ impl Receiver {
                                 group.push(*set);
                             }
                             Event::CaughtUp(position) => end = Some(position),
-                            Event::Rejoin(reason) => {
+                            // Met again by the next session, which joins.
+                            Event::Rejoin(_) => {
                                 self.apply(group, &mut round).await?;
-                                self.expect_other_snapshot().await?;
-                                tracing::warn!(%reason, "the log doesn't lead on; joining again by snapshot");
-                                self.join(&mut round).await?;
-                                self.tend(&mut round).await?;
                                 after(&self.config.source, &self.config.name, &Ok(round));
                                 return Ok(SessionEnd::Again);
                             }
@@ -389,7 +393,6 @@ impl Receiver {
                     }
                     gauge!(figures::LAG_SETS, &self.labels()).set(events.len() as f64);
                     if !self.apply(group, &mut round).await? {
-                        self.join(&mut round).await?;
                         return Ok(SessionEnd::Again);
                     }
                     if let Some(end) = end {
@@ -405,6 +408,10 @@ impl Receiver {
                     Some(served) => round = served,
                     None => continue,
                 },
+                () = tokio::time::sleep_until(resend), if !self.pending.sets().is_empty() => {
+                    resend = Instant::now() + RESEND;
+                    self.send().await?;
+                }
             }
             round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
             if round.sets + round.edits + round.changes + round.drift > 0 {
@@ -454,6 +461,7 @@ impl Receiver {
             for entry in view.outbox(0) {
                 batch.outbox_remove(entry?.0);
             }
+            batch.drop_aside();
             DeadLetters::default().write(&DeadLetters::read(&view)?, &mut batch)?;
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             ledger::put_journal(&mut batch, None)?;
@@ -472,16 +480,18 @@ impl Receiver {
             sets.push(decode_reverse(&self.config.name, &entry?.1)?);
         }
         self.dead = DeadLetters::read(&view)?;
-        self.pending = Pending::new(sets, self.dead.aside());
+        self.pending = Pending::new(sets, ledger::sent(&view)?, self.dead.held());
         if matches!(self.purpose, Purpose::Keep) {
             self.list_letters(&self.dead, view.collections())?;
         }
+        self.unsure = true;
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
         self.found = None;
         self.stale.clear();
         self.ahead = None;
         self.recovered = false;
+        self.remake = false;
         self.settle_selection()
     }
 
@@ -495,12 +505,16 @@ impl Receiver {
             let mut batch = self.store.batch();
             if self.interface.transactional() {
                 let mark = self.interface.mark(&self.owner())?.and_then(|mark| Marked::from_bytes(&mark));
+                let attempt = ledger::attempt(&view)?;
+                if attempt.is_some() && mark.and_then(|mark| mark.attempt) == attempt {
+                    self.is_equal(&position, &mut batch)?;
+                }
                 let intended = DeadLetters::intended(&view)?.map(|(revision, _)| revision);
                 match mark {
                     Some(mark) if mark.revision == position.revision => {}
-                    Some(Marked { revision, aside }) if revision.number > position.revision.number => {
-                        // Which records were set aside was written down here before, unless this state is an older one.
-                        match aside == 0 || intended == Some(revision.number) {
+                    Some(Marked { revision, held, .. }) if revision.number > position.revision.number => {
+                        // Which records are held was written down here before, unless this state is an older one.
+                        match held == 0 || intended == Some(revision.number) {
                             true => self.ahead = Some(revision.number),
                             false => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
                         }
@@ -509,17 +523,47 @@ impl Receiver {
                     _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
                 }
             } else if let Some(journal) = ledger::journal(&view)? {
-                let brings = journal.revision > position.revision.number;
-                if brings && self.interface.content()? == Some(journal.content) {
-                    self.ahead = Some(journal.revision);
+                // Somebody may have written it since: then the temporary file tells.
+                let renamed = || journal.temporary.as_ref().is_some_and(|temporary| !temporary.exists());
+                let written = self.interface.content()? == Some(journal.content) || renamed();
+                match ledger::reconcile(&view)? {
+                    true if written => self.is_equal(&position, &mut batch)?,
+                    false if written && journal.revision > position.revision.number => {
+                        self.ahead = Some(journal.revision);
+                    }
+                    _ => {}
                 }
                 ledger::put_journal(&mut batch, None)?;
             }
             if self.ahead.is_none() {
                 batch.commit()?;
+            } else {
+                // What was written since the last scan its index doesn't know. The journal stays until the base is there too.
+                let mut batch = self.store.batch();
+                ledger::put_index(&mut batch, None)?;
+                batch.commit()?;
+                self.index = None;
             }
         }
         self.recovered = true;
+        Ok(())
+    }
+
+    /// The destination was made equal to the base, and a crash came before that was written down.
+    fn is_equal(&mut self, position: &Position, batch: &mut Batch) -> Result<(), Error> {
+        if let Some((revision, dead)) = DeadLetters::intended(&self.store.view())?
+            && revision == position.revision.number
+        {
+            dead.write(&self.dead, batch)?;
+            self.pending = self.pending.holding(dead.held());
+            self.dead = dead;
+        }
+        DeadLetters::settle(batch)?;
+        ledger::put_reconcile(batch, Wanted::No)?;
+        ledger::put_attempt(batch, None)?;
+        ledger::put_index(batch, None)?;
+        batch.drop_aside();
+        self.index = None;
         Ok(())
     }
 
@@ -559,14 +603,15 @@ impl Receiver {
             self.reconcile(round)?;
         }
         self.find_edits(round)?;
-        if ledger::reconcile(&self.store.view())? {
+        if self.remake {
             self.reconcile(round)?;
         }
         self.send().await
     }
 
-    fn mark(&self, position: &Position, dead: &DeadLetters) -> Option<Mark> {
-        let marked = Marked { revision: position.revision, aside: dead.iter().count() as u64 };
+    /// `attempt`: names what makes the destination equal, so that it is known again after a crash.
+    fn mark(&self, position: &Position, attempt: Option<u64>, dead: &DeadLetters) -> Option<Mark> {
+        let marked = Marked { revision: position.revision, attempt, held: dead.iter().count() as u64 };
         let keeps = self.interface.transactional() && !matches!(self.purpose, Purpose::Restore(_));
         keeps.then(|| Mark { owner: self.owner(), value: marked.to_bytes() })
     }

@@ -131,20 +131,22 @@ impl Receiver {
         self.recover()?;
         match self.prove().await? {
             Proof::Holds => {}
-            Proof::Expired if unsent == Unsent::Send => {
-                self.join(round).await?;
-            }
             Proof::Fails if self.config.reverse && unsent == Unsent::Send => {
                 let (place, source_name) = (self.place(), self.config.source.clone());
                 return Err(Error::Unproven { place, source_name });
             }
-            Proof::Expired | Proof::Fails => {
+            proof => {
                 tracing::warn!(source = %self.config.source, "the copy of the source is loaded anew");
-                // Edits aren't looked for by what it says.
-                let mut batch = self.store.batch();
-                ledger::forget_position(&mut batch)?;
-                batch.commit()?;
+                if matches!(proof, Proof::Fails) || unsent == Unsent::Discard {
+                    // Edits aren't looked for by what it says.
+                    let mut batch = self.store.batch();
+                    ledger::forget_position(&mut batch)?;
+                    batch.drop_aside();
+                    batch.commit()?;
+                }
                 self.join(round).await?;
+                // The destination is made equal when the base has caught up.
+                return self.catch_up(round).await;
             }
         }
         if let Some(ahead) = self.ahead {
@@ -282,7 +284,7 @@ impl Receiver {
         self.index = None;
         self.stale.clear();
         self.stamp = stamp;
-        self.pending = lifted.with_aside(dead.aside());
+        self.pending = lifted.holding(dead.held());
         self.dead = dead;
         Ok(outcomes)
     }

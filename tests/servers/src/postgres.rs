@@ -145,25 +145,35 @@ impl Server {
 
     /// Runs statements with psql and gives what they print, columns separated by `|`.
     pub fn run(&self, database: &str, sql: &str) -> String {
-        let output = self.psql(database, &["-c", sql]);
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        run(&self.folder, database, sql)
+    }
+
+    /// The same for a thread of its own, which must end before the server does.
+    pub fn runner(&self, database: &str) -> impl Fn(&str) -> String + Send + Sync + use<> {
+        let (folder, database) = (self.folder.clone(), database.to_owned());
+        move |sql| run(&folder, &database, sql)
     }
 
     /// Runs a file of statements with psql.
     pub fn run_file(&self, database: &str, file: &Path) {
-        let output = self.psql(database, &["-f", file.to_str().expect("a path in UTF-8")]);
+        let output = psql(&self.folder, database, &["-f", file.to_str().expect("a path in UTF-8")]);
         assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     }
+}
 
-    fn psql(&self, database: &str, arguments: &[&str]) -> std::process::Output {
-        Command::new(programs().join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"])
-            .arg(&self.folder)
-            .args(arguments)
-            .output()
-            .expect("psql can be started")
-    }
+fn run(folder: &Path, database: &str, sql: &str) -> String {
+    let output = psql(folder, database, &["-c", sql]);
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn psql(folder: &Path, database: &str, arguments: &[&str]) -> std::process::Output {
+    Command::new(programs().join("psql"))
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"])
+        .arg(folder)
+        .args(arguments)
+        .output()
+        .expect("psql can be started")
 }
 
 /// The words before a command that run it as somebody whom PostgreSQL accepts, to whom `folder` is given.

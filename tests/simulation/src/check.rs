@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use deltabus_bus::Position;
-use deltabus_interfaces::Interface as _;
 use deltabus_record::change::Revision;
 use deltabus_record::convert;
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::schema::ReceiverName;
 use deltabus_record::value::Value;
-use deltabus_state::{Owner, StateDirectory, Store, View};
+use deltabus_state::{Owner, StateDirectory, View};
 
 use crate::interface::native;
 use crate::process::Role;
@@ -86,7 +84,7 @@ pub(crate) async fn states(run: &Run) {
         let store = match store {
             Ok(store) => store,
             Err(error) => {
-                run.world.problem(format!("the state of {} can't be opened: {error}", process.name));
+                run.world.problem(format!("the state of {} can't be opened: {}", process.name, process.tell(&error)));
                 continue;
             }
         };
@@ -94,10 +92,10 @@ pub(crate) async fn states(run: &Run) {
         let (revision, waits) = match process.role {
             Role::Transmitter => {
                 let position = position(&view).unwrap_or_default();
-                let waits = view.outbox(position.revision.number + 1).count();
+                let waits = view.outbox(position.number + 1).count();
                 (view.meta_values("revision").ok().flatten().and_then(|values| Revision::from_values(&values)), waits)
             }
-            Role::Receiver(_) => (position(&view).map(|position| position.revision), view.outbox(0).count()),
+            Role::Receiver(_) => (position(&view), view.outbox(0).count()),
         };
         match revision {
             Some(revision) if revision == reached => {}
@@ -119,14 +117,11 @@ pub(crate) async fn states(run: &Run) {
     }
 }
 
-fn position(view: &View) -> Option<Position> {
+/// The revision at which a process last saw the log.
+fn position(view: &View) -> Option<Revision> {
     let values = view.meta_values("position").ok()??;
     match values.as_slice() {
-        [Value::Integer(term), Value::Integer(sequence), revision @ ..] => Some(Position {
-            term: *term as u64,
-            sequence: *sequence as u64,
-            revision: Revision::from_values(revision)?,
-        }),
+        [_, _, number, records, sum, ..] => Revision::from_values(&[number.clone(), records.clone(), sum.clone()]),
         _ => None,
     }
 }

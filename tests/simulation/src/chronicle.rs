@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use deltabus_bus::broker::{Stored, Subject};
+use deltabus_bus::broker::Subject;
 use deltabus_bus::memory::MemoryBroker;
-use deltabus_bus::{Event, Log, Reader, decode_reverse, encode_set, pointer};
+use deltabus_bus::{Entry, Event, Log, Reader, decode_reverse, encode_set, history, pointer};
 use deltabus_record::change::{Change, ChangeSet, Outcome, Revision};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use futures::FutureExt;
@@ -37,8 +37,6 @@ struct Inner {
     refused: BTreeSet<String>,
     /// Records whose delete was answered: receiver, table, key.
     deletes: BTreeSet<(String, String, String)>,
-    /// Reverse sets answered, and how often.
-    answered: BTreeMap<(String, u64), u32>,
     verdicts: Verdicts,
 }
 
@@ -69,11 +67,6 @@ impl Chronicle {
             None if *subject == Subject::changes() => self.read(),
             None => {}
         }
-    }
-
-    /// A message was lost after it was stored: reading begins where the log begins now.
-    pub(crate) fn lost(&self) {
-        lock(&self.inner).reader = None;
     }
 
     fn reversed(&self, receiver: &str, payload: &[u8]) {
@@ -152,7 +145,7 @@ impl Chronicle {
         }
         let known = inner.numbers.entry(revision.number).or_insert((revision, set));
         let other = known.0 != revision || known.1.is_some_and(|known| set.is_some_and(|set| set != known));
-        if other && !self.world.plan.forgets_numbers() {
+        if other && !self.world.forgot_numbers() {
             self.world.problem(format!("number {} named two different sets", revision.number));
         }
         *known = (revision, set.or(known.1));
@@ -181,7 +174,6 @@ impl Chronicle {
         self.name(inner, set.next, Some(xxhash_rust::xxh3::xxh3_64(&bytes)));
         for reply in &set.replies {
             let receiver = reply.reverse.receiver.to_string();
-            *inner.answered.entry((receiver.clone(), reply.reverse.number)).or_default() += 1;
             for verdict in &reply.verdicts {
                 if let Change::Delete { key, .. } = &verdict.edit {
                     let key = show_key(key.as_bytes());
@@ -201,6 +193,21 @@ impl Chronicle {
                     }
                 }
             }
+        }
+    }
+
+    /// A transmitter begins that knows less than it did: the numbers used are those that the log and its snapshot tell of.
+    pub(crate) fn relied_on(&self) {
+        let mut highest = 0;
+        let snapshot = pointer(&self.log).now_or_never().and_then(Result::ok).flatten();
+        highest = highest.max(snapshot.map_or(0, |manifest| manifest.position.revision.number));
+        let mut take = |entry| match entry {
+            Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
+            Entry::Set(set) => highest = highest.max(set.set.next.number),
+        };
+        let _ = history(&self.log, &mut take).now_or_never();
+        if highest < self.reached().number {
+            self.world.forget_numbers();
         }
     }
 
@@ -229,17 +236,6 @@ impl Chronicle {
     pub(crate) fn answered_delete(&self, receiver: &str, table: &str, key: &str) -> bool {
         lock(&self.inner).deletes.contains(&(receiver.to_owned(), table.to_owned(), key.to_owned()))
     }
-
-    /// Reverse sets that were answered more than once.
-    pub(crate) fn answered_twice(&self) -> Vec<(String, u64)> {
-        let inner = lock(&self.inner);
-        inner.answered.iter().filter(|(_, times)| **times > 1).map(|(id, _)| id.clone()).collect()
-    }
-}
-
-/// A message as the trace shows it.
-pub(crate) fn show_stored(stored: &Stored) -> String {
-    format!("{} #{}", stored.tail, stored.sequence)
 }
 
 fn brief(revision: &Revision) -> String {

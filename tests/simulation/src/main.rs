@@ -61,8 +61,7 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
         println!("deltabus-simulate {} --trace", plan.arguments());
     }
     let traced = arguments.trace || arguments.shrink;
-    let report = run(&plan, if traced { Trace::Yes } else { Trace::No });
-    report.trace.iter().for_each(|line| println!("{line}"));
+    let report = run(&plan, if traced { Trace::Print } else { Trace::No });
     for problem in &report.problems {
         println!("seed {seed}: {problem}");
     }

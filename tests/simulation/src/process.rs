@@ -201,6 +201,9 @@ impl Process {
                 life
             };
             life.note(|| "starts");
+            if self.role == Role::Transmitter && self.name != "tx" {
+                run.chronicle.relied_on();
+            }
             let end = self.live(&run, &life).await;
             // Whatever it had on its way ends with it.
             life.end();
@@ -308,6 +311,9 @@ impl Process {
                     Receiver::with_interface(config, interface, log, &state).map_err(|error| told(&error))?;
                 let after = |_: &_, _: &_, result: &Result<deltabus_receiver::Round, deltabus_receiver::Error>| {
                     let mut plight = Plight::default();
+                    if result.as_ref().is_ok_and(|round| round.joined) {
+                        run.users.joined(at);
+                    }
                     match result {
                         Ok(round) => life.note(|| {
                             format!(
@@ -336,7 +342,7 @@ impl Process {
     }
 
     /// An error with its causes, without what differs from run to run.
-    fn tell(&self, error: &(dyn std::error::Error + 'static)) -> String {
+    pub(crate) fn tell(&self, error: &(dyn std::error::Error + 'static)) -> String {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(error) = source {
@@ -352,10 +358,9 @@ impl Process {
         let chores = std::mem::take(&mut lock(&self.inner).chores);
         for chore in chores {
             run.world.note(self.name, || format!("state: {chore:?}"));
-            let forgets = |since: u64| {
-                if let Role::Receiver(at) = self.role {
-                    run.users.forgotten_by(at, since);
-                }
+            let forgets = |since: u64| match self.role {
+                Role::Receiver(at) => run.users.forgotten_by(at, since),
+                Role::Transmitter => run.chronicle.relied_on(),
             };
             let done = match chore {
                 Chore::Lose => {

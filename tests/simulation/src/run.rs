@@ -6,19 +6,17 @@ use std::time::Duration;
 
 use deltabus_bus::broker::{Broker, Stream};
 use deltabus_bus::memory::{Availability, MemoryBroker};
-use deltabus_bus::{Log, pointer};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_transmitter::Question;
-use futures::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::check;
-use crate::chronicle::{Chronicle, Verdicts};
+use crate::chronicle::Chronicle;
 use crate::dice::Dice;
 use crate::fault::{Fault, Occurs, Tally};
 use crate::plan::Plan;
 use crate::process::{Chore, Process, Role};
-use crate::shelf::{Shelf, Writer};
+use crate::shelf::Shelf;
 use crate::users::{Store, Users};
 use crate::world::{World, lock};
 
@@ -61,8 +59,10 @@ pub struct Report {
 /// Whether a run writes down what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// It does.
-    Yes,
+    /// It does, in its report.
+    Keep,
+    /// It prints it line by line.
+    Print,
     /// It doesn't, and is quicker.
     No,
 }
@@ -94,7 +94,7 @@ async fn run_here(plan: Plan, trace: Trace) -> Report {
             return Report { problems, ..Report::default() };
         }
     };
-    let world = World::new(plan, trace == Trace::Yes);
+    let world = World::new(plan, trace);
     let plan = &world.plan;
     let run = Arc::new(Run::new(&world, folder.path()));
     run.tell();

@@ -32,6 +32,8 @@ struct Inner {
     stores: Vec<Store>,
     edits: BTreeMap<String, Edit>,
     deletions: Vec<Deletion>,
+    /// Receivers that have lost their state and not joined again: what is written meanwhile can't be told from what was there.
+    blind: BTreeSet<usize>,
     writes: u64,
 }
 
@@ -98,7 +100,8 @@ const SCHEMAS: &[(Act, u64)] =
 impl Users {
     pub(crate) fn new(world: Arc<World>, stores: Vec<Store>) -> Arc<Users> {
         let dice = world.dice("users");
-        let inner = Inner { dice, stores, edits: BTreeMap::new(), deletions: Vec::new(), writes: 0 };
+        let inner =
+            Inner { dice, stores, edits: BTreeMap::new(), deletions: Vec::new(), blind: BTreeSet::new(), writes: 0 };
         Arc::new(Users { world, inner: Mutex::new(inner) })
     }
 
@@ -184,7 +187,8 @@ impl Users {
                 }
             }
             for value in fresh.into_iter().filter(|value| there.contains(value)) {
-                let edit = Edit { receiver, millis: now, superseded: false, held: true, sent: false };
+                let held = !inner.blind.contains(&receiver);
+                let edit = Edit { receiver, millis: now, superseded: false, held, sent: false };
                 inner.edits.insert(value, edit);
             }
             let (had, has) = (keys(before.as_deref()), keys(after.as_deref()));
@@ -196,13 +200,14 @@ impl Users {
             // A store that is removed is made anew: nothing was deleted in it. What the source doesn't have needs no delete.
             let at_source = keys(lock(&inner.stores[0].shelf).tables().map(Vec::as_slice));
             let gone = had.difference(&has).filter(|gone| after.is_some() && at_source.contains(*gone));
+            let held = !inner.blind.contains(&receiver);
             inner.deletions.extend(gone.map(|(table, key)| Deletion {
                 receiver,
                 table: table.clone(),
                 key: key.clone(),
                 millis: now,
                 superseded: false,
-                held: true,
+                held,
                 sent: false,
             }));
         }
@@ -257,10 +262,18 @@ impl Users {
     /// `since`: the state is that of then, in milliseconds; 0: there is none.
     pub(crate) fn forgotten_by(&self, receiver: usize, since: u64) {
         let mut inner = lock(&self.inner);
+        if since == 0 {
+            inner.blind.insert(receiver);
+        }
         let edits = inner.edits.values_mut().filter(|edit| edit.receiver == receiver && edit.millis >= since);
         edits.for_each(|edit| edit.held = false);
         let deletions = inner.deletions.iter_mut().filter(|gone| gone.receiver == receiver && gone.millis >= since);
         deletions.for_each(|gone| gone.held = false);
+    }
+
+    /// A receiver that had lost its state has joined.
+    pub(crate) fn joined(&self, receiver: usize) {
+        lock(&self.inner).blind.remove(&receiver);
     }
 
     /// Somebody puts a destination away, so that it is made anew.

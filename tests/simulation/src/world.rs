@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::dice::Dice;
 use crate::fault::{Fault, Occurs, Tally};
 use crate::plan::Plan;
+use crate::run::Trace;
 
 /// When every run begins: 2023-11-14T22:13:20Z, in milliseconds.
 const BEGINNING_MILLIS: u64 = 1_700_000_000_000;
@@ -22,6 +23,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One run's surroundings.
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    traced: Trace,
     began: Instant,
     inner: Mutex<Inner>,
 }
@@ -30,25 +32,29 @@ struct Inner {
     dice: Vec<Dice>,
     delays: Dice,
     values: u64,
+    clocks: Dice,
     tally: Tally,
     storm: bool,
-    trace: Option<Vec<String>>,
+    forgot: bool,
+    trace: Vec<String>,
     problems: Vec<String>,
 }
 
 impl World {
     /// The surroundings of a run; its time begins now.
-    pub(crate) fn new(plan: Plan, traced: bool) -> Arc<World> {
+    pub(crate) fn new(plan: Plan, traced: Trace) -> Arc<World> {
         let inner = Inner {
             dice: Fault::ALL.iter().map(|fault| Dice::for_purpose(plan.seed, fault.name())).collect(),
             delays: Dice::for_purpose(plan.seed, "delays"),
             values: 0,
+            clocks: Dice::for_purpose(plan.seed, "clocks"),
             tally: Tally::default(),
             storm: true,
-            trace: traced.then(Vec::new),
+            forgot: plan.forgets_numbers(),
+            trace: Vec::new(),
             problems: Vec::new(),
         };
-        Arc::new(World { plan, began: Instant::now(), inner: Mutex::new(inner) })
+        Arc::new(World { plan, traced, began: Instant::now(), inner: Mutex::new(inner) })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -67,13 +73,14 @@ impl World {
 
     /// Writes a line of the trace.
     pub(crate) fn note<T: Display>(&self, who: &str, what: impl FnOnce() -> T) {
-        if self.inner().trace.is_none() {
+        if self.traced == Trace::No {
             return;
         }
         let millis = self.millis();
         let line = format!("{:>4}.{:03}  {who:<10} {}", millis / 1000, millis % 1000, what());
-        if let Some(trace) = &mut self.inner().trace {
-            trace.push(line);
+        match self.traced {
+            Trace::Print => println!("{line}"),
+            _ => self.inner().trace.push(line),
         }
     }
 
@@ -117,6 +124,17 @@ impl World {
         inner.values
     }
 
+    /// Nobody knows any more which numbers were used: they may come again.
+    pub(crate) fn forget_numbers(&self) {
+        self.inner().forgot = true;
+        self.note("world", || "nobody knows any more which numbers were used");
+    }
+
+    /// Whether numbers may come again.
+    pub(crate) fn forgot_numbers(&self) -> bool {
+        self.inner().forgot
+    }
+
     /// Whether things go wrong now.
     pub(crate) fn storms(&self) -> bool {
         self.inner().storm
@@ -150,7 +168,7 @@ impl World {
 
     /// The trace so far.
     pub(crate) fn trace(&self) -> Vec<String> {
-        self.inner().trace.clone().unwrap_or_default()
+        self.inner().trace.clone()
     }
 }
 
@@ -166,6 +184,6 @@ impl Clock for SkewedClock {
     }
 
     fn fresh(&self) -> u64 {
-        Dice::new(self.world.fresh()).next()
+        self.world.inner().clocks.next()
     }
 }

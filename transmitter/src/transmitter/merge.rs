@@ -1,5 +1,6 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
+use deltabus_bus::ReversePlace;
 use deltabus_interfaces::{Error as InterfaceError, Stamp, in_place};
 use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
 use deltabus_record::key::Key;
@@ -25,12 +26,14 @@ impl Transmitter {
         loop {
             let after = ledger::reverse(&self.store.view())?;
             let batch = self.log.reverse_sets(after).await?;
-            let Some(last) = batch.last().map(|reversed| reversed.sequence) else { return Ok(()) };
+            let Some(last) = batch.last().map(|reversed| reversed.place) else { return Ok(()) };
             let mut sets = Vec::new();
             for reversed in batch {
                 match reversed.set {
                     Ok(set) => sets.push(set),
-                    Err(error) => tracing::error!(%error, sequence = reversed.sequence, "a reverse set is passed over"),
+                    Err(error) => {
+                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over")
+                    }
                 }
             }
             let mut attempt = 0;
@@ -53,7 +56,7 @@ impl Transmitter {
     fn merge_and_stage(
         &mut self,
         sets: &[deltabus_record::change::ReverseSet],
-        last: u64,
+        last: ReversePlace,
         round: &mut Round,
     ) -> Result<(), Error> {
         let view = self.store.view();

@@ -25,7 +25,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::contents::{OnTheBus, Uploads};
+use crate::contents::{OnTheBus, Supply, Uploads};
 use crate::guard::Held;
 use crate::ledger::{self, Waiting};
 use crate::metrics as figures;
@@ -44,6 +44,10 @@ const SOURCE_ATTEMPTS: u32 = 8;
 
 /// So many places that can't be read are named in the log, each time the source is looked at.
 const UNREAD_NAMED: usize = 20;
+
+/// A round comes after this long though nothing seems to have happened: what tells of edits may be lost on its way, and the
+/// log loses its beginning by itself.
+const ROUND_MAX: Duration = Duration::from_secs(30);
 
 /// Pause after a round that failed for a passing reason; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
@@ -117,7 +121,8 @@ impl Question {
         }
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Question> {
+    /// From [`Question::to_bytes`]; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
         let text = std::str::from_utf8(bytes).ok()?;
         match text.split(' ').collect::<Vec<_>>().as_slice() {
             ["who"] => Some(Question::Who),
@@ -155,6 +160,8 @@ pub struct Transmitter {
     contents: OnTheBus,
     questions: Option<mpsc::Receiver<Asked>>,
     snapshot_wanted: bool,
+    /// When the snapshot was last seen to lead to the log.
+    snapshot_seen: Option<tokio::time::Instant>,
 }
 
 impl Transmitter {
@@ -199,6 +206,7 @@ impl Transmitter {
             log,
             questions: None,
             snapshot_wanted: false,
+            snapshot_seen: None,
         })
     }
 
@@ -270,6 +278,7 @@ impl Transmitter {
             if reversed.is_none() {
                 reversed = self.log.broker().follow(&self.config.source, Follow::Reverse).await.ok();
             }
+            let due = tokio::time::Instant::now() + ROUND_MAX;
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
             let retry_bus = matches!(
@@ -301,6 +310,7 @@ impl Transmitter {
                     }
                     () = wake.changed(&*self.interface, last.as_ref()) => break,
                     () = sleep_until(retry), if retry_bus && retry.is_some() => break,
+                    () = tokio::time::sleep_until(due) => break,
                 }
             }
         }
@@ -327,6 +337,8 @@ impl Transmitter {
             self.questions = Some(self.serve().await?);
         }
         let writer = takeover::take_over(&self.log, &self.store, &self.id).await?;
+        // What the bus had before it may have no more.
+        self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
         let view = self.store.view();
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
@@ -397,7 +409,8 @@ impl Transmitter {
         let base = ledger::revision(&view)?;
         round.revision = base.number;
         round.held = ledger::held(&view)?;
-        if self.stamp.as_ref() == Some(&stamp) && base.number > 0 && round.held.is_none() {
+        let known = !ledger::resupply(&view)? && round.held.is_none();
+        if self.stamp.as_ref() == Some(&stamp) && base.number > 0 && known {
             return Ok(());
         }
         if base.number == 0 {
@@ -428,6 +441,7 @@ impl Transmitter {
         round.held = None;
         let mut batch = self.store.batch();
         ledger::put_held(&mut batch, None)?;
+        ledger::resupplied(&mut batch)?;
         // What is stale is known in memory only: another run does without the index.
         let lasting = observation.stale.values().all(HashSet::is_empty);
         ledger::put_index(&mut batch, lasting.then_some(observation.index))?;
@@ -448,11 +462,14 @@ impl Transmitter {
     /// Reads the source and finds the difference to the previous state.
     fn observe(&self, view: &View, base: Revision) -> Result<Observation, Error> {
         let folder = self.store.dir().join("index");
-        let uploads = Uploads::new(&self.contents, &*self.interface);
-        let indexes = Indexes { folder: &folder, valid: self.index, stale: &self.stale, next: self.fresh_digest() };
+        let supply = if ledger::resupply(view)? { Supply::All } else { Supply::New };
+        let uploads = Uploads::new(&self.contents, &*self.interface, supply);
+        let valid = self.index.filter(|_| supply == Supply::New);
+        let indexes = Indexes { folder: &folder, valid, stale: &self.stale, next: self.fresh_digest() };
         let unknown = HashMap::new();
         let counts = self.counts.as_ref().filter(|(digest, _)| *digest == base.digest).map(|(_, counts)| counts);
-        let previous = Previous { view, stamp: self.stamp.as_ref(), counts: counts.unwrap_or(&unknown) };
+        let stamp = self.stamp.as_ref().filter(|_| supply == Supply::New);
+        let previous = Previous { view, stamp, counts: counts.unwrap_or(&unknown) };
         in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
             Err(Error::Index(damaged)) => {
                 tracing::warn!(%damaged, "every record is compared instead");
@@ -483,12 +500,12 @@ impl Transmitter {
         }
     }
 
-    /// Takes the whole source in as revision 1, with which the log is founded.
+    /// Takes the whole source in as the first revision, with which the log is founded.
     fn first_load(&mut self, view: &View, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
         let folder = self.store.dir().join("index");
         let index = self.fresh_digest();
-        let uploads = Uploads::new(&self.contents, &*self.interface);
+        let uploads = Uploads::new(&self.contents, &*self.interface, Supply::All);
         let store = &self.store;
         let mut batch = store.batch();
         let indexes = Indexes { folder: &folder, valid: None, stale: &Stale::new(), next: index };
@@ -497,15 +514,15 @@ impl Transmitter {
         self.count_unread(&unread, round);
         histogram!(figures::SCAN_SECONDS, "source" => self.label()).record(start.elapsed());
         self.count_scanned(&scanned, round);
-        let revision = Revision { number: 1, digest };
+        let revision = Revision { number: ledger::floor(view)? + 1, digest };
         ledger::put_revision(&mut batch, &revision)?;
         ledger::want_foundation(&mut batch)?;
         ledger::put_index(&mut batch, Some(index))?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
         ledger::put_clock(&mut batch, self.now_millis())?;
         in_place(|| batch.commit())?;
-        gauge!(figures::REVISION, "source" => self.label()).set(1.0);
-        round.revision = 1;
+        gauge!(figures::REVISION, "source" => self.label()).set(revision.number as f64);
+        round.revision = revision.number;
         round.changes += digest.records;
         self.stamp = Some(stamp);
         self.index = Some(index);
@@ -524,7 +541,7 @@ impl Transmitter {
         mut batch: Batch,
     ) -> Result<Revision, Error> {
         let start = Instant::now();
-        let time_millis = self.now_millis().max(ledger::clock(view)? + 1);
+        let time_millis = self.now_millis().max(ledger::clock(view)?.saturating_add(1));
         let next = Revision { number: base.number + 1, digest: working.digest() };
         for changes in &transaction.collections {
             let label = changes.collection.to_string();

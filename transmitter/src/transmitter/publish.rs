@@ -2,16 +2,19 @@
 
 use std::time::Instant;
 
-use deltabus_bus::{EncodedSet, SnapshotWriter};
+use deltabus_bus::broker::Stream;
+use deltabus_bus::{Contents, EncodedSet, SnapshotWriter, decode_set, encode_set, pointer};
 use deltabus_interfaces::in_place;
-use deltabus_record::change::Revision;
+use deltabus_record::change::{ChangeSet, Revision};
+use deltabus_state::{Batch, View};
 use metrics::{counter, gauge, histogram};
 
 use crate::Error;
+use crate::contents::OnTheBus;
 use crate::ledger::{self, Waiting, Weights};
 use crate::metrics as figures;
 
-use super::{OUTBOX_KEPT, Round, SNAPSHOT_MIN_BYTES, Transmitter};
+use super::{OUTBOX_KEPT, ROUND_MAX, Round, SNAPSHOT_MIN_BYTES, Transmitter};
 
 impl Transmitter {
     /// Publishes what waits in the outbox, and returns when the log has it.
@@ -66,13 +69,55 @@ impl Transmitter {
 
     pub(super) async fn snapshot_if_due(&mut self, round: &mut Round) -> Result<(), Error> {
         let weights = ledger::weights(&self.store.view())?;
+        let founded = self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0;
+        if !founded {
+            return Ok(());
+        }
         let due = weights.log_bytes > weights.snapshot_bytes.max(SNAPSHOT_MIN_BYTES);
-        if (due || self.snapshot_wanted) && self.writer.is_some() && ledger::revision(&self.store.view())?.number > 0 {
+        if due || self.snapshot_wanted || self.snapshot_is_behind().await? {
             self.write_snapshot(Purpose::Rejoin).await?;
             self.snapshot_wanted = false;
             round.snapshot = true;
         }
         Ok(())
+    }
+
+    /// Whether the log no longer leads on from the snapshot, or there is none: then nobody can join. Asked of the bus once in
+    /// a while.
+    async fn snapshot_is_behind(&mut self) -> Result<bool, Error> {
+        if self.snapshot_seen.is_some_and(|seen| seen.elapsed() < ROUND_MAX) {
+            return Ok(false);
+        }
+        let (broker, source) = (self.log.broker(), self.log.source());
+        let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
+        let first = extent.map_or(0, |extent| extent.first);
+        let snapshot = pointer(&self.log).await?;
+        if snapshot.is_none() {
+            // Contents lie beside the snapshot: they are gone too.
+            let mut batch = self.store.batch();
+            ledger::want_resupply(&mut batch)?;
+            batch.commit()?;
+            self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
+        }
+        let leads = snapshot.is_some_and(|manifest| manifest.position.sequence + 1 >= first);
+        if leads {
+            self.snapshot_seen = Some(tokio::time::Instant::now());
+        }
+        Ok(!leads)
+    }
+
+    /// What the log had answered before it was lost, or was about to answer, comes after its new foundation.
+    fn stage_owed(&self, view: &View, base: Revision, batch: &mut Batch) -> Result<(), Error> {
+        let Some(owed) = ledger::owed(view)? else { return Ok(()) };
+        let replies = decode_set(&owed.0)?.replies;
+        let time_millis = self.now_millis().max(ledger::clock(view)? + 1);
+        let next = Revision { number: base.number + 1, ..base };
+        let set = ChangeSet { base, next, time_millis, transactions: Vec::new(), replies };
+        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
+        batch.outbox_put(next.number, &waiting.to_bytes());
+        ledger::put_revision(batch, &next)?;
+        ledger::put_clock(batch, time_millis)?;
+        ledger::put_owed(batch, None)
     }
 
     /// Writes a snapshot of the state, which the log has up to here.
@@ -101,7 +146,10 @@ impl Transmitter {
         let mut batch = self.store.batch();
         ledger::put_weights(&mut batch, &Weights { snapshot_bytes: manifest.bytes, log_bytes: 0 })?;
         ledger::put_position(&mut batch, &writer.position())?;
-        ledger::founded(&mut batch)?;
+        if purpose == Purpose::Foundation {
+            ledger::founded(&mut batch)?;
+            self.stage_owed(&view, revision, &mut batch)?;
+        }
         in_place(|| batch.commit())?;
         tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
         Ok(())

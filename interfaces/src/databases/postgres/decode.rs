@@ -17,6 +17,7 @@ const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Decimal digits in one of `numeric`'s own.
 const DIGITS_EACH: i64 = 4;
+const DIGIT_MAX: u16 = 9_999;
 
 /// Appends the fields of one row, each in its form; the error names the field that isn't.
 pub(super) fn row(bytes: &[u8], forms: &[Form], out: &mut RowBuilder) -> Result<(), usize> {
@@ -142,6 +143,9 @@ fn numeric(bytes: &[u8]) -> Option<Value> {
     };
     let digits = reader.take(count.checked_mul(2)?)?;
     let digits = digits.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    if digits.clone().any(|digit| digit > DIGIT_MAX) {
+        return None;
+    }
     // The value is all digits as one integer, times 10,000 to the power of `weight - count + 1`.
     let behind = DIGITS_EACH * (count as i64 - 1 - weight);
     let more = i64::from(scale) - behind;
@@ -157,6 +161,10 @@ fn numeric(bytes: &[u8]) -> Option<Value> {
         let mut decimal = String::with_capacity(count * 4 + 8);
         for digit in digits {
             decimal.push_str(&format!("{digit:04}"));
+        }
+        // PostgreSQL's own have no more: <https://www.postgresql.org/docs/current/datatype-numeric.html>.
+        if decimal.len() as i64 + more > text::DIGITS_MAX as i64 {
+            return None;
         }
         match more {
             0.. => decimal.extend(std::iter::repeat_n('0', usize::try_from(more).ok()?)),
@@ -180,7 +188,8 @@ fn array(bytes: &[u8], element: &Form) -> Option<Value> {
     let mut bounds = String::new();
     let mut moved = false;
     for _ in 0..dimensions {
-        let length = usize::try_from(reader.i32()?).ok()?;
+        // No dimension is empty: of lists of nothing, there could be any number in no bytes at all.
+        let length = usize::try_from(reader.i32()?).ok().filter(|length| *length > 0)?;
         let low = reader.i32()?;
         moved |= low != 1;
         bounds.push_str(&format!("[{low}:{}]", i64::from(low) + length as i64 - 1));
@@ -239,4 +248,41 @@ impl<'a> Reader<'a> {
 /// The number's text, as PostgreSQL would read it.
 pub(super) fn decimal_text(decimal: &Decimal) -> String {
     text::to_text(&Value::Decimal(Box::new(decimal.clone()))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[u16]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    /// Two thousand million empty lists take no bytes at all.
+    #[test]
+    fn an_array_of_an_empty_dimension_is_none() {
+        let array = |lengths: &[i32]| {
+            let mut longs = vec![lengths.len() as i32, 0, 23];
+            lengths.iter().for_each(|length| longs.extend([*length, 1]));
+            let bytes: Vec<u8> = longs.iter().flat_map(|long| long.to_be_bytes()).collect();
+            value(&bytes, &Form::Array(Box::new(Form::Int4)))
+        };
+        assert_eq!(array(&[]), Some(Value::List(Vec::new())));
+        for lengths in [&[0][..], &[i32::MAX, 0], &[i32::MAX, i32::MAX, 0], &[-1], &[i32::MAX]] {
+            assert_eq!(array(lengths), None, "{lengths:?}");
+        }
+    }
+
+    /// The longest that can be said would be several times longer than any that PostgreSQL keeps.
+    #[test]
+    fn a_numeric_beyond_all_limits_is_none() {
+        let one = words(&[1, 0, 0, 0, 1]);
+        assert_eq!(numeric(&one), text::parse("1", deltabus_record::value::Kind::Decimal));
+        let far = words(&[1, 32_767, 0, 16_383, 1]);
+        assert!(matches!(numeric(&far), Some(Value::Decimal(_))));
+        let farther = words(&[1, 32_767, 0, 65_535, 1]);
+        assert_eq!(numeric(&farther), None);
+        // A digit of base 10,000 is at most 9,999.
+        assert_eq!(numeric(&words(&[1, 0, 0, 0, 10_000])), None);
+    }
 }

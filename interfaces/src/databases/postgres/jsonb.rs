@@ -12,14 +12,18 @@ use super::types::NUMERIC_SCALE_MAX;
 /// Digits before the point that `numeric` can have.
 const WHOLE_MAX: i64 = 131_072;
 
+/// How many digits the exponents of all numbers of a text may come to: `1e131071` has eight characters here, and 131,072 in
+/// PostgreSQL.
+const EXPONENT_DIGITS_MAX: usize = 1_000_000;
+
 /// Checks that `text` is JSON, as the type `json` asks.
 pub(super) fn check(text: &str) -> Result<(), String> {
-    Reader { text, at: 0, only_checks: true }.all().map(drop)
+    Reader { text, at: 0, only_checks: true, exponent_digits: 0 }.all().map(drop)
 }
 
 /// The text that `jsonb` prints for `text`.
 pub(super) fn normal(text: &str) -> Result<String, String> {
-    let value = Reader { text, at: 0, only_checks: false }.all()?;
+    let value = Reader { text, at: 0, only_checks: false, exponent_digits: 0 }.all()?;
     let mut out = String::with_capacity(text.len());
     value.put(&mut out);
     Ok(out)
@@ -89,6 +93,8 @@ struct Reader<'a> {
     at: usize,
     /// Whether the text stays as it is, `\u0000` and all numbers included: the type `json`.
     only_checks: bool,
+    /// How many digits the numbers so far have in PostgreSQL that they don't have here.
+    exponent_digits: usize,
 }
 
 impl Reader<'_> {
@@ -293,7 +299,13 @@ impl Reader<'_> {
             Some(Value::Decimal(decimal)) => plain(&decimal),
             _ => None,
         };
+        if let Some(plain) = &plain {
+            self.exponent_digits += plain.len().saturating_sub(literal.len());
+        }
         match plain {
+            Some(_) if self.exponent_digits > EXPONENT_DIGITS_MAX => {
+                self.error("too many digits that exponents stand for")
+            }
             Some(plain) => Ok(Json::Literal(plain)),
             None => self.error("a number beyond those of numeric"),
         }
@@ -327,7 +339,26 @@ fn plain(decimal: &Decimal) -> Option<String> {
             out.push('.');
             out.push_str(&digits[point..]);
         }
-        _ => out.push_str(&format!("0.{digits:0>scale$}")),
+        _ => {
+            out.push_str("0.");
+            out.extend(std::iter::repeat_n('0', scale - digits.len()));
+            out.push_str(&digits);
+        }
     }
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nine characters each become 131,072.
+    #[test]
+    fn exponents_stand_for_so_many_digits_and_no_more() {
+        let numbers = |count: usize| format!("[{}0]", "1e131071,".repeat(count));
+        assert!(normal(&numbers(7)).is_ok_and(|normal| normal.len() > 900_000));
+        assert!(normal(&numbers(8)).is_err_and(|problem| problem.contains("too many digits")));
+        assert!(check(&numbers(1000)).is_ok());
+        assert!(normal(&format!("[{}]", "1e-16383,".repeat(1000))).is_err());
+    }
 }

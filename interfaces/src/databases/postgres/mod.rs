@@ -45,6 +45,8 @@ mod copy;
 mod decode;
 mod define;
 mod encode;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod jsonb;
 mod order;
 mod read;

@@ -104,9 +104,10 @@ impl Form {
         }
         let declared = declared.rsplit_once(AS).map_or(declared, |(_, base)| base);
         if let Some(element) = declared.strip_suffix("[]") {
-            return match Form::parse(element)? {
-                Form::Array(_) => None,
-                element => Some(Form::Array(Box::new(element))),
+            // One pair stands for all dimensions; of more nothing is asked, however many somebody declared.
+            return match element.ends_with("[]") || element.contains(AS) {
+                true => None,
+                false => Some(Form::Array(Box::new(Form::parse(element)?))),
             };
         }
         let (name, modifiers) = split_modifiers(declared)?;
@@ -590,4 +591,19 @@ fn project_elements(values: Vec<Value>, element: &Form, depth: usize) -> Result<
         value => project_into(value, element),
     };
     values.into_iter().map(project).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a peer declares is any text: many pairs of brackets once overflowed the stack.
+    #[test]
+    fn a_declared_array_has_one_pair_of_brackets() {
+        assert_eq!(Form::parse("int4[]"), Some(Form::Array(Box::new(Form::Int4))));
+        assert_eq!(Form::parse("a AS int4[]"), Some(Form::Array(Box::new(Form::Int4))));
+        for declared in ["int4[][]".to_owned(), "[]".to_owned(), format!("int4{}", "[]".repeat(1_000_000))] {
+            assert_eq!(Form::parse(&declared), None);
+        }
+    }
 }

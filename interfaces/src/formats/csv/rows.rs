@@ -12,7 +12,7 @@ use crate::file::Blocks;
 use crate::{Error, Position, Result};
 
 /// A row longer than this is taken for damage, most likely a quote that nobody closed.
-const ROW_BYTES_MAX: usize = 1 << 30;
+const ROW_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// A stream of rows; lines without any cell are given too, so that a writer can keep them.
 pub(super) struct Rows {
@@ -24,6 +24,9 @@ pub(super) struct Rows {
     next_quote: usize,
     /// Where the next carriage return stands, or the length.
     next_return: usize,
+    /// Where the next line feed stands, or the length; 0 where it has to be looked for. Kept, so that a file without any
+    /// is not searched to its end for each row.
+    next_feed: usize,
 }
 
 /// The current row, as offsets into the bytes not yet taken.
@@ -61,7 +64,7 @@ impl Rows {
     }
 
     fn over(blocks: Blocks<Box<dyn Read + Send>>, place: String, delimiter: u8) -> Rows {
-        Rows { blocks, place, delimiter, row: Row::default(), next_quote: 0, next_return: 0 }
+        Rows { blocks, place, delimiter, row: Row::default(), next_quote: 0, next_return: 0, next_feed: 0 }
     }
 
     /// Sets the delimiter to what the first row tells; to be called before [`Rows::advance`].
@@ -78,11 +81,16 @@ impl Rows {
         self.blocks.take(past);
         self.next_quote = self.next_quote.saturating_sub(past);
         self.next_return = self.next_return.saturating_sub(past);
+        self.next_feed = self.next_feed.saturating_sub(past);
         self.row.line += self.row.lines;
         let bytes = self.blocks.unread();
         // Most rows by far: no quote and no carriage return before the line feed.
+        if self.next_feed == 0 && self.next_quote > 0 {
+            self.next_feed = memchr(b'\n', bytes).unwrap_or(bytes.len());
+        }
+        let length = self.next_feed;
         if self.next_quote > 0
-            && let Some(length) = memchr(b'\n', bytes)
+            && length < bytes.len()
             && length < self.next_quote
             && length <= self.next_return.saturating_add(1)
         {
@@ -192,7 +200,7 @@ impl Rows {
                 End::Beyond => {
                     self.blocks.fill().map_err(|error| self.read_error(error))?;
                     // What is known of the bytes at hand is no longer so; 0 lets it be found afresh.
-                    (self.next_quote, self.next_return) = (0, 0);
+                    (self.next_quote, self.next_return, self.next_feed) = (0, 0, 0);
                 }
             }
         }
@@ -206,6 +214,7 @@ fn find_end(bytes: &[u8], delimiter: u8, ended: bool) -> End {
     // `at` is where a cell begins, or after an odd quote inside an unquoted cell.
     let mut cell_start = true;
     let mut line_end = None;
+    let mut no_line_end = false;
     loop {
         if cell_start && bytes.get(at) == Some(&b'"') {
             quoted = true;
@@ -226,8 +235,10 @@ fn find_end(bytes: &[u8], delimiter: u8, ended: bool) -> End {
             continue;
         }
         // No quote is open here: the next line end ends the row, unless a cell before it opens one.
-        if line_end.is_none_or(|line_end| line_end < at) {
+        if !no_line_end && line_end.is_none_or(|line_end| line_end < at) {
             line_end = memchr2(b'\n', b'\r', &bytes[at..]).map(|found| at + found);
+            // Not looked for again at each of many quotes.
+            no_line_end = line_end.is_none();
         }
         match memchr(b'"', &bytes[at..line_end.unwrap_or(bytes.len())]) {
             Some(found) => {
@@ -456,6 +467,19 @@ mod tests {
         let rows = split(b"a\r\n\r\n\"x\ny\r\nz\",\"\"\nb\rc", 7).unwrap();
         let lines: Vec<_> = rows.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [1, 3, 6, 7]);
+    }
+
+    /// Each was once searched for a line end, or a line feed, to the end of the block.
+    #[test]
+    fn many_quotes_and_other_line_ends_take_no_longer_than_others() {
+        const MANY: usize = 1_000_000;
+        let quotes = split(&b"x\"".repeat(MANY), 2 * MANY).unwrap();
+        assert_eq!(quotes.len(), 1);
+        let returns = split(&b"x\r".repeat(MANY / 10), 2 * MANY).unwrap();
+        assert_eq!(returns.len(), MANY / 10);
+        let mixed = split(&b"x\ry\r\nz\n\n".repeat(1000), 64).unwrap();
+        assert_eq!(mixed.len(), 3000);
+        assert_eq!(mixed[2999].0, 3999);
     }
 
     #[test]

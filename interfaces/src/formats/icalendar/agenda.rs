@@ -1,6 +1,6 @@
 //! The records of one file or of a folder's files: which components make up which record, and under which key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use deltabus_record::value::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -35,8 +35,8 @@ pub(super) struct Agenda {
     headers: Vec<Vec<Vec<String>>>,
     /// A hash of what each object says of its records, 0 for nothing.
     hashes: Vec<Vec<u64>>,
-    /// The names and keys of the time zones in each object: `(document, object)`.
-    zones: HashMap<(usize, usize), Vec<(String, String)>>,
+    /// What follows for the field [`TIMEZONES`] of the records in each object, where anything does: `(document, object)`.
+    timezones: HashMap<(usize, usize), Value>,
 }
 
 /// One record.
@@ -85,7 +85,7 @@ impl Agenda {
             header: plain,
             headers,
             hashes: Vec::new(),
-            zones: HashMap::new(),
+            timezones: HashMap::new(),
         };
         if let Some(header) = agenda.headers.first().and_then(|headers| headers.first())
             && *header != agenda.header
@@ -93,9 +93,13 @@ impl Agenda {
             agenda.header = header.clone();
             agenda.add(CALENDAR_KEY.to_owned(), Kind::Calendar, Part { document: 0, place: 0 });
         }
+        // The names and keys of the time zones in each object.
+        let mut zones: HashMap<(usize, usize), Vec<(String, String)>> = HashMap::new();
         for at in 0..agenda.documents.len() {
-            agenda.sort_in(at)?;
+            agenda.sort_in(at, &mut zones)?;
         }
+        let others = zones.into_iter().map(|(object, zones)| (object, others_of(&zones)));
+        agenda.timezones = others.filter(|(_, others)| *others != Value::Absent).collect();
         let hash = |(at, headers): (usize, &Vec<Vec<String>>)| {
             headers.iter().enumerate().map(|(object, header)| agenda.place_hash(at, object, header)).collect()
         };
@@ -113,7 +117,7 @@ impl Agenda {
         self.records.push(Record { key, kind, parts: vec![part] });
     }
 
-    fn sort_in(&mut self, at: usize) -> Result<(), Error> {
+    fn sort_in(&mut self, at: usize, zones: &mut HashMap<(usize, usize), Vec<(String, String)>>) -> Result<(), Error> {
         if let Some(calendar) =
             self.find(CALENDAR_KEY).filter(|calendar| self.records[*calendar].kind == Kind::Calendar)
         {
@@ -133,7 +137,7 @@ impl Agenda {
                 let (key, known) = self.zone_key(part).map_err(|problem| self.documents[at].error(problem))?;
                 let unit = &self.documents[at].units[place];
                 if let (Some(zone), Some(object)) = (&unit.zone, unit.object) {
-                    self.zones.entry((at, object)).or_default().push((zone.clone(), key.clone()));
+                    zones.entry((at, object)).or_default().push((zone.clone(), key.clone()));
                 }
                 match known {
                     Some(record) => self.records[record].parts.push(part),
@@ -252,18 +256,7 @@ impl Agenda {
 
     /// The same by the object.
     pub(super) fn timezones_in(&self, document: usize, object: usize) -> Value {
-        let zones = self.zones.get(&(document, object)).map_or(&[][..], Vec::as_slice);
-        let mut map: Vec<(String, Value)> = Vec::new();
-        for (zone, key) in zones {
-            let is_first = zones.iter().any(|(other, key)| other == zone && *key == zone_key(zone));
-            if !is_first && !map.iter().any(|(known, _)| known == zone) {
-                map.push((zone.clone(), Value::text(key.as_str())));
-            }
-        }
-        if map.is_empty() {
-            return Value::Absent;
-        }
-        Value::Map(map)
+        self.timezones.get(&(document, object)).cloned().unwrap_or(Value::Absent)
     }
 
     /// All that a record says, [`UID`] aside.
@@ -411,6 +404,15 @@ impl Agenda {
     pub(super) fn position(&self, part: Part) -> Position {
         self.documents[part.document].position(self.unit(part).line)
     }
+}
+
+/// Of an object's time zones, by name and key, those whose name stands for another definition elsewhere; absent for none.
+fn others_of(zones: &[(String, String)]) -> Value {
+    let first = zones.iter().filter(|(zone, key)| *key == zone_key(zone)).map(|(zone, _)| zone.as_str());
+    let mut said: HashSet<&str> = first.collect();
+    let others = zones.iter().filter(|(zone, _)| said.insert(zone));
+    let map: Vec<_> = others.map(|(zone, key)| (zone.clone(), Value::text(key.as_str()))).collect();
+    if map.is_empty() { Value::Absent } else { Value::Map(map) }
 }
 
 /// The key of a time zone.

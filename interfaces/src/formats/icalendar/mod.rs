@@ -146,6 +146,11 @@ impl ICalendar {
                 false => Ok(Box::new(file.keep(expected)?)),
             };
         };
+        let nothing = matches!(write.action, Action::Write([])) && write.dropped.is_empty();
+        if nothing && !writes.removed && !expected.is_missing() {
+            // Not even a calendar object where there is none.
+            return Ok(Box::new(file.keep(expected)?));
+        }
         let mut replacement = file.replace(expected)?;
         let agenda = match writes.removed || expected.is_missing() {
             true => self.nothing()?,

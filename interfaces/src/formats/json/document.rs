@@ -238,23 +238,38 @@ pub(super) fn unquoted(text: &str) -> String {
     }
 }
 
-/// What stands at a JSON Pointer (RFC 6901), or how far it leads.
-pub(super) fn resolve(text: &str, root: Span, pointer: &[String]) -> Result<std::result::Result<Span, (Span, usize)>> {
+/// Where a JSON Pointer leads.
+pub(super) enum Resolved {
+    /// To a value.
+    Value(Span),
+    /// Only as far as an object that lacks the member of step `depth`.
+    Object { object: Container, depth: usize },
+}
+
+/// What stands at a JSON Pointer (RFC 6901). A pointer that leads through what can have no such member is a problem.
+pub(super) fn resolve(text: &str, root: Span, pointer: &[String]) -> Result<Resolved> {
     let mut here = root;
     for (depth, token) in pointer.iter().enumerate() {
-        if !matches!(text.as_bytes().get(here.start), Some(b'{' | b'[')) {
-            return Ok(Err((here, depth)));
+        let problem = |problem: String| Problem { text: problem, at: here.start };
+        if !matches!(text.as_bytes()[here.start], b'{' | b'[') {
+            return Err(problem(format!(
+                "`at` leads to `{token}` in here, but this is neither an object nor an array"
+            )));
         }
         let found = container(text, here.start)?;
-        let next = if found.is_object {
-            found.items.iter().find(|item| unquoted(item.name.of(text)) == *token)
+        if found.is_object {
+            match found.items.iter().find(|item| unquoted(item.name.of(text)) == *token) {
+                Some(item) => here = item.value,
+                None => return Ok(Resolved::Object { object: found, depth }),
+            }
         } else {
-            token.parse::<usize>().ok().and_then(|index| found.items.get(index))
-        };
-        match next {
-            Some(item) => here = item.value,
-            None => return Ok(Err((here, depth))),
+            // RFC 6901: no sign, no leading zero.
+            let index = Some(token.as_str()).filter(|token| *token == "0" || !token.starts_with(['0', '+']));
+            let item = index.and_then(|token| token.parse::<usize>().ok()).and_then(|index| found.items.get(index));
+            let there = found.items.len();
+            let missing = || problem(format!("`at` leads to element `{token}` of this array, which has {there}"));
+            here = item.ok_or_else(missing)?.value;
         }
     }
-    Ok(Ok(here))
+    Ok(Resolved::Value(here))
 }

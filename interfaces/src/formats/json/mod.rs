@@ -1,5 +1,9 @@
 //! JSON (RFC 8259) and NDJSON: records are objects, in an array, in an object by name, or one a line.
 //!
+//! With `shape=tables` a document holds several collections, each an array or an object of records, by name in an object.
+//! Its member `$keys` says which fields are keys: `{"$keys": {"film": ["id"]}, "film": [{"id": 1}]}`; options
+//! `key.TABLE=` overrule it. Members that hold no records at all are no tables and stay as they are.
+//!
 //! | in the file | is |
 //! |---|---|
 //! | a member that isn't there | absent |
@@ -13,11 +17,17 @@
 //! numbers. New records look like their neighbours.
 
 mod document;
+mod find;
 mod read;
+mod settings;
+mod splice;
+mod style;
+mod wanted;
 mod write;
 
 use deltabus_record::convert;
-use deltabus_record::schema::{CollectionName, Field};
+use deltabus_record::json;
+use deltabus_record::schema::{Collection, CollectionName, Field};
 use deltabus_record::value::{Kind, KindSet, Value};
 
 use crate::file::FileStore;
@@ -25,7 +35,8 @@ use crate::{
     CollectionWrite, Content, Contents, Error, Interface, Location, Mark, Notify, Position, Refusal, Result, Scan,
     Staged, Stamp, Watching, stem,
 };
-use document::{Container, Problem, Span, Walker};
+use document::Span;
+use settings::{Settings, Shape};
 
 /// What JSON holds as it is.
 const NATIVE: KindSet = KindSet::of(&[
@@ -46,69 +57,45 @@ const VERBATIM: KindSet =
 /// The field that holds a record's name where records are the members of an object.
 const NAME_FIELD: &str = "key";
 
-/// How records lie in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    Array,
-    Object,
-    Lines,
-}
+/// The member of an object of tables that says which fields are keys; no table is called so.
+const KEYS: &str = "$keys";
 
 /// A JSON or NDJSON file.
 pub(crate) struct Json {
     file: FileStore,
-    key: Vec<String>,
-    /// Where in the document the records are.
-    pointer: Vec<String>,
-    /// How records lie in a file that is made.
-    shape: Shape,
+    settings: Settings,
 }
 
 impl Json {
     /// The file at `location`; the options are checked, nothing is read.
     pub(crate) fn open(location: &Location) -> Result<Json> {
-        let mut options = location.options.clone();
-        let key = options.take("key").map(|key| key.split(',').map(str::to_owned).collect()).unwrap_or_default();
-        let (pointer, shape) = if location.interface == "ndjson" {
-            options.finish(location, &["key"])?;
-            (Vec::new(), Shape::Lines)
-        } else {
-            let pointer = pointer(location, &options.take("at").unwrap_or_default())?;
-            let shape = match options.take("shape").as_deref() {
-                None | Some("array") => Shape::Array,
-                Some("object") => Shape::Object,
-                Some(other) => {
-                    return Err(location.error(format!("`shape` is `array` or `object`, not `{other}`")));
-                }
-            };
-            options.finish(location, &["key", "at", "shape"])?;
-            (pointer, shape)
-        };
-        Ok(Json { file: FileStore::new(&location.path), key, pointer, shape })
+        Ok(Json { settings: Settings::of(location)?, file: FileStore::new(&location.path) })
     }
 
+    /// What the one collection is called.
     fn name(&self) -> CollectionName {
-        match self.pointer.last() {
+        match self.settings.pointer.last() {
             Some(last) => CollectionName::new(last.as_str()),
             None => stem(self.file.path()),
         }
     }
 
-    /// What a record's name is called where records are members.
-    fn name_field(&self) -> &str {
-        self.key.first().map_or(NAME_FIELD, String::as_str)
-    }
-
-    fn problem(&self, text: &str, problem: Problem) -> Error {
-        self.problem_at(text, problem.at, problem.text)
-    }
-
     fn problem_at(&self, text: &str, at: usize, problem: String) -> Error {
+        Error::Data { position: self.position(text, at), problem }
+    }
+
+    /// Line and column of the byte `at`, both from 1.
+    fn position(&self, text: &str, at: usize) -> Position {
         let before = &text[..text.floor_char_boundary(at)];
-        let line = before.matches('\n').count() as u64 + 1;
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() as u64 + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u64 + 1;
-        let position = Position { place: self.file.place(), line: Some(line), column: Some(column), record: None };
-        Error::Data { position, problem }
+        Position { place: self.file.place(), line: Some(line), column: Some(column), record: None }
+    }
+
+    /// The value that is written at `span`.
+    fn value(&self, text: &str, span: Span) -> Result<Value> {
+        json::read(span.of(text))
+            .map_err(|error| self.problem_at(text, span.start + error.at, error.problem.to_owned()))
     }
 
     /// Reads the whole file as text.
@@ -124,90 +111,6 @@ impl Json {
         })?;
         Ok((text, stamp))
     }
-
-    /// Finds the records of a document.
-    fn find(&self, text: &str) -> Result<Found> {
-        let start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        if self.shape == Shape::Lines {
-            return self.find_lines(text, start);
-        }
-        let mut walker = Walker::at(text, start);
-        walker.space();
-        if walker.peek().is_none() {
-            return Ok(Found::Nothing { root: None, depth: 0 });
-        }
-        let root = walker.value(0).map_err(|problem| self.problem(text, problem))?;
-        walker.space();
-        if walker.peek().is_some() {
-            let problem = "the document is over, but more follows; is this NDJSON?".to_owned();
-            return Err(self.problem_at(text, walker.position(), problem));
-        }
-        let resolved = document::resolve(text, root, &self.pointer).map_err(|problem| self.problem(text, problem))?;
-        let here = match resolved {
-            Ok(here) => here,
-            Err((deepest, depth)) => return Ok(Found::Nothing { root: Some(deepest), depth }),
-        };
-        if !matches!(text.as_bytes()[here.start], b'[' | b'{') {
-            let problem = "records are an array or an object of objects; `at` names another place".to_owned();
-            return Err(self.problem_at(text, here.start, problem));
-        }
-        let container = document::container(text, here.start).map_err(|problem| self.problem(text, problem))?;
-        for item in &container.items {
-            self.expect_object(text, item.value)?;
-        }
-        Ok(Found::Records(container))
-    }
-
-    fn find_lines(&self, text: &str, start: usize) -> Result<Found> {
-        let mut items = Vec::new();
-        let mut at = start;
-        while at < text.len() {
-            let end = memchr::memchr(b'\n', &text.as_bytes()[at..]).map_or(text.len(), |length| at + length);
-            let line = &text[at..end];
-            let begin = at + (line.len() - line.trim_ascii_start().len());
-            if begin < end {
-                let mut walker = Walker::at(&text[..end], begin);
-                let value = walker.value(0).map_err(|problem| self.problem(text, problem))?;
-                walker.space();
-                if walker.position() < end {
-                    let problem = "more than one value in a line".to_owned();
-                    return Err(self.problem_at(text, walker.position(), problem));
-                }
-                self.expect_object(text, value)?;
-                let none = Span { start: value.start, end: value.start };
-                items.push(document::Item { name: none, value, whole: Span { start: at, end } });
-            }
-            at = end + 1;
-        }
-        Ok(Found::Records(Container { span: Span { start, end: text.len() }, is_object: false, items }))
-    }
-
-    fn expect_object(&self, text: &str, value: Span) -> Result<()> {
-        match text.as_bytes()[value.start] {
-            b'{' => Ok(()),
-            _ => Err(self.problem_at(text, value.start, "a record must be an object".into())),
-        }
-    }
-}
-
-/// What a document holds.
-enum Found {
-    /// The records.
-    Records(Container),
-    /// The place of the records isn't there: the deepest that is, and how many steps of the pointer lead to it.
-    Nothing { root: Option<Span>, depth: usize },
-}
-
-fn pointer(location: &Location, text: &str) -> Result<Vec<String>> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(rest) = text.strip_prefix('/') else {
-        return Err(
-            location.error(format!("`at` is a JSON Pointer and begins with `/`, as in `/people`, not `{text}`"))
-        );
-    };
-    Ok(rest.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).collect())
 }
 
 impl Interface for Json {
@@ -233,11 +136,21 @@ impl Interface for Json {
 
     fn project(&self, value: Value, field: &Field) -> Result<Value, Refusal> {
         let value = convert::project(value, NATIVE);
-        if self.shape == Shape::Object && field.name == self.name_field() && value.kind() != Kind::Text {
+        let name_field = self.settings.key.first().map_or(NAME_FIELD, String::as_str);
+        if self.settings.shape == Shape::Object && field.name == name_field && value.kind() != Kind::Text {
             let reason = format!("a record's name must be text, not {}", value.kind().name());
             return Err(Refusal { reason });
         }
         Ok(value)
+    }
+
+    fn takes(&self, collection: &Collection) -> Result<(), Refusal> {
+        match self.settings.shape == Shape::Tables && collection.name.as_str() == KEYS {
+            true => Err(Refusal {
+                reason: format!("a table can't be called `{KEYS}`, which says what the others' keys are"),
+            }),
+            false => Ok(()),
+        }
     }
 
     fn field_for(&self, field: &Field) -> Field {
@@ -263,7 +176,7 @@ impl Interface for Json {
     }
 
     fn single_collection(&self) -> bool {
-        true
+        self.settings.shape != Shape::Tables
     }
 
     fn content(&self) -> Result<Option<Content>> {

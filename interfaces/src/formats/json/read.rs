@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use deltabus_record::json;
 use deltabus_record::row::RowBuilder;
 use deltabus_record::schema::{Collection, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Value};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::Json;
 use super::document::{self, Item, unquoted};
-use super::{Found, Json, Shape};
+use super::find::{Bed, Document, Place};
 use crate::{Decoded, Extent, Fingerprint, Position, Result, Scan, Stamp};
 
 /// One view of a document.
@@ -17,60 +17,95 @@ pub(super) struct JsonScan<'a> {
     json: &'a Json,
     text: String,
     stamp: Stamp,
-    items: Vec<Item>,
-    is_object: bool,
+    tables: Vec<Table>,
     collections: Vec<Collection>,
-    slots: HashMap<String, usize>,
-    layout: u64,
+    /// Which collection is being read.
+    index: usize,
     /// The current record's place plus one.
     at: usize,
     values: Vec<Value>,
 }
 
+/// The records of one collection.
+struct Table {
+    items: Vec<Item>,
+    is_object: bool,
+    slots: HashMap<String, usize>,
+    layout: u64,
+}
+
 impl<'a> JsonScan<'a> {
     pub(super) fn open(json: &'a Json) -> Result<JsonScan<'a>> {
         let (text, stamp) = json.read()?;
-        let (items, is_object) = match json.find(&text)? {
-            Found::Records(container) => (container.items, container.is_object),
-            Found::Nothing { root: None, .. } => (Vec::new(), json.shape == Shape::Object),
-            Found::Nothing { root: Some(place), .. } => {
-                let pointer = json.pointer.join("/");
-                return Err(json.problem_at(&text, place.start, format!("there is nothing at `/{pointer}`")));
-            }
-        };
-        let mut fields = Fields::default();
-        if is_object {
-            fields.note(json.name_field().to_owned(), Some(Kind::Text));
+        let Document { text, beds, place } = Document::parse(json, text)?;
+        if let Place::Missing { object, .. } = place {
+            let problem =
+                format!("there is nothing at `{}`; to begin with no records, put `[]` there", json.settings.at());
+            return Err(json.problem_at(&text, object.span.start, problem));
         }
-        for item in &items {
-            let members =
-                document::container(&text, item.value.start).map_err(|problem| json.problem(&text, problem))?;
+        let mut tables = Vec::with_capacity(beds.len());
+        let mut collections = Vec::with_capacity(beds.len());
+        for bed in beds {
+            let (table, collection) = Table::of(json, &text, bed)?;
+            tables.push(table);
+            collections.push(collection);
+        }
+        Ok(JsonScan { json, text, stamp, tables, collections, index: 0, at: 0, values: Vec::new() })
+    }
+
+    /// The current record.
+    fn item(&self) -> Option<&Item> {
+        self.tables.get(self.index)?.items.get(self.at.checked_sub(1)?)
+    }
+}
+
+impl Table {
+    fn of(json: &Json, text: &str, bed: Bed) -> Result<(Table, Collection)> {
+        let name_field = bed.name_field().map(str::to_owned);
+        let mut fields = Fields::default();
+        if let Some(name) = &name_field {
+            if bed.key.len() > 1 {
+                let problem = format!("the records of `{}` have names, so the key is one field, their name", bed.name);
+                return Err(json.problem_at(text, bed.records.span.start, problem));
+            }
+            fields.note(name.clone(), Some(Kind::Text));
+        }
+        for item in &bed.records.items {
+            let members = document::container(text, item.value.start)
+                .map_err(|problem| json.problem_at(text, problem.at, problem.text))?;
             for member in &members.items {
-                let name = unquoted(member.name.of(&text));
-                if is_object && name == json.name_field() {
+                let name = unquoted(member.name.of(text));
+                if name_field.as_ref() == Some(&name) {
                     let problem = format!(
-                        "a record has a member `{name}`, which is what its own name is called; choose another with `key=`"
+                        "a record has a member `{name}`, which is what its own name is called; choose another as the key"
                     );
-                    return Err(json.problem_at(&text, member.name.start, problem));
+                    return Err(json.problem_at(text, member.name.start, problem));
                 }
                 fields.note(name, kind_at(text.as_bytes(), member.value.start, member.value.end));
             }
         }
-        let layout = xxh3_64(fields.names.join("\0").as_bytes()) ^ u64::from(is_object);
+        if bed.records.items.is_empty() {
+            // Nobody knows the fields of no records, but those of the key are there.
+            bed.key.iter().for_each(|name| fields.note(name.clone(), None));
+        }
+        let layout = xxh3_64(fields.names.join("\0").as_bytes()) ^ u64::from(bed.records.is_object);
         let slots = fields.slots.clone();
         let schema = fields.schema();
-        let keys: Vec<&str> = match is_object {
-            true => vec![json.name_field()],
-            false => json.key.iter().map(String::as_str).collect(),
+        let key: Vec<&str> = match &name_field {
+            Some(name) => vec![name],
+            None => bed.key.iter().map(String::as_str).collect(),
         };
-        // A file without records has no fields yet: then there is no key to be checked.
-        let schema = match keys.is_empty() || (items.is_empty() && !is_object) {
+        let schema = match key.is_empty() {
             true => schema,
-            false => schema.with_key(&keys).map_err(|error| json.problem_at(&text, 0, error.to_string()))?,
+            false => {
+                let at = bed.records.span.start;
+                schema
+                    .with_key(&key)
+                    .map_err(|error| json.problem_at(text, at, format!("in `{}` {error}", bed.name)))?
+            }
         };
-        let collections = vec![Collection { name: json.name(), schema }];
-        let values = Vec::new();
-        Ok(JsonScan { json, text, stamp, items, is_object, collections, slots, layout, at: 0, values })
+        let (items, is_object) = (bed.records.items, bed.records.is_object);
+        Ok((Table { items, is_object, slots, layout }, Collection { name: bed.name, schema }))
     }
 }
 
@@ -83,8 +118,8 @@ impl Scan for JsonScan<'_> {
         &self.stamp
     }
 
-    fn layout(&self, _index: usize) -> u64 {
-        self.layout
+    fn layout(&self, index: usize) -> u64 {
+        self.tables[index].layout
     }
 
     fn bytes_total(&self) -> Option<u64> {
@@ -92,36 +127,38 @@ impl Scan for JsonScan<'_> {
     }
 
     fn bytes_read(&self) -> u64 {
-        self.at.checked_sub(1).and_then(|at| self.items.get(at)).map_or(0, |item| item.value.end as u64)
+        self.item().map_or(0, |item| item.value.end as u64)
     }
 
-    fn start(&mut self, _index: usize, _extent: Extent) -> Result<()> {
+    fn start(&mut self, index: usize, _extent: Extent) -> Result<()> {
+        self.index = index;
         self.at = 0;
         Ok(())
     }
 
     fn next(&mut self) -> Result<Option<Fingerprint>> {
-        let Some(item) = self.items.get(self.at) else { return Ok(None) };
+        let Some(item) = self.tables.get(self.index).and_then(|table| table.items.get(self.at)) else {
+            return Ok(None);
+        };
         self.at += 1;
         let name = xxh3_64(item.name.of(&self.text).as_bytes());
         Ok(Some(Fingerprint(xxh3_64_with_seed(item.value.of(&self.text).as_bytes(), name))))
     }
 
     fn decode(&mut self, row: &mut RowBuilder) -> Result<Decoded> {
-        let Some(item) = self.at.checked_sub(1).and_then(|at| self.items.get(at)) else { return Ok(Decoded::Record) };
+        let Some(item) = self.item().copied() else { return Ok(Decoded::Record) };
+        let table = &self.tables[self.index];
         self.values.clear();
-        self.values.resize(self.slots.len(), Value::Absent);
-        if self.is_object {
+        self.values.resize(table.slots.len(), Value::Absent);
+        if table.is_object {
             self.values[0] = Value::Text(unquoted(item.name.of(&self.text)));
         }
         let members = document::container(&self.text, item.value.start);
-        let members = members.map_err(|problem| self.json.problem(&self.text, problem))?;
+        let members = members.map_err(|problem| self.json.problem_at(&self.text, problem.at, problem.text))?;
         for member in &members.items {
             let name = unquoted(member.name.of(&self.text));
-            let value = json::read(member.value.of(&self.text)).map_err(|error| {
-                self.json.problem_at(&self.text, member.value.start + error.at, error.problem.to_owned())
-            })?;
-            if let Some(slot) = self.slots.get(&name) {
+            let value = self.json.value(&self.text, member.value)?;
+            if let Some(slot) = table.slots.get(&name) {
                 self.values[*slot] = value;
             }
         }
@@ -132,10 +169,7 @@ impl Scan for JsonScan<'_> {
     }
 
     fn position(&self) -> Position {
-        let start = self.at.checked_sub(1).and_then(|at| self.items.get(at)).map_or(0, |item| item.value.start);
-        let line = self.text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
-        let column = self.text[..start].rsplit('\n').next().unwrap_or_default().chars().count() as u64 + 1;
-        Position { place: self.json.file.place(), line: Some(line), column: Some(column), record: None }
+        self.json.position(&self.text, self.item().map_or(0, |item| item.value.start))
     }
 
     fn finish(&mut self) -> Result<()> {

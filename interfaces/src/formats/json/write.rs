@@ -1,39 +1,37 @@
-//! Writing: the document with some records spliced.
+//! Writing: places are made for collections that have none, then records are spliced in, out and over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 
 use deltabus_record::json;
-use deltabus_record::row::{Row, RowBuilder, RowReader};
-use deltabus_record::schema::{Collection, KeySpec};
+use deltabus_record::row::{Row, RowReader};
+use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 use deltabus_record::value::Value;
 
-use super::document::{self, Container, Item, unquoted};
-use super::{Found, Json, Shape};
+use super::document::{self, Item, Span, unquoted};
+use super::find::{Bed, Document, Place};
+use super::settings::Shape;
+use super::splice::Splices;
+use super::style::{Spaces, Style, colon_of};
+use super::wanted::Wanted;
+use super::{Json, KEYS};
 use crate::{Action, CollectionWrite, Error, RecordWrite, Result, Staged, Stamp};
 
 /// Builds the document that `writes` lead to; see [`crate::Interface::stage`].
 pub(super) fn stage(json: &Json, writes: &mut [CollectionWrite<'_>], expected: &Stamp) -> Result<Box<dyn Staged>> {
-    let mut removed = false;
-    let mut last = None;
-    for write in writes {
-        match write.action {
-            Action::Remove => removed = true,
-            _ if last.is_some() => {
-                let problem = format!("a JSON file holds one collection; `{}` is a second", write.collection.name);
-                return Err(Error::Unsupported { place: json.file.place(), problem });
-            }
-            _ => last = Some(write),
-        }
+    let removes = |write: &CollectionWrite<'_>| matches!(write.action, Action::Remove);
+    let removals: HashSet<_> =
+        writes.iter().filter(|write| removes(write)).map(|write| write.collection.name.clone()).collect();
+    let mut writes: Vec<_> = writes.iter_mut().filter(|write| !removes(write)).collect();
+    let whole_file = json.settings.shape != Shape::Tables && json.settings.pointer.is_empty();
+    if writes.is_empty() && (removals.is_empty() || expected.is_missing()) {
+        return Ok(Box::new(json.file.keep(expected)?));
     }
-    let Some(write) = last else {
-        return match removed && !expected.is_missing() {
-            true => Ok(Box::new(json.file.remove(expected)?)),
-            false => Ok(Box::new(json.file.keep(expected)?)),
-        };
-    };
+    if writes.is_empty() && whole_file {
+        return Ok(Box::new(json.file.remove(expected)?));
+    }
     let mut replacement = json.file.replace(expected)?;
-    let text = match removed || expected.is_missing() {
+    let text = match expected.is_missing() {
         true => String::new(),
         false => {
             let (text, stamp) = json.read()?;
@@ -43,382 +41,360 @@ pub(super) fn stage(json: &Json, writes: &mut [CollectionWrite<'_>], expected: &
             text
         }
     };
-    let rewritten = Rewrite::new(json, text, write.collection, write.dropped)?.run(&mut write.action)?;
+    let document = Rewrite { json, removals }.run(Document::parse(json, text)?, &mut writes)?;
     let failed = |error| Error::Io { doing: "write", path: json.file.path().to_owned(), source: error };
-    replacement.write_all(rewritten.as_bytes()).map_err(failed)?;
+    replacement.write_all(document.as_bytes()).map_err(failed)?;
     Ok(Box::new(replacement.seal()?))
 }
 
 /// A document on its way to a new one.
 struct Rewrite<'a> {
     json: &'a Json,
-    text: String,
-    collection: &'a Collection,
-    dropped: &'a [String],
-    /// The records there; `None` where the place for them has to be made.
-    container: Option<Container>,
-    shape: Shape,
+    /// The collections that go.
+    removals: HashSet<CollectionName>,
 }
 
-/// A record on its way out: what comes before it, itself, and what comes after.
-struct Piece {
-    lead: String,
-    text: String,
-    trail: String,
-}
-
-impl<'a> Rewrite<'a> {
-    fn new(json: &'a Json, text: String, collection: &'a Collection, dropped: &'a [String]) -> Result<Rewrite<'a>> {
-        let container = match json.find(&text)? {
-            Found::Records(container) => Some(container),
-            Found::Nothing { .. } => None,
+impl Rewrite<'_> {
+    fn run(&self, document: Document, writes: &mut [&mut CollectionWrite<'_>]) -> Result<String> {
+        let document = match self.json.settings.shape {
+            Shape::Tables => self.with_tables(document, writes)?,
+            _ => self.with_place(document, writes)?,
         };
-        let shape = match &container {
-            Some(container) if json.shape != Shape::Lines => {
-                if container.is_object {
-                    Shape::Object
-                } else {
-                    Shape::Array
-                }
+        let mut splices = Splices::of(&document.text);
+        for write in writes.iter_mut() {
+            let bed = match self.json.settings.shape {
+                Shape::Tables => document.beds.iter().find(|bed| bed.name == write.collection.name),
+                _ => document.beds.first(),
+            };
+            let bed = bed.expect("a place was made for it");
+            Writing {
+                json: self.json,
+                text: &document.text,
+                bed,
+                collection: write.collection,
+                dropped: write.dropped,
+                style: self.style(&document.text, bed),
+                emptied: self.empties(write.collection),
             }
-            _ => json.shape,
-        };
-        Ok(Rewrite { json, text, collection, dropped, container, shape })
+            .splice(&mut splices, &mut write.action)?;
+        }
+        if self.json.settings.shape != Shape::Tables && writes.is_empty() {
+            // The collection went, the document around it stays.
+            for bed in &document.beds {
+                let all = vec![true; bed.records.items.len()];
+                splices.change(&bed.records, &all, &[], &Spaces::default());
+            }
+        }
+        Ok(splices.apply())
     }
 
-    fn run(self, action: &mut Action<'_>) -> Result<String> {
-        let mut pieces = Vec::new();
-        let style = self.style();
-        let items = self.container.as_ref().map(|container| container.items.clone()).unwrap_or_default();
+    /// Whether what `collection` is written to loses all its records first.
+    fn empties(&self, collection: &Collection) -> bool {
+        match self.json.settings.shape {
+            Shape::Tables => self.removals.contains(&collection.name),
+            _ => !self.removals.is_empty(),
+        }
+    }
+
+    /// How records come into `bed`.
+    fn style(&self, text: &str, bed: &Bed) -> Style {
+        match self.json.settings.shape == Shape::Lines && bed.records.items.is_empty() {
+            true => Style::line(),
+            false => Style::of(text, &bed.records),
+        }
+    }
+
+    fn parse(&self, text: String) -> Result<Document> {
+        Document::parse(self.json, text)
+    }
+
+    fn unsupported(&self, problem: String) -> Error {
+        Error::Unsupported { place: self.json.file.place(), problem }
+    }
+
+    /// The document with a place for one collection.
+    fn with_place(&self, document: Document, writes: &[&mut CollectionWrite<'_>]) -> Result<Document> {
+        if let [_, second, ..] = writes {
+            let name = &second.collection.name;
+            let problem =
+                format!("holds one collection, and `{name}` is a second; `shape=tables` makes it hold several");
+            return Err(self.unsupported(problem));
+        }
+        let settings = &self.json.settings;
+        let empty = if settings.shape == Shape::Object { "{}" } else { "[]" };
+        self.with_value(document, empty)
+    }
+
+    /// The document with `value` where `at` leads, if nothing is there.
+    fn with_value(&self, document: Document, value: &str) -> Result<Document> {
+        let pointer = &self.json.settings.pointer;
+        match &document.place {
+            Place::Here | Place::Tables { .. } => Ok(document),
+            Place::Empty => {
+                let text = format!("{}{}\n", document.text, nested(pointer, value, ""));
+                self.parse(text)
+            }
+            Place::Missing { object, depth } => {
+                let style = Style::of(&document.text, object);
+                let colon = colon_of(&document.text, object).unwrap_or_else(|| style.colon.clone());
+                let name = json::quoted(&pointer[*depth]);
+                let inner = match style.records.first.rsplit_once('\n') {
+                    Some((_, indentation)) => nested(&pointer[depth + 1..], value, indentation),
+                    None => pointer[depth + 1..]
+                        .iter()
+                        .rev()
+                        .fold(value.to_owned(), |inner, token| format!("{{{}{colon}{inner}}}", json::quoted(token))),
+                };
+                let mut splices = Splices::of(&document.text);
+                let kept = vec![false; object.items.len()];
+                splices.change(object, &kept, &[format!("{name}{colon}{inner}")], &style.records);
+                self.parse(splices.apply())
+            }
+        }
+    }
+
+    /// The document without the tables that go, and with a place for each that comes.
+    fn with_tables(&self, document: Document, writes: &[&mut CollectionWrite<'_>]) -> Result<Document> {
+        let document = self.with_value(document, "{}")?;
+        let Place::Tables { tables, keys } = &document.place else { return Ok(document) };
+        let text = &document.text;
+        let written: HashSet<_> = writes.iter().map(|write| write.collection.name.as_str()).collect();
+        let gone = |name: &str| self.removals.iter().any(|gone| gone.as_str() == name) && !written.contains(name);
+        let beds: HashMap<_, _> = document.beds.iter().map(|bed| (bed.member, bed.name.as_str())).collect();
+        let mut removed = vec![false; tables.items.len()];
+        for (at, removed) in removed.iter_mut().enumerate() {
+            *removed = beds.get(&Some(at)).is_some_and(|name| gone(name));
+        }
+        let style = Style::of(text, tables);
+        let colon = colon_of(text, tables).unwrap_or_else(|| style.colon.clone());
+        let (mut added, mut added_keys) = (Vec::new(), Vec::new());
+        for write in writes {
+            let collection = write.collection;
+            let name = collection.name.as_str();
+            if document.beds.iter().any(|bed| bed.name == collection.name) {
+                continue;
+            }
+            if !self.json.settings.selects(name) {
+                return Err(self.unsupported(format!("`tables` doesn't name `{name}`")));
+            }
+            if let Some(odd) = tables.items.iter().find(|item| unquoted(item.name.of(text)) == name) {
+                let problem = format!("`{name}` is there already and holds no records");
+                return Err(self.json.problem_at(text, odd.value.start, problem));
+            }
+            let name = json::quoted(name);
+            added.push(format!("{name}{colon}[]"));
+            if collection.schema.key != KeySpec::WholeRow
+                && self.json.settings.key_of(collection.name.as_str()).is_none()
+            {
+                let key: Vec<_> = collection.schema.key_names().into_iter().map(json::quoted).collect();
+                added_keys.push(format!("{name}{colon}[{}]", key.join(", ")));
+            }
+        }
+        let mut splices = Splices::of(text);
+        match keys {
+            Some(keys) => {
+                let removed: Vec<_> = keys.items.iter().map(|item| gone(&unquoted(item.name.of(text)))).collect();
+                splices.change(keys, &removed, &added_keys, &Style::of(text, keys).records);
+            }
+            None if added_keys.is_empty() => {}
+            None => added.insert(0, {
+                let spaces = style.records.first.rsplit_once('\n').map_or_else(Style::line, |(_, at)| Style::lines(at));
+                format!("{}{colon}{}", json::quoted(KEYS), spaces.container(true, &added_keys))
+            }),
+        }
+        splices.change(tables, &removed, &added, &style.records);
+        let text = splices.apply();
+        self.parse(text)
+    }
+}
+
+/// `value` inside an object for each token, each on a line of its own.
+fn nested(tokens: &[String], value: &str, indentation: &str) -> String {
+    let Some((token, rest)) = tokens.split_first() else { return value.to_owned() };
+    let style = Style::lines(indentation);
+    let inner = style.records.first.rsplit('\n').next().unwrap_or_default();
+    style.container(true, &[style.member(&json::quoted(token), &nested(rest, value, inner))])
+}
+
+/// One collection being written.
+struct Writing<'a> {
+    json: &'a Json,
+    text: &'a str,
+    bed: &'a Bed,
+    collection: &'a Collection,
+    dropped: &'a [String],
+    style: Style,
+    /// What is there goes first.
+    emptied: bool,
+}
+
+impl Writing<'_> {
+    fn splice(&self, splices: &mut Splices<'_>, action: &mut Action<'_>) -> Result<()> {
+        let items = &self.bed.records.items;
+        let mut removed = vec![self.emptied; items.len()];
+        let mut added = Vec::new();
         match action {
             Action::Remove => {}
+            Action::Load(_) if !items.is_empty() && !self.emptied => {
+                let problem = "records can only be loaded where there are none".to_owned();
+                return Err(Error::Unsupported { place: self.json.file.place(), problem });
+            }
             Action::Load(records) => {
-                if !items.is_empty() {
-                    let problem = "records can only be loaded where there are none".to_owned();
-                    return Err(Error::Unsupported { place: self.json.file.place(), problem });
-                }
                 while records.advance().map_err(Error::Records)? {
-                    pieces.push(self.new_piece(records.row(), &style)?);
+                    added.push(self.record(records.row())?);
                 }
             }
             Action::Write(writes) => {
                 let mut wanted = Wanted::new(self.collection, writes);
-                for item in &items {
-                    let values = self.values(item)?;
-                    let text = match wanted.take(self.collection, &values) {
-                        Some(RecordWrite::Remove { .. }) => continue,
-                        Some(RecordWrite::Put { row, changed, .. }) => self.changed(item, row, changed)?,
-                        None if self.dropped.is_empty() => item.value.of(&self.text).to_owned(),
-                        None => self.changed(item, &Row::default(), &[])?,
-                    };
-                    pieces.push(self.piece(item, text));
+                for (item, removed) in items.iter().zip(&mut removed).filter(|(_, removed)| !**removed) {
+                    match wanted.take(self.collection, &self.key_values(item)?) {
+                        Some(RecordWrite::Remove { .. }) => *removed = true,
+                        Some(RecordWrite::Put { row, changed, .. }) => self.change(splices, item, row, changed)?,
+                        None if self.dropped.is_empty() => {}
+                        None => self.change(splices, item, &Row::default(), &[])?,
+                    }
                 }
-                if let (Some(piece), Some(last)) = (pieces.last_mut(), items.last()) {
-                    // The white space before the closing bracket stays there, whichever record is the last.
-                    piece.trail = self.text[last.value.end..last.whole.end].to_owned();
-                }
-                let mut new = Vec::new();
                 for row in wanted.rest() {
-                    new.push(self.new_piece(row.as_bytes(), &style)?);
+                    added.push(self.record(row.as_bytes())?);
                 }
-                if let (Some(last), Some(before)) = (new.last_mut(), pieces.last_mut()) {
-                    last.trail = std::mem::take(&mut before.trail);
-                }
-                pieces.extend(new);
             }
         }
-        Ok(self.assemble(pieces, &style))
+        match self.json.settings.shape {
+            Shape::Lines => self.change_lines(splices, &removed, &added),
+            _ => splices.change(&self.bed.records, &removed, &added, &self.style.records),
+        }
+        Ok(())
     }
 
-    /// A record as it stands, with its value replaced by `text`.
-    fn piece(&self, item: &Item, text: String) -> Piece {
-        Piece { lead: self.text[item.whole.start..item.value.start].to_owned(), text, trail: String::new() }
-    }
-
-    /// The values of a record in the collection's slots.
-    fn values(&self, item: &Item) -> Result<Vec<Value>> {
-        let fields = &self.collection.schema.fields;
-        let mut values = vec![Value::Absent; fields.len()];
-        if self.shape == Shape::Object
-            && let Some(slot) = self.collection.schema.slot(self.json.name_field())
-        {
-            values[slot] = Value::Text(unquoted(item.name.of(&self.text)));
+    /// The values of a record in the collection's slots, as far as its key needs them.
+    fn key_values(&self, item: &Item) -> Result<Vec<Value>> {
+        let schema = &self.collection.schema;
+        let whole_row = schema.key == KeySpec::WholeRow;
+        let names: HashSet<&str> = schema.key_names().into_iter().collect();
+        let mut values = vec![Value::Absent; schema.fields.len()];
+        if let Some(slot) = self.bed.name_field().and_then(|name| schema.slot(name)) {
+            values[slot] = Value::Text(unquoted(item.name.of(self.text)));
         }
         for member in self.members(item)?.items {
-            let name = unquoted(member.name.of(&self.text));
-            if let Some(slot) = self.collection.schema.slot(&name) {
-                values[slot] = json::read(member.value.of(&self.text)).map_err(|error| {
-                    self.json.problem_at(&self.text, member.value.start + error.at, error.problem.to_owned())
-                })?;
+            let name = unquoted(member.name.of(self.text));
+            if (whole_row || names.contains(name.as_str()))
+                && let Some(slot) = schema.slot(&name)
+            {
+                values[slot] = self.json.value(self.text, member.value)?;
             }
         }
         Ok(values)
     }
 
-    fn members(&self, item: &Item) -> Result<Container> {
-        document::container(&self.text, item.value.start).map_err(|problem| self.json.problem(&self.text, problem))
+    fn members(&self, item: &Item) -> Result<document::Container> {
+        let members = document::container(self.text, item.value.start);
+        members.map_err(|problem| self.json.problem_at(self.text, problem.at, problem.text))
     }
 
-    /// A record's text with some members changed.
-    fn changed(&self, item: &Item, row: &Row, changed: &[u32]) -> Result<String> {
+    /// Writes some members of a record that is there.
+    fn change(&self, splices: &mut Splices<'_>, item: &Item, row: &Row, changed: &[u32]) -> Result<()> {
+        let schema = &self.collection.schema;
         let members = self.members(item)?;
         let values = row.values();
         let mut wanted: HashMap<&str, &Value> = HashMap::new();
-        let absent = Value::Absent;
         for slot in changed {
-            if let Some(field) = self.collection.schema.fields.get(*slot as usize)
-                && !(self.shape == Shape::Object && field.name == self.json.name_field())
+            if let Some(field) = schema.fields.get(*slot as usize)
+                && self.bed.name_field() != Some(field.name.as_str())
             {
-                wanted.insert(&field.name, values.get(*slot as usize).unwrap_or(&absent));
+                wanted.insert(&field.name, values.get(*slot as usize).unwrap_or(&Value::Absent));
             }
         }
-        let mut kept: Vec<String> = Vec::new();
-        let mut tail = None;
-        for member in &members.items {
-            tail = Some(self.text[member.value.end..member.whole.end].to_owned());
-            let name = unquoted(member.name.of(&self.text));
-            let before = &self.text[member.whole.start..member.value.start];
+        let mut removed = vec![false; members.items.len()];
+        for (member, removed) in members.items.iter().zip(&mut removed) {
+            let name = unquoted(member.name.of(self.text));
             match wanted.remove(name.as_str()) {
-                Some(Value::Absent) => {}
-                Some(value) => kept.push(format!("{before}{}", json::write(value))),
-                None if self.dropped.contains(&name) => {}
-                None => kept.push(format!("{before}{}", member.value.of(&self.text))),
+                Some(Value::Absent) => *removed = true,
+                Some(value) => splices.replace(member.value, json::write(value)),
+                None => *removed = self.dropped.contains(&name),
             }
         }
-        let style = MemberStyle::of(&self.text, &members);
-        for (_, field) in self.collection.schema.ordered() {
+        let colon = colon_of(self.text, &members).unwrap_or_else(|| self.style.colon.clone());
+        let mut added = Vec::new();
+        for (_, field) in schema.ordered() {
             match wanted.get(field.name.as_str()) {
                 Some(Value::Absent) | None => {}
-                Some(value) => {
-                    let lead = if kept.is_empty() { &style.first } else { &style.lead };
-                    kept.push(format!("{lead}{}{}{}", json::quoted(&field.name), style.colon, json::write(value)));
-                }
+                Some(value) => added.push(format!("{}{colon}{}", json::quoted(&field.name), json::write(value))),
             }
         }
-        let tail = tail.unwrap_or_default();
-        Ok(if kept.is_empty() { "{}".to_owned() } else { format!("{{{}{tail}}}", kept.join(",")) })
+        let spaces = Spaces::of(self.text, &members).unwrap_or_else(|| self.style.members.clone());
+        splices.change(&members, &removed, &added, &spaces);
+        Ok(())
     }
 
-    /// A record that comes in.
-    fn new_piece(&self, row: &[u8], style: &Style) -> Result<Piece> {
+    /// The text of a record that comes in, with its name where records have names.
+    fn record(&self, row: &[u8]) -> Result<String> {
         let values: Vec<_> = RowReader::new(row).collect();
         let mut members = Vec::new();
         let mut name = None;
         for (slot, field) in self.collection.schema.ordered() {
             let value = values.get(slot).map_or(Value::Absent, |value| value.value());
-            if self.shape == Shape::Object && field.name == self.json.name_field() {
+            if self.bed.name_field() == Some(field.name.as_str()) {
                 name = Some(value);
             } else if value != Value::Absent {
-                members.push(format!("{}{}{}", json::quoted(&field.name), style.member.colon, json::write(&value)));
+                members.push((json::quoted(&field.name), json::write(&value)));
             }
         }
-        let mut text = String::new();
-        if self.shape == Shape::Object {
-            let Some(Value::Text(name)) = name else {
-                let problem = "records that are members of an object need a name that is text".to_owned();
-                return Err(Error::Unsupported { place: self.json.file.place(), problem });
-            };
-            text = format!("{}{}", json::quoted(&name), style.member.colon);
-        }
-        if members.is_empty() {
-            text.push_str("{}");
-        } else {
-            let lead = &style.member.lead;
-            let joined = members.join(&format!(",{lead}"));
-            text.push_str(&format!("{{{}{joined}{}}}", style.member.first, style.member.last));
-        }
-        Ok(Piece { lead: style.lead.clone(), text, trail: String::new() })
-    }
-
-    fn assemble(&self, pieces: Vec<Piece>, style: &Style) -> String {
-        if self.shape == Shape::Lines {
-            return self.assemble_lines(&pieces);
-        }
-        let (open, close) = if self.shape == Shape::Object { ('{', '}') } else { ('[', ']') };
-        let count = pieces.len();
-        let mut records = String::new();
-        records.push(open);
-        for (i, piece) in pieces.iter().enumerate() {
-            if i > 0 {
-                records.push(',');
+        let record = self.style.record(&members);
+        match (self.bed.name_field(), name) {
+            (None, _) => Ok(record),
+            (Some(_), Some(Value::Text(name))) => {
+                let colon = colon_of(self.text, &self.bed.records).unwrap_or_else(|| self.style.colon.clone());
+                Ok(format!("{}{colon}{record}", json::quoted(&name)))
             }
-            records.push_str(&piece.lead);
-            records.push_str(&piece.text);
-            if i + 1 == count && piece.trail.is_empty() && self.had_none() {
-                records.push_str(&style.trail);
-            } else {
-                records.push_str(&piece.trail);
+            (Some(field), _) => {
+                let problem =
+                    format!("records that are members of an object need a field `{field}` of text, their name");
+                Err(Error::Unsupported { place: self.json.file.place(), problem })
             }
-        }
-        records.push(close);
-        match &self.container {
-            Some(container) => {
-                format!("{}{records}{}", &self.text[..container.span.start], &self.text[container.span.end..])
-            }
-            None => self.with_place(&records),
         }
     }
 
-    fn had_none(&self) -> bool {
-        self.container.as_ref().is_none_or(|container| container.items.is_empty())
-    }
-
-    /// Lines, each with its own end; what stands between stays.
-    fn assemble_lines(&self, pieces: &[Piece]) -> String {
-        let Some(container) = &self.container else { return String::new() };
-        let end = if self.text.contains("\r\n") { "\r\n" } else { "\n" };
-        let mut out = self.text[..container.span.start].to_owned();
-        for piece in pieces {
-            if !out.is_empty() && !out.ends_with('\n') && out != "\u{feff}" {
-                out.push_str(end);
-            }
-            out.push_str(&piece.lead);
-            out.push_str(&piece.text);
-        }
-        let closed = self.text.is_empty() || self.text.ends_with('\n') || container.items.is_empty();
-        if closed && !pieces.is_empty() {
-            out.push_str(end);
-        }
-        out
-    }
-
-    /// The document with a place made for the records.
-    fn with_place(&self, records: &str) -> String {
-        let wrap = |tokens: &[String]| {
-            tokens.iter().rev().fold(records.to_owned(), |inner, token| format!("{{{}: {inner}}}", json::quoted(token)))
+    /// Takes lines out and brings lines in behind the last. Each keeps its own end, blank lines and no end at all included.
+    fn change_lines(&self, splices: &mut Splices<'_>, removed: &[bool], added: &[String]) {
+        let (text, items) = (self.text, &self.bed.records.items);
+        let end = match text.rfind('\n') {
+            Some(at) if text[..at].ends_with('\r') => "\r\n",
+            _ => "\n",
         };
-        let root = match self.json.find(&self.text) {
-            Ok(Found::Nothing { root: Some(root), depth }) => Some((root, depth)),
-            _ => None,
+        let start = self.bed.records.span.start;
+        let open = start < text.len() && !text.ends_with('\n');
+        let gone_open =
+            open && items.last().is_some_and(|last| last.whole.end == text.len()) && removed.ends_with(&[true]);
+        // The last line has no end: with it goes the end of the line before, unless another comes in its place.
+        let tail = match (gone_open, added) {
+            (false, _) => items.len(),
+            (true, []) => last_run(items, removed),
+            (true, _) => items.len() - 1,
         };
-        match root {
-            Some((place, depth)) if self.text.as_bytes()[place.start] == b'{' => {
-                let token = json::quoted(&self.json.pointer[depth]);
-                let inner = wrap(&self.json.pointer[depth + 1..]);
-                let before = self.text[..place.end - 1].trim_end();
-                let comma = if before.ends_with('{') { "" } else { "," };
-                let between = &self.text[before.len()..place.end - 1];
-                let lead = if between.contains('\n') { "\n  " } else { " " };
-                format!("{before}{comma}{lead}{token}: {inner}{between}{}", &self.text[place.end - 1..])
-            }
-            _ => format!("{}\n", wrap(&self.json.pointer)),
+        for item in items.iter().zip(removed).take(tail).filter(|(_, removed)| **removed).map(|(item, _)| item) {
+            splices.replace(Span { start: item.whole.start, end: item.whole.end + 1 }, String::new());
         }
-    }
-
-    /// How new records look: as the last one does.
-    fn style(&self) -> Style {
-        let pretty = Style {
-            lead: "\n  ".into(),
-            trail: "\n".into(),
-            member: MemberStyle {
-                first: "\n    ".into(),
-                lead: "\n    ".into(),
-                colon: ": ".into(),
-                last: "\n  ".into(),
-            },
-        };
-        let line = Style {
-            lead: String::new(),
-            trail: String::new(),
-            member: MemberStyle { first: String::new(), lead: String::new(), colon: ":".into(), last: String::new() },
-        };
-        let plain = if self.shape == Shape::Lines { line } else { pretty };
-        let Some(container) = &self.container else { return plain };
-        let Some(last) = container.items.last() else { return plain };
-        let lead_end = if last.name.start < last.name.end { last.name.start } else { last.value.start };
-        let members = document::container(&self.text, last.value.start).ok();
-        let member = members.filter(|members| !members.items.is_empty());
-        let member = member.map_or(plain.member, |members| MemberStyle::of(&self.text, &members));
-        Style { lead: self.text[last.whole.start..lead_end].to_owned(), trail: String::new(), member }
-    }
-}
-
-/// The white space around records.
-struct Style {
-    lead: String,
-    trail: String,
-    member: MemberStyle,
-}
-
-/// The white space around members.
-struct MemberStyle {
-    /// Before the first.
-    first: String,
-    /// Before each other.
-    lead: String,
-    /// Between name and value.
-    colon: String,
-    /// After the last.
-    last: String,
-}
-
-impl MemberStyle {
-    fn of(text: &str, members: &Container) -> MemberStyle {
-        let (Some(first), Some(last)) = (members.items.first(), members.items.last()) else {
-            return MemberStyle { first: String::new(), lead: " ".into(), colon: ": ".into(), last: String::new() };
-        };
-        let lead = |item: &Item| text[item.whole.start..item.name.start].to_owned();
-        let second = members
-            .items
-            .get(1)
-            .map_or_else(|| if lead(first).contains('\n') { lead(first) } else { " ".into() }, lead);
-        MemberStyle {
-            first: lead(first),
-            lead: second,
-            colon: text[first.name.end..first.value.start].to_owned(),
-            last: text[last.value.end..last.whole.end].to_owned(),
+        match (gone_open, added) {
+            (true, []) => {
+                let before = &text[start..items[tail].whole.start];
+                let line = before.strip_suffix('\n').map_or(before, |line| line.strip_suffix('\r').unwrap_or(line));
+                splices.replace(Span { start: start + line.len(), end: text.len() }, String::new());
+            }
+            (true, _) => splices.replace(items[tail].whole, added.join(end)),
+            (false, []) => {}
+            (false, _) if open => {
+                splices.insert(text.len(), added.iter().map(|line| format!("{end}{line}")).collect());
+            }
+            (false, _) => splices.insert(text.len(), added.iter().map(|line| format!("{line}{end}")).collect()),
         }
     }
 }
 
-/// The writes that wait for their record.
-struct Wanted<'a> {
-    counted: bool,
-    writes: HashMap<Vec<u8>, Vec<&'a RecordWrite>>,
-    order: Vec<Vec<u8>>,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(collection: &Collection, writes: &'a [RecordWrite]) -> Wanted<'a> {
-        let counted = collection.schema.key == KeySpec::WholeRow;
-        let mut wanted = Wanted { counted, writes: HashMap::new(), order: Vec::new() };
-        for write in writes {
-            let (RecordWrite::Put { row, .. } | RecordWrite::Remove { row, .. }) = write;
-            let mut key = Vec::new();
-            collection.schema.key_content_into(row.as_bytes(), &mut key);
-            wanted.order.push(key.clone());
-            wanted.writes.entry(key).or_default().push(write);
-        }
-        wanted
+/// Where the lines begin that go together up to the last, without a blank one in between.
+fn last_run(items: &[Item], removed: &[bool]) -> usize {
+    let mut first = items.len() - 1;
+    while first > 0 && removed[first - 1] && items[first - 1].whole.end + 1 == items[first].whole.start {
+        first -= 1;
     }
-
-    /// The write for a record that is there. Of whole rows only removals have one: another equal row comes in beside it.
-    fn take(&mut self, collection: &Collection, values: &[Value]) -> Option<&'a RecordWrite> {
-        let mut row = RowBuilder::default();
-        for value in values {
-            row.push(value);
-        }
-        let mut key = Vec::new();
-        collection.schema.key_content_into(row.as_bytes(), &mut key);
-        let writes = self.writes.get_mut(&key)?;
-        let at = match self.counted {
-            true => writes.iter().position(|write| matches!(write, RecordWrite::Remove { .. }))?,
-            false => writes.len().checked_sub(1)?,
-        };
-        Some(writes.remove(at))
-    }
-
-    /// The rows that come in.
-    fn rest(mut self) -> Vec<&'a Row> {
-        let mut rows = Vec::new();
-        for key in std::mem::take(&mut self.order) {
-            let Some(writes) = self.writes.get_mut(&key) else { continue };
-            if !writes.is_empty()
-                && let RecordWrite::Put { row, .. } = writes.remove(0)
-            {
-                rows.push(row);
-            }
-        }
-        rows
-    }
+    first
 }

@@ -39,16 +39,15 @@ mod shelf;
 mod transport;
 mod write;
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use deltabus_record::schema::Field;
 use deltabus_record::text;
 use deltabus_record::value::{Kind, KindSet, Value};
 
 use crate::file::FileStore;
-use crate::folder::Folder;
 use crate::formats::content_line::{Charsets, FileEncoding, FileForm, is_name};
+use crate::formats::file_set::FileSet;
 use crate::{
     CollectionWrite, Content, Contents, Interface, Location, Mark, Notify, Refusal, Result, Scan, Staged, Stamp,
     Watching,
@@ -102,10 +101,8 @@ impl Vcard {
             })?),
         };
         options.finish(location, &["version", "encoding"])?;
-        let slash = location.path.as_os_str().as_bytes().ends_with(b"/");
-        let place = match slash || location.path.is_dir() {
-            // Without the slash, which a rename doesn't take.
-            true => Place::Folder(Folder::new(location.path.components().collect::<PathBuf>())),
+        let place = match FileSet::is_meant(&location.path) {
+            true => Place::Folder(FileSet::new(&location.path, shelf::EXTENSIONS, None)),
             false => Place::File(FileStore::new(&location.path)),
         };
         Ok(Vcard { place, version, encoding })
@@ -114,7 +111,7 @@ impl Vcard {
     fn path(&self) -> &Path {
         match &self.place {
             Place::File(file) => file.path(),
-            Place::Folder(folder) => folder.path(),
+            Place::Folder(set) => set.path(),
         }
     }
 
@@ -181,14 +178,14 @@ impl Interface for Vcard {
     fn stamp(&self) -> Result<Stamp> {
         match &self.place {
             Place::File(file) => file.stamp(),
-            Place::Folder(folder) => folder::stamp(folder),
+            Place::Folder(set) => set.stamp(),
         }
     }
 
     fn watch(&self, notify: Notify) -> Result<Option<Watching>> {
         match &self.place {
             Place::File(file) => Ok(Some(Watching::files(&file.watch(), notify)?)),
-            Place::Folder(folder) => Ok(Some(folder::watch(folder.path(), notify)?)),
+            Place::Folder(set) => set.watch(notify).map(Some),
         }
     }
 
@@ -246,7 +243,7 @@ impl Interface for Vcard {
     fn mark(&self, owner: &str) -> Result<Option<Vec<u8>>> {
         match &self.place {
             Place::File(_) => Ok(None),
-            Place::Folder(folder) => folder::mark(folder, owner),
+            Place::Folder(set) => set.mark(owner),
         }
     }
 

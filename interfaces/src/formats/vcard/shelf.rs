@@ -1,8 +1,6 @@
 //! All cards of a store, in one file or in many.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::collections::HashMap;
 
 use deltabus_record::text;
 use deltabus_record::value::Value;
@@ -11,8 +9,8 @@ use super::card::{Card, CardAt, Cards};
 use super::extras::{EXTRAS_MAX, Extras};
 use super::{Text, Vcard};
 use crate::file::FileStore;
-use crate::folder::{EntryKind, EntryPath, Folder, Seen, is_missing};
 use crate::formats::content_line::{FileEncoding, FileForm, Problem, place};
+use crate::formats::file_set::{FileSet, SetFile};
 use crate::{Error, Position, Result, Stamp};
 
 /// Where the cards are.
@@ -21,14 +19,11 @@ pub(super) enum Place {
     /// A file of many.
     File(FileStore),
     /// A folder of files, mostly of one each.
-    Folder(Folder),
+    Folder(FileSet),
 }
 
 /// What the names of card files end with.
-const EXTENSIONS: [&[u8]; 2] = [b"vcf", b"vcard"];
-
-/// The files of cards in a folder, by name.
-pub(super) type Listing = BTreeMap<EntryPath, Seen>;
+pub(super) const EXTENSIONS: &[&str] = &["vcf", "vcard"];
 
 /// All cards, as they were read.
 pub(super) struct Shelf {
@@ -43,7 +38,7 @@ pub(super) struct ShelfFile {
     /// The file for messages.
     pub(super) place: String,
     /// Its name, where it is one of many.
-    pub(super) entry: Option<(EntryPath, Seen)>,
+    pub(super) name: Option<String>,
     /// What stands for the names in the keys of cards without a `UID`.
     pub(super) scope: Option<[u8; 32]>,
     pub(super) text: Text,
@@ -51,25 +46,20 @@ pub(super) struct ShelfFile {
 }
 
 impl ShelfFile {
-    fn new(
-        place: String,
-        entry: Option<(EntryPath, Seen)>,
-        bytes: Vec<u8>,
-        encoding: Option<FileEncoding>,
-    ) -> Result<ShelfFile> {
+    fn new(place: String, name: Option<String>, bytes: Vec<u8>, encoding: Option<FileEncoding>) -> Result<ShelfFile> {
         let (form, content) =
             FileForm::decode(bytes, encoding).map_err(|(content, problem)| located(&place, &content, problem))?;
         let text = Text { form, content };
-        let scope = entry.as_ref().map(|(path, _)| scope_of(path));
+        let scope = name.as_deref().map(scope_of);
         let cards = Cards::find(&text.content, text.charsets(), scope)
             .map_err(|problem| located(&place, &text.content, problem))?;
-        Ok(ShelfFile { place, entry, scope, text, cards })
+        Ok(ShelfFile { place, name, scope, text, cards })
     }
 
     /// A file with nothing in it.
     pub(super) fn empty(place: String, encoding: Option<FileEncoding>) -> ShelfFile {
         let text = Text { form: FileForm::new(encoding), content: Vec::new() };
-        ShelfFile { place, entry: None, scope: None, text, cards: Cards::default() }
+        ShelfFile { place, name: None, scope: None, text, cards: Cards::default() }
     }
 
     /// An error about the file's content.
@@ -96,8 +86,8 @@ fn located(place_name: &str, content: &[u8], problem: Problem) -> Error {
 }
 
 /// The file's name is what a card without a `UID` is known by.
-fn scope_of(path: &EntryPath) -> [u8; 32] {
-    *blake3::hash(path.as_bytes()).as_bytes()
+fn scope_of(name: &str) -> [u8; 32] {
+    *blake3::hash(name.as_bytes()).as_bytes()
 }
 
 impl Vcard {
@@ -111,32 +101,13 @@ impl Vcard {
                 reading.check()?;
                 (vec![ShelfFile::new(file.place(), None, bytes, self.encoding)?], stamp)
             }
-            Place::Folder(folder) => {
-                folder.recover()?;
-                let listing = list(folder)?;
-                let mut files = Vec::with_capacity(listing.len());
-                let mut beneath = folder.open()?;
-                for (path, seen) in &listing {
-                    let changed = || Error::Changed { place: format!("{}/{path}", folder.place()) };
-                    let failed = |error: io::Error| match is_missing(&error) {
-                        true => changed(),
-                        false => folder.error("read", Some(path), error),
-                    };
-                    let mut bytes =
-                        Vec::with_capacity(usize::try_from(seen.size).unwrap_or_default().min(BYTES_RESERVED_MAX));
-                    beneath.read(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(failed)?;
-                    // What was written while it was read may be neither the old nor the new.
-                    if beneath.seen(path).map_err(failed)?.as_ref() != Some(seen) {
-                        return Err(changed());
-                    }
-                    let place = format!("{}/{path}", folder.path().display());
-                    files.push(ShelfFile::new(place, Some((path.clone(), *seen)), bytes, self.encoding)?);
+            Place::Folder(set) => {
+                let (found, stamp) = set.read()?;
+                let mut files = Vec::with_capacity(found.len());
+                for SetFile { name, bytes } in found {
+                    files.push(ShelfFile::new(set.place(&name), Some(name), bytes, self.encoding)?);
                 }
-                // One view of all: nothing came, went or changed in the meantime.
-                if list(folder)? != listing {
-                    return Err(Error::Changed { place: folder.place() });
-                }
-                (files, stamp_of(&listing))
+                (files, stamp)
             }
         };
         let mut extras = Extras::default();
@@ -151,9 +122,6 @@ impl Vcard {
         Ok(shelf)
     }
 }
-
-/// What is set aside at once for a file, however long it says it is.
-const BYTES_RESERVED_MAX: usize = 16 * 1024 * 1024;
 
 impl Shelf {
     /// Every card's file and place in it.
@@ -177,51 +145,4 @@ impl Shelf {
         }
         Ok(())
     }
-}
-
-/// The files of cards in `folder`; hidden ones, and what other programs keep there, are not among them.
-pub(super) fn list(folder: &Folder) -> Result<Listing> {
-    let mut beneath = folder.open()?;
-    let mut listing = Listing::new();
-    let entries = std::fs::read_dir(folder.path()).map_err(|error| folder.error("read", None, error))?;
-    for entry in entries {
-        let name = entry.map_err(|error| folder.error("read", None, error))?.file_name();
-        let name = name.as_bytes();
-        let extension = name.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
-        let is_card = EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && name.contains(&b'.');
-        if !is_card || name.starts_with(b".") {
-            continue;
-        }
-        let Ok(path) = EntryPath::new(name) else { continue };
-        match beneath.seen(&path).map_err(|error| folder.error("examine", Some(&path), error))? {
-            // It went in the meantime.
-            None => {}
-            Some(seen) if seen.kind == EntryKind::File => {
-                listing.insert(path, seen);
-            }
-            Some(_) => {
-                return Err(Error::Unsupported {
-                    place: format!("{}/{path}", folder.place()),
-                    problem: "a card must be a regular file; links and folders are not followed".into(),
-                });
-            }
-        }
-    }
-    Ok(listing)
-}
-
-/// Names, sizes, times and numbers of all files.
-pub(super) fn stamp_of(listing: &Listing) -> Stamp {
-    let mut hasher = blake3::Hasher::new();
-    for (path, seen) in listing {
-        hasher.update(&(path.as_bytes().len() as u64).to_le_bytes());
-        hasher.update(path.as_bytes());
-        for number in [seen.mtime.seconds, i64::from(seen.mtime.nanos), seen.ctime.seconds, i64::from(seen.ctime.nanos)]
-        {
-            hasher.update(&number.to_le_bytes());
-        }
-        hasher.update(&seen.size.to_le_bytes());
-        hasher.update(&seen.inode.to_le_bytes());
-    }
-    Stamp(hasher.finalize().as_bytes().to_vec())
 }
