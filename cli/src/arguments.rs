@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use deltabus_record::change::ConflictPolicy;
+use deltabus_record::change::{ConflictId, ConflictPolicy};
 use deltabus_record::schema::{ReceiverName, SourceName};
 
 use crate::moment::Moment;
@@ -81,8 +81,10 @@ pub(crate) enum Command {
     Show(Show),
     /// Write a former state of a source to a place
     Restore(Restore),
-    /// List edits that met a changed source
+    /// List edits that met a changed source, or decide one
     Conflicts(Conflicts),
+    /// List changes that were refused, try them again or forget them
+    DeadLetters(DeadLetters),
     /// Let a delete go that is held back because it is so large
     Confirm(Named),
     /// Write a snapshot now, for receivers that join later
@@ -216,7 +218,7 @@ pub(crate) struct Plan {
     after_help = "Exit code: 0 equal, 1 differs, 2 trouble\n\nExamples: deltabus verify people sqlite:people.db\n          \
 deltabus verify people sqlite:people.db --repair\n\n\
 --json prints an object a record ({\"collection\", \"key\", \"problem\": \"differs\"|\"missing\"|\"extra\", \"cause\": \
-\"drift\"|\"edit\"|\"pending\"|\"unknown\", \"fields\": {NAME: {\"expected\", \"found\"}}}), and at the end one of each \
+\"drift\"|\"edit\"|\"pending\"|\"refused\"|\"unknown\", \"fields\": {NAME: {\"expected\", \"found\"}}}), and at the end one of each \
 destination"
 )]
 pub(crate) struct Verify {
@@ -322,15 +324,112 @@ pub(crate) struct Restore {
     pub(crate) json: bool,
 }
 
-/// List edits that met a changed source: what both started from, both values, and who.
+/// List edits that met a changed source (what both started from, both values, who, and what stands), or decide one.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code: 0 none, 1 some, 2 trouble")]
+#[command(disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit code: 0 none, 1 some, 2 trouble\n\nExample: deltabus conflicts people resolve 12.1 --take edit"
+)]
 pub(crate) struct Conflicts {
     /// The source
     pub(crate) source: SourceName,
     /// One JSON object a conflict
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also those that somebody has decided
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<ConflictsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConflictsCommand {
+    /// Decide a conflict, whether its transmitter runs or not
+    #[command(
+        after_help = "Exit code: 0 decided, 2 trouble; deciding twice is deciding once. Where the source has changed again since, \
+nothing is done and it says what is there now"
+    )]
+    Resolve {
+        /// The conflict's name, as listed: 12.1
+        id: ConflictId,
+        /// Which side is to stand: the source as it is, or the edit, which becomes a change of the source
+        #[arg(long, value_enum)]
+        take: Side,
+    },
+}
+
+/// A side of a conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Side {
+    /// What the source had.
+    Source,
+    /// What was edited.
+    Edit,
+}
+
+/// List changes that a destination refused, and edits that the source refused: where, why, when, and the values; or try them
+/// again, or forget them.
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit code: 0 none, 1 some, 2 trouble\n\nExamples: deltabus dead-letters people retry oslo/3\n          \
+deltabus dead-letters people drop 12.1\n\n\
+Those of receivers (oslo/3) are listed where the receivers run, those of the source (12.1) everywhere. Until it is taken, the \
+destination holds the record as it was; a later change of it is tried as a whole, from what is held to what the source has then."
+)]
+pub(crate) struct DeadLetters {
+    /// The source
+    pub(crate) source: SourceName,
+    /// One JSON object a dead letter
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also those that were dropped or taken care of
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<DeadLettersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// Try them again; what is refused again stays, with the new reason
+    #[command(after_help = "Exit code: 0 all are taken, 1 some are refused again, 2 trouble")]
+    Retry {
+        /// Their names, as listed: oslo/3, 12.1
+        #[arg(required = true)]
+        ids: Vec<LetterId>,
+    },
+    /// Forget them, after writing them to the log: the destination, or the source, stays as it is
+    Drop {
+        /// Their names, as listed: oslo/3, 12.1
+        #[arg(required = true)]
+        ids: Vec<LetterId>,
+    },
+}
+
+/// Names a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LetterId {
+    /// A change that a destination refused, by its number among the receiver's.
+    Receiver(ReceiverName, u64),
+    /// An edit that the source refused.
+    Source(ConflictId),
+}
+
+impl std::str::FromStr for LetterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LetterId, String> {
+        let unknown = || format!("`{text}` names no dead letter; they look like oslo/3 or 12.1");
+        match text.split_once('/') {
+            Some((receiver, number)) => {
+                let receiver = ReceiverName::new(receiver).map_err(|_| unknown())?;
+                Ok(LetterId::Receiver(receiver, number.parse().map_err(|_| unknown())?))
+            }
+            None => text.parse().map(LetterId::Source).map_err(|_| unknown()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

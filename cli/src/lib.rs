@@ -78,6 +78,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Show(options) => commands::log::show(&global, options).await,
         Command::Restore(options) => commands::restore::restore(&global, options).await,
         Command::Conflicts(options) => commands::conflicts::conflicts(&global, options).await,
+        Command::DeadLetters(options) => commands::dead_letters::dead_letters(&global, options).await,
         Command::Confirm(options) => commands::control::confirm(&global, options).await,
         Command::Snapshot(options) => commands::control::snapshot(&global, options).await,
         Command::Bus(options) => commands::bus::bus(&global, options),

@@ -176,6 +176,21 @@ impl Location {
         Ok(format!("{}:{}", self.interface, std::path::absolute(&self.path)?.display()))
     }
 
+    /// The same location, said so that it means the same from any folder. A password is hidden.
+    pub fn anywhere(&self) -> String {
+        if self.is_url() {
+            return self.given.clone();
+        }
+        let query = self.given.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        format!("{}:{}{query}", self.interface, path.display())
+    }
+
+    /// Whether [`Location::anywhere`] of a location with a password was given: nothing can be opened by it.
+    pub fn hides_password(given: &str) -> bool {
+        given.contains(HIDDEN)
+    }
+
     /// Whether it was given as a URL: a server has it, no path leads there.
     pub fn is_url(&self) -> bool {
         SCHEMES.iter().any(|(scheme, _)| self.given.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
@@ -257,6 +272,25 @@ pub(crate) fn percent_decode(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_location_from_anywhere_is_the_same_place_with_the_same_options() {
+        for given in ["csv:people.csv?key=id&types=infer", "people.csv?key=id", "tree:photos/", "sqlite:/data/app.db"] {
+            let location = Location::parse(given).unwrap();
+            let anywhere = Location::parse(&location.anywhere()).unwrap();
+            assert!(anywhere.path.is_absolute(), "{given}");
+            assert_eq!((&anywhere.interface, &anywhere.options), (&location.interface, &location.options), "{given}");
+            assert_eq!(anywhere.place().unwrap(), location.place().unwrap(), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_password_stays_hidden_from_anywhere() {
+        let location = Location::parse("postgres://crm:secret@db/crm?tables=people").unwrap();
+        assert!(!location.anywhere().contains("secret") && Location::hides_password(&location.anywhere()));
+        let open = Location::parse("postgres://crm@db/crm?tables=people").unwrap();
+        assert!(!Location::hides_password(&open.anywhere()));
+    }
 
     /// `postgres:` before a URL, or before something mistyped, is no path: what stands there may hold a password.
     #[test]

@@ -129,6 +129,12 @@ pub enum Error {
         /// The revision's number.
         revision: u64,
     },
+    /// The destination refuses more than single changes.
+    #[error("the destination refuses more than {} changes, the last because: {reason}", crate::dead::DEAD_LETTERS_MAX)]
+    TooManyDeadLetters {
+        /// What it said last.
+        reason: String,
+    },
     /// The copy of the source can't tell what was edited.
     #[error(
         "the copy of `{source_name}` that was received isn't what the log says, so that edits made at {place} can't be told from \

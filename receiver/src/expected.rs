@@ -1,14 +1,15 @@
 //! What a destination is to hold: the base with the pending edits on top, as far as it is wanted there.
 
-use deltabus_interfaces::Records;
+use deltabus_interfaces::Records as RecordStream;
 use deltabus_record::diff::{Known, count_equal, counted};
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_state::{Stored, View};
 
 use crate::Error;
+use crate::dead::Refused;
 use crate::outlet::Outlet;
-use crate::pending::Pending;
+use crate::pending::{Pending, Records};
 
 /// The expected records of one collection, in the source's terms.
 #[derive(Clone, Copy)]
@@ -37,27 +38,32 @@ impl Expected<'_> {
         self.outlet.wanted(there.then(|| Row::from_trusted(row)))
     }
 
-    /// Keys of records that only pending edits make.
+    /// Keys of records that the base lacks and the destination may hold: edits made them, or their going was refused.
     fn inserted(&self) -> Result<Vec<Key>, Error> {
+        let held: Records = self.pending.held().keys().cloned().collect();
         let mut keys = Vec::new();
-        for (collection, key) in self.pending.records() {
-            if collection != *self.outlet.name() {
+        for (collection, key) in self.pending.records().union(&held) {
+            if collection != self.outlet.name() {
                 continue;
             }
-            if !self.outlet.counted() {
-                if self.base(&key)?.is_none() {
-                    keys.push(key);
-                }
-                continue;
+            keys.push(key.clone());
+            if self.outlet.counted() {
+                let content = self.outlet.source.schema.key_content(key);
+                let base = count_equal(content, |key| Ok::<_, Error>(self.base(key)?.is_some()))?;
+                let count = self.pending.count_on_top(&self.outlet.source, content, |key| self.base(key))?;
+                keys.extend((base..count).map(|occurrence| counted(content, occurrence)));
             }
-            let content = self.outlet.source.schema.key_content(&key);
-            let base = count_equal(content, |key| Ok::<_, Error>(self.base(key)?.is_some()))?;
-            let count = self.pending.count_on_top(&self.outlet.source, content, |key| self.base(key))?;
-            keys.extend((base..count).map(|occurrence| counted(content, occurrence)));
         }
         keys.sort();
         keys.dedup();
-        Ok(keys)
+        let mut row = Vec::new();
+        let mut only = Vec::with_capacity(keys.len());
+        for key in keys {
+            if !self.view.get(self.outlet.name(), key.as_bytes(), &mut row)? {
+                only.push(key);
+            }
+        }
+        Ok(only)
     }
 }
 
@@ -115,10 +121,13 @@ pub(crate) struct ExpectedRecords<'a> {
     row: RowBuilder,
     key: Vec<u8>,
     count: u64,
+    /// What can't be converted is left out and noted here, instead of ending it all.
+    refused: Option<Vec<Refused>>,
 }
 
 impl<'a> ExpectedRecords<'a> {
-    pub(crate) fn new(expected: Expected<'a>) -> Result<ExpectedRecords<'a>, Error> {
+    /// `sets_aside`: what can't be converted is left out.
+    pub(crate) fn new(expected: Expected<'a>, sets_aside: bool) -> Result<ExpectedRecords<'a>, Error> {
         Ok(ExpectedRecords {
             base: Box::new(expected.view.records(expected.outlet.name())?),
             inserted: expected.inserted()?.into_iter(),
@@ -126,6 +135,7 @@ impl<'a> ExpectedRecords<'a> {
             row: RowBuilder::default(),
             key: Vec::new(),
             count: 0,
+            refused: sets_aside.then(Vec::new),
         })
     }
 
@@ -134,37 +144,61 @@ impl<'a> ExpectedRecords<'a> {
         self.count
     }
 
-    fn next(&mut self) -> Result<bool, Error> {
-        loop {
-            let Expected { outlet, pending, .. } = self.expected;
-            match self.base.next() {
-                Some(record) => {
-                    let (key, row) = record?;
-                    if pending.is_empty() {
-                        if !outlet.wants(&row)? {
-                            continue;
-                        }
-                        outlet.forward(&row, &mut self.row)?;
-                    } else {
-                        let Some(held) = self.expected.on_top(&Key::from_trusted(&*key))? else { continue };
-                        outlet.forward(held.as_bytes(), &mut self.row)?;
-                    }
+    /// What was left out.
+    pub(crate) fn take_refused(&mut self) -> Vec<Refused> {
+        self.refused.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The current record's row at the destination.
+    pub(crate) fn row(&self) -> &[u8] {
+        self.row.as_bytes()
+    }
+
+    /// The next record in the source's terms.
+    pub(crate) fn next_source(&mut self) -> Result<Option<(Key, Row)>, Error> {
+        let Expected { outlet, pending, .. } = self.expected;
+        for record in self.base.by_ref() {
+            let (key, row) = record?;
+            let key = Key::from_trusted(&*key);
+            let held = match pending.is_empty() {
+                true => outlet.wanted(Some(Row::from_trusted(&*row)))?,
+                false => self.expected.on_top(&key)?,
+            };
+            if let Some(held) = held {
+                return Ok(Some((key, held)));
+            }
+        }
+        for key in self.inserted.by_ref() {
+            if let Some(held) = self.expected.on_top(&key)? {
+                return Ok(Some((key, held)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes on to the next record as the destination holds it; `false` after the last.
+    pub(crate) fn next(&mut self) -> Result<bool, Error> {
+        let outlet = self.expected.outlet;
+        while let Some((key, row)) = self.next_source()? {
+            match (outlet.forward(row.as_bytes(), &mut self.row), &mut self.refused) {
+                (Err(error @ Error::Refused { .. }), Some(refused)) => {
+                    let (collection, reason) = (outlet.name().clone(), error.to_string());
+                    refused.push(Refused { collection, key, held: None, wanted: Some(row), reason, left_out: true });
                 }
-                None => {
-                    let Some(key) = self.inserted.next() else { return Ok(false) };
-                    let Some(held) = self.expected.on_top(&key)? else { continue };
-                    outlet.forward(held.as_bytes(), &mut self.row)?;
+                (result, _) => {
+                    result?;
+                    self.count += 1;
+                    self.key.clear();
+                    outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
+                    return Ok(true);
                 }
             }
-            self.count += 1;
-            self.key.clear();
-            outlet.destination.schema.key_into(self.row.as_bytes(), 0, &mut self.key);
-            return Ok(true);
         }
+        Ok(false)
     }
 }
 
-impl Records for ExpectedRecords<'_> {
+impl RecordStream for ExpectedRecords<'_> {
     fn advance(&mut self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
         self.next().map_err(Into::into)
     }
@@ -174,6 +208,6 @@ impl Records for ExpectedRecords<'_> {
     }
 
     fn row(&self) -> &[u8] {
-        self.row.as_bytes()
+        ExpectedRecords::row(self)
     }
 }

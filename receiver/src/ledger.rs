@@ -225,22 +225,34 @@ pub(crate) fn put_selection(batch: &mut Batch, selection: &Selection) -> Result<
     Ok(batch.meta_put_values(SELECTION, &values)?)
 }
 
-/// A revision as the destination's mark; `attempt` names what made the destination equal to it.
-pub(crate) fn mark_value(revision: &Revision, attempt: Option<u64>) -> Vec<u8> {
-    let mut values = revision.to_values().to_vec();
-    values.extend(attempt.map(|attempt| Value::Integer(attempt as i64)));
-    Row::of(&values).as_bytes().to_vec()
+/// What a destination's mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marked {
+    /// The revision it is at.
+    pub(crate) revision: Revision,
+    /// Names what made it equal to that, where it was made so as a whole.
+    pub(crate) attempt: Option<u64>,
+    /// How many of its records are held, though the source has them otherwise.
+    pub(crate) held: u64,
 }
 
-/// The revision in a destination's mark.
-pub(crate) fn mark_revision(mark: &[u8]) -> Option<Revision> {
-    Revision::from_values(Row::from_bytes(mark).ok()?.values().get(..3)?)
-}
+impl Marked {
+    /// As it is kept at the destination.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut values = self.revision.to_values().to_vec();
+        values.push(self.attempt.map_or(Value::Null, |attempt| Value::Integer(attempt as i64)));
+        values.push(Value::Integer(self.held as i64));
+        Row::of(&values).as_bytes().to_vec()
+    }
 
-/// The attempt in a destination's mark.
-pub(crate) fn mark_attempt(mark: &[u8]) -> Option<u64> {
-    match Row::from_bytes(mark).ok()?.values().get(3)? {
-        Value::Integer(attempt) => Some(*attempt as u64),
-        _ => None,
+    /// From [`Marked::to_bytes`]; `None` for anything else.
+    pub(crate) fn from_bytes(mark: &[u8]) -> Option<Marked> {
+        let values = Row::from_bytes(mark).ok()?.values();
+        let number = |at: usize| match values.get(at) {
+            Some(Value::Integer(number)) => Some(*number as u64),
+            _ => None,
+        };
+        let revision = Revision::from_values(values.get(..3)?)?;
+        Some(Marked { revision, attempt: number(3), held: number(4).unwrap_or_default() })
     }
 }

@@ -9,6 +9,7 @@
 
 mod config;
 mod contents;
+mod dead;
 mod error;
 mod expected;
 mod filter;
@@ -24,11 +25,12 @@ mod restore;
 mod verify;
 
 pub use config::{Config, MAX_DELETE_DEFAULT, OnError, Selection};
+pub use dead::DEAD_LETTERS_MAX;
 pub use error::Error;
 pub use filter::{Filter, FilterError, PREDICATE_BYTES_MAX, PREDICATE_DEPTH_MAX};
 pub use outlet::pair;
 pub use plan::{Plan, plan};
-pub use receiver::{Receiver, Round, Unsent, WISH_FAILED, Wish};
+pub use receiver::{Receiver, Round, Tried, Unsent, WISH_FAILED, Wish};
 pub use rehearsal::Planned;
 pub use restore::{plan_restore, restore};
 pub use verify::{Basis, Cause, Unequal, Verified, Why, verify};

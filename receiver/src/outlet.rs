@@ -252,7 +252,15 @@ impl Outlet {
             return self.settle(lifted.as_bytes(), None, out);
         };
         let mut expected = RowBuilder::default();
-        self.forward(base, &mut expected)?;
+        if let Err(error) = self.forward(base, &mut expected) {
+            // What the destination can't hold it doesn't hold: nothing stands there as projected.
+            if !matches!(error, Error::Refused { .. }) {
+                return Err(error);
+            }
+            let mut lifted = RowBuilder::default();
+            self.lens.backward(row, Some(base), &mut lifted);
+            return self.settle(lifted.as_bytes(), Some(base), out);
+        }
         if expected.as_bytes() == row {
             out.extend_from_slice(base);
             return Ok(());

@@ -1,6 +1,7 @@
-//! Edits on their way back: found at the destination, not yet answered by the source.
+//! Where the destination holds something else than the base: edits on their way back, and records whose change it refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use deltabus_record::apply;
 use deltabus_record::change::{Change, ReverseSet};
@@ -9,18 +10,44 @@ use deltabus_record::key::{Key, split_occurrence};
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 
-/// The reverse sets that wait for their answer, oldest first.
+/// Records by collection and key.
+pub(crate) type Records = BTreeSet<(CollectionName, Key)>;
+
+/// Records that are set aside, each as the destination holds it, in the source's terms; `None`: it holds none.
+pub(crate) type Held = BTreeMap<(CollectionName, Key), Option<Row>>;
+
+/// The reverse sets that wait for their answer, oldest first, and the records that are set aside.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
     sets: Vec<ReverseSet>,
+    held: Arc<Held>,
     /// The bus has all up to this number.
     sent: u64,
 }
 
 impl Pending {
-    /// With these sets, oldest first, of which the bus has those up to the number `sent`.
-    pub(crate) fn new(sets: Vec<ReverseSet>, sent: u64) -> Pending {
-        Pending { sets, sent }
+    /// With these sets, oldest first, of which the bus has those up to the number `sent`, and these records set aside.
+    pub(crate) fn new(sets: Vec<ReverseSet>, sent: u64, held: Held) -> Pending {
+        Pending { sets, sent, held: Arc::new(held) }
+    }
+
+    /// The records that are set aside.
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// The same edits with others set aside.
+    pub(crate) fn holding(&self, held: Held) -> Pending {
+        Pending { sets: self.sets.clone(), sent: self.sent, held: Arc::new(held) }
+    }
+
+    /// The same with these records no longer set aside.
+    pub(crate) fn lifting(&self, records: &Records) -> Pending {
+        let mut lifted = self.clone();
+        if self.held.keys().any(|key| records.contains(key)) {
+            Arc::make_mut(&mut lifted.held).retain(|key, _| !records.contains(key));
+        }
+        lifted
     }
 
     /// The number of the last set that is known to have arrived.
@@ -48,9 +75,9 @@ impl Pending {
         renumbered
     }
 
-    /// Whether nothing waits.
+    /// Whether nothing waits, and nothing is set aside.
     pub(crate) fn is_empty(&self) -> bool {
-        self.sets.is_empty()
+        self.sets.is_empty() && self.held.is_empty()
     }
 
     /// The sets, oldest first.
@@ -67,17 +94,21 @@ impl Pending {
     pub(crate) fn answered(&self, number: u64) -> (Pending, Vec<u64>) {
         let is_done = |set: &ReverseSet| set.id.number <= number.min(self.sent);
         let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(is_done);
-        (Pending { sets: left, sent: self.sent }, done.iter().map(|set| set.id.number).collect())
+        (
+            Pending { sets: left, sent: self.sent, held: Arc::clone(&self.held) },
+            done.iter().map(|set| set.id.number).collect(),
+        )
     }
 
     /// Only what has been answered when all sets sent up to `number` have been.
     pub(crate) fn done(&self, number: u64) -> Pending {
         let is_done = |set: &&ReverseSet| set.id.number <= number.min(self.sent);
-        Pending { sets: self.sets.iter().filter(is_done).cloned().collect(), sent: self.sent }
+        let sets = self.sets.iter().filter(is_done).cloned().collect();
+        Pending { sets, sent: self.sent, held: Arc::default() }
     }
 
     /// Every record with an edit.
-    pub(crate) fn records(&self) -> BTreeSet<(CollectionName, Key)> {
+    pub(crate) fn records(&self) -> Records {
         let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
         edits
             .flat_map(|edits| edits.changes.iter().map(|edit| (edits.collection.clone(), edit.key().clone())))
@@ -101,13 +132,14 @@ impl Pending {
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<Option<Row>, E> {
         let mut edits = self.edits(&collection.name).filter(|edit| same_record(collection, edit.key(), key)).peekable();
+        let base = |key: &Key| self.unedited(&collection.name, key, &base);
         let row = base(key)?;
         if edits.peek().is_none() {
             return Ok(row);
         }
         if collection.schema.key == KeySpec::WholeRow {
             let (content, occurrence) = split_occurrence(key.as_bytes());
-            let there = occurrence < self.count_on_top(collection, content, &base)?;
+            let there = occurrence < self.count(collection, content, &base)?;
             let inserted = |edit: &Change| match edit {
                 Change::Insert { row, .. } => Some(row.clone()),
                 _ => None,
@@ -132,6 +164,15 @@ impl Pending {
         content: &[u8],
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<u32, E> {
+        self.count(collection, content, &|key: &Key| self.unedited(&collection.name, key, &base))
+    }
+
+    fn count<E>(
+        &self,
+        collection: &Collection,
+        content: &[u8],
+        base: &impl Fn(&Key) -> Result<Option<Row>, E>,
+    ) -> Result<u32, E> {
         let mut count = count_equal(content, |key| Ok(base(key)?.is_some()))?;
         for edit in self.edits(&collection.name) {
             let (edited, occurrence) = split_occurrence(edit.key().as_bytes());
@@ -145,6 +186,22 @@ impl Pending {
             }
         }
         Ok(count)
+    }
+
+    /// A record without edits: as the base has it, or as it is held where it is set aside.
+    fn unedited<E>(
+        &self,
+        collection: &CollectionName,
+        key: &Key,
+        base: impl Fn(&Key) -> Result<Option<Row>, E>,
+    ) -> Result<Option<Row>, E> {
+        if self.held.is_empty() {
+            return base(key);
+        }
+        match self.held.get(&(collection.clone(), key.clone())) {
+            Some(held) => Ok(held.clone()),
+            None => base(key),
+        }
     }
 
     fn edits<'a>(&'a self, collection: &'a CollectionName) -> impl Iterator<Item = &'a Change> {

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::ledger;
+use crate::ledger::Marked;
 use crate::receiver::{Comparison, Purpose, Receiver, Round};
 use crate::restore::spool;
 
@@ -58,6 +58,13 @@ pub enum Cause {
     Edit,
     /// It was changed there and sent back in the reverse set of this number, which the source has not answered yet.
     Pending(u64),
+    /// The destination refuses to be changed.
+    Refused {
+        /// The dead letter's, where one waits for somebody.
+        id: Option<String>,
+        /// What it said.
+        reason: String,
+    },
     /// The receiver's state wasn't there to tell.
     Unknown,
 }
@@ -215,7 +222,7 @@ async fn from_bus(
     let mark = in_place(|| interface.mark(&owner));
     let mark = match mark {
         Err(InterfaceError::Missing { .. }) => None,
-        mark => mark?.and_then(|mark| ledger::mark_revision(&mark)).map(|revision| revision.number),
+        mark => mark?.and_then(|mark| Marked::from_bytes(&mark)).map(|mark| mark.revision.number),
     };
     let wanted = match why {
         Why::Runs(_) | Why::Damaged => mark.or_else(|| reported(&folder)),
@@ -257,9 +264,13 @@ fn verified(
     comparison: Comparison,
     basis: Basis,
 ) -> (Verified, Situation) {
+    let refused = comparison.refused;
     let cause = |collection: &Collection, difference: &Difference| match basis {
-        Basis::Bus(_) => Cause::Unknown,
         Basis::Own => receiver.cause(collection, difference),
+        Basis::Bus(_) => match refused.get(&(collection.name.clone(), difference.key.clone())) {
+            Some(reason) => Cause::Refused { id: None, reason: reason.clone() },
+            None => Cause::Unknown,
+        },
     };
     let mut unequal = Vec::new();
     for (collection, differences) in comparison.differences {

@@ -194,6 +194,22 @@ pub enum ConflictPolicy {
     Manual,
 }
 
+impl ConflictPolicy {
+    /// All of them.
+    pub const ALL: [ConflictPolicy; 4] =
+        [ConflictPolicy::Source, ConflictPolicy::Receiver, ConflictPolicy::Latest, ConflictPolicy::Manual];
+
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ConflictPolicy::Source => "source",
+            ConflictPolicy::Receiver => "receiver",
+            ConflictPolicy::Latest => "latest",
+            ConflictPolicy::Manual => "manual",
+        }
+    }
+}
+
 /// Which side of a conflict stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Winner {
@@ -242,18 +258,62 @@ pub struct Reply {
     pub reverse: ReverseId,
     /// A verdict for each edit. Accepted edits may be left out to save bytes: they are in the set's changes.
     pub verdicts: Vec<Verdict>,
-    /// Somebody decided conflicts of this reverse set by hand.
+    /// Somebody decided these by hand: conflicts and refused edits of this reverse set. The set may have been answered long
+    /// before.
     pub resolves: Vec<ConflictId>,
 }
 
-/// Names a conflict: the revision that recorded it and its place in that set's replies, counted from 1.
+/// Names a conflict, or an edit that was refused: the revision that recorded it and its place among all such in that set's
+/// replies, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConflictId {
     /// Revision number of the set with the verdict.
     pub revision: u64,
-    /// Which conflict of that set.
+    /// Which of that set's; see [`ChangeSet::cases`].
     pub index: u32,
 }
+
+/// A verdict that somebody may want to decide otherwise: a conflict, or an edit that was refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// Its name.
+    pub id: ConflictId,
+    /// The answer that it is a part of.
+    pub reply: &'a Reply,
+    /// What was found.
+    pub verdict: &'a Verdict,
+}
+
+impl ChangeSet {
+    /// The conflicts and refused edits that this set records, in the order in which they are numbered.
+    pub fn cases(&self) -> impl Iterator<Item = Case<'_>> {
+        let verdicts = self.replies.iter().flat_map(|reply| reply.verdicts.iter().map(move |verdict| (reply, verdict)));
+        let open =
+            verdicts.filter(|(_, verdict)| matches!(verdict.outcome, Outcome::Conflict(_) | Outcome::Refused { .. }));
+        (1..).zip(open).map(|(index, (reply, verdict))| Case {
+            id: ConflictId { revision: self.next.number, index },
+            reply,
+            verdict,
+        })
+    }
+}
+
+impl std::str::FromStr for ConflictId {
+    type Err = NotAConflictId;
+
+    fn from_str(text: &str) -> Result<ConflictId, NotAConflictId> {
+        let parts = || {
+            let (revision, index) = text.split_once('.')?;
+            Some(ConflictId { revision: revision.parse().ok()?, index: index.parse().ok()? })
+        };
+        parts().ok_or_else(|| NotAConflictId(text.to_owned()))
+    }
+}
+
+/// Text that names no conflict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no conflict; they look like 12.1")]
+pub struct NotAConflictId(pub String);
 
 impl fmt::Display for ConflictId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -287,4 +347,59 @@ pub struct ReverseSet {
     pub time_millis: u64,
     /// The edits; schema changes are never among them.
     pub edits: Transaction,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(outcome: Outcome) -> Verdict {
+        let edit = Change::Delete { key: Key::of(&[Value::Integer(1)]), row: Row::default() };
+        Verdict { collection: CollectionName::new("people"), edit, outcome }
+    }
+
+    fn conflict() -> Outcome {
+        Outcome::Conflict(Box::new(Conflict {
+            slot: None,
+            base: Value::Absent,
+            source: Value::Absent,
+            edit: Value::Absent,
+            source_deleted: false,
+            edit_deletes: true,
+            winner: Winner::Source,
+            open: true,
+        }))
+    }
+
+    #[test]
+    fn cases_are_numbered_through_all_replies_of_a_set() {
+        let reply = |number, outcomes: Vec<Outcome>| Reply {
+            reverse: ReverseId { receiver: ReceiverName::new("oslo").unwrap(), number },
+            verdicts: outcomes.into_iter().map(verdict).collect(),
+            resolves: Vec::new(),
+        };
+        let refused = Outcome::Refused { reason: "no".into() };
+        let set = ChangeSet {
+            base: Revision::default(),
+            next: Revision { number: 7, ..Revision::default() },
+            time_millis: 0,
+            transactions: Vec::new(),
+            replies: vec![
+                reply(4, vec![Outcome::Accepted, conflict(), Outcome::Already]),
+                reply(5, vec![refused, Outcome::Accepted, conflict()]),
+            ],
+        };
+        let cases: Vec<_> = set.cases().map(|case| (case.id.to_string(), case.reply.reverse.number)).collect();
+        assert_eq!(cases, [("7.1".into(), 4), ("7.2".into(), 5), ("7.3".into(), 5)]);
+        assert!(matches!(set.cases().nth(1).unwrap().verdict.outcome, Outcome::Refused { .. }));
+    }
+
+    #[test]
+    fn a_conflicts_name_is_read_as_it_is_written() {
+        let id = ConflictId { revision: 12, index: 3 };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for wrong in ["", "12", "12.", ".3", "12.x", "-1.2", "12.3.4", "oslo/3"] {
+            assert_eq!(wrong.parse::<ConflictId>(), Err(NotAConflictId(wrong.to_owned())));
+        }
+    }
 }

@@ -25,6 +25,6 @@ pub use load::Load;
 pub use requests::{Heard, Request, Requests, ask};
 pub use scan_index::{IndexDamaged, ScanIndex, ScanIndexWriter};
 pub use scratch::Scratch;
-pub use store::{Owner, Store, is_busy, read_status};
+pub use store::{Owner, Store, is_busy, read_letters, read_status};
 pub use view::{KnownRecords, Stored, View};
 pub use working::{ApplyError, Touched, Working};

@@ -194,9 +194,18 @@ impl Store {
 
     /// Replaces the status file, which other processes can read while this one has the store.
     pub fn write_status(&self, status: &[u8]) -> Result<(), Error> {
-        let path = self.inner.dir.join(STATUS_FILE);
-        let temporary = self.inner.dir.join(".status.new");
-        fs::write(&temporary, status).and_then(|()| fs::rename(&temporary, &path)).map_err(|source| Error::Io {
+        self.write_beside(STATUS_FILE, status)
+    }
+
+    /// Replaces the list of dead letters, which other processes can read as well.
+    pub fn write_letters(&self, letters: &[u8]) -> Result<(), Error> {
+        self.write_beside(LETTERS_FILE, letters)
+    }
+
+    fn write_beside(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let path = self.inner.dir.join(name);
+        let temporary = self.inner.dir.join(format!(".{name}.new"));
+        fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, &path)).map_err(|source| Error::Io {
             doing: "write",
             path,
             source,
@@ -207,9 +216,17 @@ impl Store {
 /// Where the owner says how it is, for other processes.
 const STATUS_FILE: &str = "status.json";
 
+/// Where the owner lists changes that were refused.
+const LETTERS_FILE: &str = "dead-letters.json";
+
 /// What the owner of a folder last said about itself; `None` if nothing.
 pub fn read_status(dir: &Path) -> Option<Vec<u8>> {
     fs::read(dir.join(STATUS_FILE)).ok()
+}
+
+/// What the owner of a folder last listed as dead letters; `None` if nothing.
+pub fn read_letters(dir: &Path) -> Option<Vec<u8>> {
+    fs::read(dir.join(LETTERS_FILE)).ok()
 }
 
 /// Whether some process has the folder open.
@@ -390,4 +407,4 @@ fn check_marker(dir: &Path, owner: &Owner) -> Result<(), Error> {
 }
 
 /// Files that may stand in a folder before its store is made.
-const OWN_FILES: &[&str] = &[LOCK_FILE, STATUS_FILE, REQUESTS, "location", "confirm"];
+const OWN_FILES: &[&str] = &[LOCK_FILE, STATUS_FILE, LETTERS_FILE, REQUESTS, "location", "confirm"];

@@ -1,5 +1,6 @@
 //! What can go wrong while transmitting.
 
+use deltabus_record::change::ConflictId;
 use deltabus_record::diff::DiffError;
 use deltabus_record::schema::{CollectionName, SourceName};
 use deltabus_state::{ApplyError, IndexDamaged};
@@ -57,6 +58,56 @@ pub enum Error {
     /// Something in the state store has another shape than it must have.
     #[error("the state's entry `{0}` can't be understood; move the state directory away, it is rebuilt from the log")]
     Ledger(&'static str),
+    /// There is nothing of that name to decide.
+    #[error(
+        "the log of `{source_name}` has no conflict and no refused edit {id}, or no longer; `deltabus conflicts {source_name}` and \
+         `deltabus dead-letters {source_name}` list what it has"
+    )]
+    NoCase {
+        /// The source.
+        source_name: SourceName,
+        /// What was asked for.
+        id: ConflictId,
+    },
+    /// It is decided about otherwise.
+    #[error("{id} is {}", if *refused {
+        format!("an edit that was refused: `deltabus dead-letters {source_name} retry {id}`, or `drop`")
+    } else {
+        format!("a conflict: `deltabus conflicts {source_name} resolve {id} --take source`, or `edit`")
+    })]
+    OtherCase {
+        /// The source.
+        source_name: SourceName,
+        /// What was asked for.
+        id: ConflictId,
+        /// It is a refused edit; else a conflict.
+        refused: bool,
+    },
+    /// The source is not what the decision was about.
+    #[error(
+        "conflict {id} stays open: the source has changed again since, {what} is {now} now. Change the source itself, or let it \
+         stand by `deltabus conflicts {source_name} resolve {id} --take source`"
+    )]
+    MovedOn {
+        /// The source.
+        source_name: SourceName,
+        /// The conflict.
+        id: ConflictId,
+        /// The field, or the record.
+        what: String,
+        /// What it is now.
+        now: String,
+    },
+    /// Nothing can be written to a source of which a delete is held back.
+    #[error(
+        "`{source_name}`: held back: {held}; `deltabus confirm {source_name}` lets it go, putting the source right forgets it"
+    )]
+    Held {
+        /// The source.
+        source_name: SourceName,
+        /// What is held.
+        held: String,
+    },
     /// Nothing is held.
     #[error("no delete of `{0}` is held back: there is nothing to confirm")]
     NothingHeld(SourceName),
@@ -73,6 +124,7 @@ impl Error {
             Error::Interface(_) | Error::DuplicateKey { .. } | Error::Index(_) => true,
             Error::Bus(error) => error.is_transient() || lost(error),
             Error::State(_) | Error::Apply(_) | Error::KeyChanged { .. } => false,
+            Error::NoCase { .. } | Error::OtherCase { .. } | Error::MovedOn { .. } | Error::Held { .. } => true,
             Error::Active { .. } | Error::Ledger(_) | Error::NothingHeld(_) => false,
         }
     }

@@ -21,4 +21,4 @@ mod transmitter;
 pub use config::{Config, MAX_DELETE_DEFAULT};
 pub use error::Error;
 pub use guard::Held;
-pub use transmitter::{Question, Round, Status, Transmitter, confirm};
+pub use transmitter::{ANSWER_BUSY, ANSWER_FAILED, Decided, Decision, Question, Round, Status, Transmitter, confirm};

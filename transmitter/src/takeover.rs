@@ -186,8 +186,15 @@ fn apply(store: &Store, set: &ChangeSet, position: &Position) -> Result<(), Erro
     }
     let mut batch = store.batch();
     working.write(&mut batch)?;
+    let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let mut answered = cursors.clone();
     for reply in &set.replies {
-        ledger::put_cursor(&mut batch, &reply.reverse.receiver, reply.reverse.number)?;
+        // A decision by hand speaks of a reverse set that was answered before.
+        let answered = answered.entry(reply.reverse.receiver.clone()).or_default();
+        *answered = (*answered).max(reply.reverse.number);
+    }
+    for (receiver, number) in answered.iter().filter(|(receiver, number)| cursors.get(*receiver) != Some(*number)) {
+        ledger::put_cursor(&mut batch, receiver, *number)?;
     }
     ledger::put_revision(&mut batch, &set.next)?;
     ledger::put_position(&mut batch, position)?;

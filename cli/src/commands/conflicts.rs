@@ -1,71 +1,65 @@
 //! `deltabus conflicts`: edits that met a changed source.
 
+use std::collections::HashMap;
+
 use deltabus_bus::Entry;
-use deltabus_record::change::{ConflictId, Outcome, Winner};
+use deltabus_record::change::{Case, ChangeSet, Conflict, ConflictId, Outcome, Winner};
 use deltabus_record::key;
 use deltabus_record::text::{display, printable, to_text};
 use deltabus_record::value::Value;
+use deltabus_transmitter::Decision;
 
-use crate::arguments::{Conflicts, Global};
+use crate::arguments::{Conflicts, ConflictsCommand, Global, Side};
+use crate::commands::decide;
 use crate::commands::log::{Schemas, entries};
 use crate::error::{Error, Exit};
 use crate::output::{Paint, counted, time_text};
 
-/// Lists the conflicts in the log.
+/// Runs the command.
 pub(crate) async fn conflicts(global: &Global, options: Conflicts) -> Result<Exit, Error> {
+    match &options.command {
+        None => list(global, &options).await,
+        Some(ConflictsCommand::Resolve { id, take }) => {
+            let decision = match take {
+                Side::Source => Decision::TakeSource,
+                Side::Edit => Decision::TakeEdit,
+            };
+            decide::decide(global, &options.source, *id, decision).await
+        }
+    }
+}
+
+/// Lists the conflicts in the log.
+async fn list(global: &Global, options: &Conflicts) -> Result<Exit, Error> {
     let (log, entries) = entries(global, &options.source).await?;
     let mut schemas = Schemas::of(&log).await?;
+    let sets = || {
+        entries.iter().filter_map(|entry| match entry {
+            Entry::Set(delivered) => Some(&delivered.set),
+            Entry::Foundation { .. } => None,
+        })
+    };
+    let decided: HashMap<ConflictId, u64> = sets()
+        .flat_map(|set| set.replies.iter().flat_map(|reply| &reply.resolves).map(|id| (*id, set.next.number)))
+        .collect();
     let paint = Paint::for_stdout();
     let mut count = 0;
-    for entry in &entries {
-        let Entry::Set(delivered) = entry else { continue };
-        let set = &delivered.set;
+    for set in sets() {
         schemas.note(set);
-        let mut index = 0;
-        for reply in &set.replies {
-            for verdict in &reply.verdicts {
-                let Outcome::Conflict(conflict) = &verdict.outcome else { continue };
-                index += 1;
-                count += 1;
-                let id = ConflictId { revision: set.next.number, index };
-                let schema = schemas.schema(&verdict.collection);
-                let field = conflict.slot.map(|slot| {
-                    schema.fields.get(slot as usize).map_or_else(|| format!("field {slot}"), |field| field.name.clone())
-                });
-                let record = key::display(verdict.edit.key().as_bytes());
-                let stands = match conflict.winner {
-                    Winner::Source => "source",
-                    Winner::Edit => "edit",
-                };
-                if options.json {
-                    let text = |value: &Value| to_text(value);
-                    let line = serde_json::json!({
-                        "id": id.to_string(), "revision": id.revision, "time_millis": set.time_millis,
-                        "receiver": reply.reverse.receiver.as_str(), "reverse_set": reply.reverse.number,
-                        "collection": verdict.collection.as_str(), "key": record, "field": field,
-                        "base": text(&conflict.base), "source": text(&conflict.source), "edit": text(&conflict.edit),
-                        "source_deleted": conflict.source_deleted, "edit_deletes": conflict.edit_deletes,
-                        "stands": stands, "open": conflict.open,
-                    });
-                    println!("{line}");
-                    continue;
-                }
-                let open = if conflict.open { paint.yellow("  open") } else { String::new() };
-                let at = time_text(set.time_millis);
-                let collection = printable(verdict.collection.as_str());
-                println!("{}  {at}  {collection} {record}{open}", paint.bold(&id.to_string()));
-                let who = reply.reverse.receiver.to_string();
-                match field {
-                    Some(field) => {
-                        println!("  {}: both started from {}", printable(&field), display(&conflict.base));
-                        println!("    the source has {}{}", display(&conflict.source), mark(stands == "source"));
-                        println!("    {who} wanted {}{}", display(&conflict.edit), mark(stands == "edit"));
-                    }
-                    None if conflict.source_deleted => {
-                        println!("  the source had deleted the record, {who} edited it: it came back with the edit");
-                    }
-                    None => println!("  {who} deleted the record, but the source had changed it: it stays"),
-                }
+        for case in set.cases() {
+            let Outcome::Conflict(conflict) = &case.verdict.outcome else { continue };
+            let decided = decided.get(&case.id).copied();
+            count += u64::from(decided.is_none());
+            if decided.is_some() && !options.all {
+                continue;
+            }
+            let schema = schemas.schema(&case.verdict.collection);
+            let field = conflict.slot.map(|slot| {
+                schema.fields.get(slot as usize).map_or_else(|| format!("field {slot}"), |field| field.name.clone())
+            });
+            match options.json {
+                true => println!("{}", to_json(set, &case, conflict, field, decided)),
+                false => print(paint, set, &case, conflict, field, decided),
             }
         }
     }
@@ -81,6 +75,58 @@ pub(crate) async fn conflicts(global: &Global, options: Conflicts) -> Result<Exi
     Ok(Exit::Differs)
 }
 
-fn mark(stands: bool) -> &'static str {
-    if stands { "  <- stands" } else { "" }
+fn to_json(
+    set: &ChangeSet,
+    case: &Case<'_>,
+    conflict: &Conflict,
+    field: Option<String>,
+    decided: Option<u64>,
+) -> serde_json::Value {
+    let text = |value: &Value| to_text(value);
+    serde_json::json!({
+        "id": case.id.to_string(), "revision": case.id.revision, "time_millis": set.time_millis,
+        "receiver": case.reply.reverse.receiver.as_str(), "reverse_set": case.reply.reverse.number,
+        "collection": case.verdict.collection.as_str(), "key": key::display(case.verdict.edit.key().as_bytes()),
+        "field": field, "base": text(&conflict.base), "source": text(&conflict.source), "edit": text(&conflict.edit),
+        "source_deleted": conflict.source_deleted, "edit_deletes": conflict.edit_deletes,
+        "stands": stands(conflict), "open": conflict.open && decided.is_none(), "decided": decided,
+    })
+}
+
+fn print(
+    paint: Paint,
+    set: &ChangeSet,
+    case: &Case<'_>,
+    conflict: &Conflict,
+    field: Option<String>,
+    decided: Option<u64>,
+) {
+    let state = match decided {
+        Some(revision) => paint.dim(&format!("  decided in revision {revision}")),
+        None if conflict.open => paint.yellow("  open"),
+        None => String::new(),
+    };
+    let (id, at) = (paint.bold(&case.id.to_string()), time_text(set.time_millis));
+    let record = key::display(case.verdict.edit.key().as_bytes());
+    println!("{id}  {at}  {} {record}{state}", printable(case.verdict.collection.as_str()));
+    let who = case.reply.reverse.receiver.to_string();
+    let mark = |side: &str| if decided.is_none() && stands(conflict) == side { "  <- stands" } else { "" };
+    match field {
+        Some(field) => {
+            println!("  {}: both started from {}", printable(&field), display(&conflict.base));
+            println!("    the source has {}{}", display(&conflict.source), mark("source"));
+            println!("    {who} wanted {}{}", display(&conflict.edit), mark("edit"));
+        }
+        None if conflict.source_deleted => {
+            println!("  the source had deleted the record, {who} edited it: it came back with the edit");
+        }
+        None => println!("  {who} deleted the record, but the source had changed it: it stays"),
+    }
+}
+
+fn stands(conflict: &Conflict) -> &'static str {
+    match conflict.winner {
+        Winner::Source => "source",
+        Winner::Edit => "edit",
+    }
 }

@@ -1,9 +1,10 @@
 //! `deltabus confirm` and `snapshot`: asking a transmitter, wherever it runs.
 
 use deltabus_record::text::printable;
-use deltabus_transmitter::{Config, Question, Transmitter};
+use deltabus_transmitter::{ANSWER_FAILED, Question, Transmitter};
 
 use crate::arguments::{Global, Named};
+use crate::commands::decide;
 use crate::error::{Error, Exit};
 use crate::session;
 
@@ -27,7 +28,7 @@ pub(crate) async fn confirm(global: &Global, options: Named) -> Result<Exit, Err
             format!("confirmed: {held}; the next `deltabus transmit {} …` publishes it", options.source)
         }
     };
-    if let Some(error) = text.strip_prefix("error: ") {
+    if let Some(error) = text.strip_prefix(ANSWER_FAILED) {
         return Err(Error::Trouble(error.to_owned()));
     }
     if !global.quiet {
@@ -45,17 +46,7 @@ pub(crate) async fn snapshot(global: &Global, options: Named) -> Result<Exit, Er
     let text = match answer {
         Some(answer) => String::from_utf8_lossy(&answer).into_owned(),
         None => {
-            let folder = state.source_folder(&options.source);
-            if !folder.is_dir() {
-                return Err(Error::Trouble(format!(
-                    "no transmitter of `{}` answers, and it has no state here; run this where it runs",
-                    options.source
-                )));
-            }
-            let status = deltabus_state::read_status(&folder).unwrap_or_default();
-            let status: serde_json::Value = serde_json::from_slice(&status).unwrap_or_default();
-            let location = status["location"].as_str().unwrap_or_default();
-            let config = Config::new(options.source.clone(), deltabus_interfaces::Location::parse(location)?);
+            let config = decide::config(&state, &options.source)?;
             let mut transmitter = Transmitter::open(config, broker, &state)?;
             let revision = transmitter.snapshot().await?;
             format!("snapshot written at revision {revision}")

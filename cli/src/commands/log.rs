@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use deltabus_bus::broker::Broker;
 use deltabus_bus::{Delivered, Entry, Log as BusLog, history};
-use deltabus_record::change::{Change, ChangeSet, Outcome};
+use deltabus_record::change::{Change, ChangeSet, Outcome, ReverseId};
 use deltabus_record::schema::{Collection, CollectionName, SourceName};
 use deltabus_record::text::printable;
 
@@ -74,9 +74,16 @@ pub(crate) async fn log(global: &Global, options: Log) -> Result<Exit, Error> {
                     });
                     writeln!(out, "{line}")?;
                 } else {
-                    let from = set.replies.iter().map(|reply| reply.reverse.receiver.to_string()).collect::<Vec<_>>();
+                    let answers = set.replies.iter().filter(|reply| reply.resolves.is_empty());
+                    let from = answers.map(|reply| reply.reverse.receiver.to_string()).collect::<Vec<_>>();
                     let from =
                         if from.is_empty() { String::new() } else { format!("  edits from {}", from.join(", ")) };
+                    let decided = set.replies.iter().flat_map(|reply| &reply.resolves);
+                    let decided = decided.map(ToString::to_string).collect::<Vec<_>>();
+                    let from = match decided.is_empty() {
+                        true => from,
+                        false => format!("{from}  decides {}", decided.join(", ")),
+                    };
                     let conflicts =
                         if conflicts > 0 { format!("  {}", counted(conflicts, "conflict")) } else { String::new() };
                     writeln!(
@@ -166,7 +173,12 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
         }
     }
     if !options.json {
-        for reply in &set.replies {
+        for reply in set.replies.iter().filter(|reply| !reply.resolves.is_empty()) {
+            let decided = reply.resolves.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let ReverseId { receiver, number } = &reply.reverse;
+            writeln!(out, "decides {decided}, of reverse set {number} of {receiver}")?;
+        }
+        for reply in set.replies.iter().filter(|reply| reply.resolves.is_empty()) {
             writeln!(
                 out,
                 "answers reverse set {} of {}: {}",

@@ -6,6 +6,8 @@ pub(crate) mod compare;
 pub(crate) mod conflicts;
 pub(crate) mod control;
 pub(crate) mod copy;
+pub(crate) mod dead_letters;
+pub(crate) mod decide;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod log;

@@ -11,7 +11,7 @@ use deltabus_receiver::{
 use deltabus_record::diff;
 use deltabus_record::json;
 use deltabus_record::row::Row;
-use deltabus_record::schema::Collection;
+use deltabus_record::schema::{Collection, ReceiverName, SourceName};
 use deltabus_record::text::display;
 use deltabus_record::value::Value;
 use deltabus_state::{Error as StateError, Heard, StateDirectory, ask};
@@ -75,6 +75,12 @@ async fn verify_one(
     let after = deltabus_receiver::verify(config.clone(), broker, state).await?;
     let mended = verified.differing().saturating_sub(after.differing());
     report(global, options, &config, &after, mended)?;
+    if after.unequal.iter().flat_map(|(_, unequal)| unequal).any(is_refused) {
+        eprintln!(
+            "deltabus: what the destination refuses stays: `deltabus dead-letters {}` lists it, and `retry` tries it again",
+            config.source
+        );
+    }
     if after.has(&Cause::Edit) || after.unequal.iter().flat_map(|(_, unequal)| unequal).any(is_pending) {
         eprintln!("deltabus: edits that were sent back stay until the source has answered them");
     }
@@ -83,6 +89,10 @@ async fn verify_one(
 
 fn is_pending(unequal: &Unequal) -> bool {
     matches!(unequal.cause, Cause::Pending(_))
+}
+
+fn is_refused(unequal: &Unequal) -> bool {
+    matches!(unequal.cause, Cause::Refused { .. })
 }
 
 /// Has the receiver mend its destination, whether it runs or not.
@@ -102,7 +112,7 @@ async fn mend(
     let opened = Receiver::open(config.clone(), broker, state);
     if let Err(ReceiverError::State(StateError::Busy { .. })) = &opened {
         let wish = Wish::Repair(unsent);
-        return ask_receiver(config, state, &wish).await?.ok_or_else(|| {
+        return ask_receiver(source, receiver, state, &wish).await?.map(drop).ok_or_else(|| {
             Error::Trouble(format!("receiver `{receiver}` of `{source}` has just ended; run this again"))
         });
     }
@@ -111,12 +121,16 @@ async fn mend(
 }
 
 /// Asks a running receiver; `None` if it doesn't run any more and nothing was done.
-pub(crate) async fn ask_receiver(config: &Config, state: &StateDirectory, wish: &Wish) -> Result<Option<()>, Error> {
-    let (source, receiver) = (&config.source, &config.name);
+pub(crate) async fn ask_receiver(
+    source: &SourceName,
+    receiver: &ReceiverName,
+    state: &StateDirectory,
+    wish: &Wish,
+) -> Result<Option<String>, Error> {
     let folder = state.receiver_folder(source, receiver);
     match block_in_place(|| ask(&folder, &wish.to_text(), PATIENCE))? {
         Heard::Answer(answer) => match answer.strip_prefix(WISH_FAILED) {
-            None => Ok(Some(())),
+            None => Ok(Some(answer)),
             Some(problem) => Err(Error::Trouble(format!("receiver `{receiver}` of `{source}`: {problem}"))),
         },
         Heard::Nobody => Ok(None),
@@ -170,6 +184,8 @@ fn print(out: &mut dyn Write, paint: Paint, collection: &Collection, unequal: &U
     let why = match cause {
         Cause::Edit => "  (edited there, not sent yet)".into(),
         Cause::Pending(number) => format!("  (edited there, sent as reverse set {number}, not answered yet)"),
+        Cause::Refused { id: Some(id), reason } => format!("  (refused, dead letter {id}: {reason})"),
+        Cause::Refused { id: None, reason } => format!("  (refused: {reason})"),
         Cause::Drift | Cause::Unknown => String::new(),
     };
     let why = paint.dim(&why);
@@ -218,6 +234,10 @@ fn print_json(out: &mut dyn Write, collection: &Collection, unequal: &Unequal) -
     if let Cause::Pending(number) = cause {
         object.push(("reverse_set".into(), Value::Integer(*number as i64)));
     }
+    if let Cause::Refused { id, reason } = cause {
+        object.extend(id.as_ref().map(|id| ("dead_letter".to_owned(), Value::text(id.as_str()))));
+        object.push(("reason".into(), Value::text(reason.as_str())));
+    }
     Ok(writeln!(out, "{}", json::write(&Value::Map(object)))?)
 }
 
@@ -226,6 +246,7 @@ fn cause_name(cause: &Cause) -> &'static str {
         Cause::Drift => "drift",
         Cause::Edit => "edit",
         Cause::Pending(_) => "pending",
+        Cause::Refused { .. } => "refused",
         Cause::Unknown => "unknown",
     }
 }

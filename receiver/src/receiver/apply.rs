@@ -3,24 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use deltabus_bus::{Delivered, Position};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Staged, Stamp, in_place};
+use deltabus_bus::Delivered;
+use deltabus_interfaces::{Error as InterfaceError, in_place};
 
 use deltabus_record::diff;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
-use deltabus_record::value::Value;
-use deltabus_state::{Batch, Working};
+use deltabus_state::Working;
 use metrics::{counter, gauge, histogram};
 
-use crate::config::OnError;
+use crate::dead::DeadLetters;
 use crate::error::Error;
-use crate::ledger::{self, Journal};
+use crate::ledger;
 use crate::metrics as figures;
-use crate::outlet::Outlet;
+use crate::pending::Records;
 
-use super::{DESTINATION_ATTEMPTS, Receiver, Round, settled, write};
+use super::bring::{Bringing, Brought, Turn};
+use super::{DESTINATION_ATTEMPTS, Receiver, Round};
 
 impl Receiver {
     /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
@@ -113,18 +113,18 @@ impl Receiver {
             bytes += size;
         }
         let (pending, done) = self.pending.answered(answered);
+        let touched: Records =
+            working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
         let mut batch = self.store.batch();
-        let mut stamp = self.stamp.clone();
+        let mut brought = Brought { stamp: self.stamp.clone(), dead: self.dead.clone(), ..Brought::default() };
         let mut schemas_changed = false;
         let mut adopts = false;
-        let mut written: Vec<(CollectionName, Key)> = Vec::new();
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
             let outlets = self.outlets(working.collections(), &found)?;
             adopts = schemas_changed && outlets.iter().any(|outlet| outlet.adopts(view.collection(outlet.name())));
-            let mut records: BTreeSet<(CollectionName, Key)> =
-                working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
+            let mut records = touched.clone();
             if !done.is_empty() {
                 records.extend(self.pending.records());
             }
@@ -132,6 +132,8 @@ impl Receiver {
                 let mut row = Vec::new();
                 Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
             };
+            // What was refused before is tried again as a whole.
+            let pending = pending.lifting(&touched);
             let mut equals = BTreeSet::new();
             for (name, key) in &records {
                 let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name && outlet.counted()) else {
@@ -146,50 +148,17 @@ impl Receiver {
                 equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
             }
             records.extend(equals);
-            let mut upcoming = Vec::new();
-            let mut writes: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
-            for (collection, key) in &records {
-                let Some(at) = outlets.iter().position(|outlet| outlet.name() == collection) else { continue };
+            let mut turns = Vec::new();
+            for (collection, key) in records {
+                let Some(at) = outlets.iter().position(|outlet| *outlet.name() == collection) else { continue };
                 let outlet = &outlets[at];
                 let source = &outlet.source;
-                let before = self.pending.on_top(source, key, |key| outlet.wanted(known(collection, key)?))?;
-                let after = pending.on_top(source, key, |key| outlet.wanted(working.get(collection, key)?))?;
-                if before == after {
-                    continue;
-                }
-                if let Some(after) = &after {
-                    let had = before.as_ref().map(|before| before.as_bytes()).unwrap_or_default();
-                    let had: Vec<_> = outlets[at].references(had).collect();
-                    upcoming.extend(outlets[at].references(after.as_bytes()).filter(|large| !had.contains(large)));
-                }
-                match write(&outlets[at], before.as_ref(), after.as_ref()) {
-                    Ok(write) => {
-                        writes[at].extend(write);
-                        written.push((collection.clone(), key.clone()));
-                    }
-                    Err(error) if self.config.on_error == OnError::DeadLetter && is_refusal(&error) => {
-                        round.dead_letters += 1;
-                        self.dead_letter(&mut batch, next.revision.number, collection, key, &error)?;
-                    }
-                    Err(error) => return Err(error),
+                let before = self.pending.on_top(source, &key, |key| outlet.wanted(known(&collection, key)?))?;
+                let after = pending.on_top(source, &key, |key| outlet.wanted(working.get(&collection, key)?))?;
+                if before != after {
+                    turns.push(Turn { at, key, before, after });
                 }
             }
-            for (outlet, writes) in outlets.iter().zip(&mut writes) {
-                *writes = settled(outlet, std::mem::take(writes));
-            }
-            if !upcoming.is_empty() {
-                self.large.announce(upcoming);
-            }
-            if self.config.on_error == OnError::DeadLetter {
-                self.sort_out(&outlets, &mut writes, next.revision.number, &mut batch, round)?;
-            }
-            round.changes += writes.iter().map(|writes| writes.len() as u64).sum::<u64>();
-            for (outlet, writes) in outlets.iter().zip(&writes).filter(|(_, writes)| !writes.is_empty()) {
-                let mut labels = self.labels().to_vec();
-                labels.push(("collection", outlet.name().to_string()));
-                counter!(figures::CHANGES_APPLIED, &labels).increment(writes.len() as u64);
-            }
-            let all = collection_writes(&outlets, &writes, schemas_changed);
             let gone: Vec<Collection> = view
                 .collections()
                 .iter()
@@ -197,7 +166,23 @@ impl Receiver {
                 .filter(|known| found.iter().any(|found| found.name == known.name))
                 .cloned()
                 .collect();
-            stamp = self.write_destination(all, &gone, &next)?.or(stamp);
+            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next };
+            brought = self.bring(&bringing, turns, round)?;
+        } else if ledger::reconcile(&view)? {
+            // It gets all of it later, and then refuses what it refuses.
+            brought.dead = self.dead.touched(&touched);
+        } else {
+            // What it refused then was written down before.
+            brought.dead = match DeadLetters::intended(&view)? {
+                Some((revision, dead)) if revision == next.revision.number => dead,
+                _ => self.dead.after(&touched, Vec::new(), self.refusal(&next))?,
+            };
+        }
+        let Brought { mut stamp, dead, written } = brought;
+        dead.write(&self.dead, &mut batch)?;
+        DeadLetters::settle(&mut batch)?;
+        if dead != self.dead {
+            self.list_letters(&dead, working.collections())?;
         }
         working.write(&mut batch)?;
         for number in done {
@@ -226,7 +211,8 @@ impl Receiver {
             self.stale.entry(collection).or_default().insert(content);
         }
         self.stamp = stamp;
-        self.pending = pending;
+        self.pending = pending.holding(dead.held());
+        self.dead = dead;
         if schemas_changed && destination == Destination::Lacks {
             self.found = Some(self.collections()?);
         }
@@ -240,112 +226,6 @@ impl Receiver {
             gauge!(figures::LAG_SECONDS, &self.labels()).set(lag);
         }
         Ok(())
-    }
-
-    /// Writes the destination, if there is anything to write; gives its new stamp.
-    fn write_destination<'a>(
-        &self,
-        mut all: Vec<CollectionWrite<'a>>,
-        gone: &'a [Collection],
-        next: &Position,
-    ) -> Result<Option<Stamp>, Error> {
-        for collection in gone {
-            all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
-        }
-        if all.is_empty() && !self.interface.transactional() {
-            return Ok(None);
-        }
-        let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
-        let mark = self.mark(next, None);
-        let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
-        Ok(Some(match staged.content() {
-            Some(_) => self.commit_journalled(staged, next.revision.number, self.store.batch())?,
-            None => staged.commit()?,
-        }))
-    }
-
-    /// Commits what is staged at the destination, after the intent is written down together with `batch`: after a crash that
-    /// tells whether it happened.
-    pub(super) fn commit_journalled(
-        &self,
-        mut staged: Box<dyn Staged + '_>,
-        revision: u64,
-        mut batch: Batch,
-    ) -> Result<Stamp, Error> {
-        let temporary = staged.temporary();
-        let place = temporary.as_ref().map(|temporary| temporary.path().to_owned());
-        let journal = staged.content().map(|content| Journal { revision, content, temporary: place });
-        ledger::put_journal(&mut batch, journal.as_ref())?;
-        batch.commit()?;
-        let committed = staged.commit();
-        if committed.is_err() && temporary.is_some() {
-            // Before the temporary file goes, or its absence would say that it took the destination's place.
-            let mut batch = self.store.batch();
-            ledger::put_journal(&mut batch, None)?;
-            batch.commit()?;
-        }
-        Ok(committed?)
-    }
-
-    /// Takes out writes that the destination refuses, each tried on its own, if they don't go together.
-    fn sort_out(
-        &self,
-        outlets: &[Outlet],
-        writes: &mut [Vec<RecordWrite>],
-        revision: u64,
-        batch: &mut Batch,
-        round: &mut Round,
-    ) -> Result<(), Error> {
-        let expected = self.stamp.clone().unwrap_or(Stamp::MISSING);
-        let tried = |writes: &[Vec<RecordWrite>]| {
-            let mut all = collection_writes(outlets, writes, false);
-            self.interface.stage(&mut all, &expected, None, &*self.large).map(drop)
-        };
-        match tried(writes) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() => return Err(error.into()),
-            Err(_) => {}
-        }
-        for (at, outlet) in outlets.iter().enumerate() {
-            let mut kept = Vec::new();
-            for write in std::mem::take(&mut writes[at]) {
-                let mut alone: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
-                alone[at] = vec![write.clone()];
-                match tried(&alone) {
-                    Ok(()) => kept.push(write),
-                    Err(error) if error.is_transient() => return Err(error.into()),
-                    Err(error) => {
-                        round.dead_letters += 1;
-                        let (RecordWrite::Put { key, .. } | RecordWrite::Remove { key, .. }) = &write;
-                        self.dead_letter(batch, revision, outlet.name(), key, &error.into())?;
-                    }
-                }
-            }
-            writes[at] = kept;
-        }
-        Ok(())
-    }
-
-    /// Keeps a change that can't be applied.
-    fn dead_letter(
-        &self,
-        batch: &mut Batch,
-        revision: u64,
-        collection: &CollectionName,
-        key: &Key,
-        error: &Error,
-    ) -> Result<(), Error> {
-        counter!(figures::DEAD_LETTERS, &self.labels()).increment(1);
-        let key_text = deltabus_record::key::display(key.as_bytes());
-        tracing::error!(revision, %collection, key = key_text, %error, "a change is kept among the dead letters");
-        let name = format!("dead/{revision:020}/{collection}/{key_text}");
-        let values = [
-            Value::Integer(revision as i64),
-            Value::text(collection.as_str()),
-            Value::Bytes(key.as_bytes().to_vec()),
-            Value::text(error.to_string()),
-        ];
-        Ok(batch.meta_put_values(&name, &values)?)
     }
 }
 
@@ -377,23 +257,4 @@ fn runs(sets: Vec<Delivered>) -> Vec<Vec<Delivered>> {
 enum Destination {
     HasIt,
     Lacks,
-}
-
-/// The writes of all collections that have any; all collections where schemas changed.
-fn collection_writes<'a>(
-    outlets: &'a [Outlet],
-    writes: &'a [Vec<RecordWrite>],
-    schemas_changed: bool,
-) -> Vec<CollectionWrite<'a>> {
-    let all = outlets.iter().zip(writes).filter(|(_, writes)| schemas_changed || !writes.is_empty());
-    all.map(|(outlet, writes)| CollectionWrite {
-        collection: &outlet.destination,
-        dropped: &outlet.dropped,
-        action: Action::Write(writes),
-    })
-    .collect()
-}
-
-fn is_refusal(error: &Error) -> bool {
-    matches!(error, Error::Refused { .. })
 }

@@ -1,15 +1,19 @@
 //! The base beside what stands at the destination, by digests of ranges first.
 
+use std::collections::BTreeMap;
+
 use deltabus_interfaces::found::{self, Translate};
 use deltabus_interfaces::{Decoded, Error as InterfaceError, Extent, Fingerprint, Scan, Stamp, Unread};
 use deltabus_record::diff::{self, Difference, Identity, Known, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
-use deltabus_record::row::RowBuilder;
-use deltabus_record::schema::Collection;
+use deltabus_record::key::Key;
+use deltabus_record::row::{Row, RowBuilder};
+use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_state::View;
 
+use crate::dead::Refused;
 use crate::error::Error;
-use crate::expected::Expected;
+use crate::expected::{Expected, ExpectedRecords};
 use crate::outlet::{Outlet, pair};
 use crate::pending::Pending;
 use crate::ranges::{Differing, RANGE_RECORDS, Ranges, Side};
@@ -33,6 +37,8 @@ pub(crate) struct Comparison {
     pub(crate) missing: Vec<(Collection, u64)>,
     /// Records that differ, by collection of the source and in its terms: as they should be, and as they are.
     pub(crate) differences: Vec<(Collection, Vec<Difference>)>,
+    /// Why some of them could not be brought there.
+    pub(crate) refused: BTreeMap<(CollectionName, Key), String>,
     /// What could not be read.
     pub(crate) unread: Vec<Unread>,
 }
@@ -45,7 +51,8 @@ struct Pair {
 }
 
 impl Receiver {
-    /// Compares the whole destination with the base, without edits. Memory: a key and two digests for [`RANGE_RECORDS`] records,
+    /// Compares the whole destination with the base, without edits; where changes were refused, with what is held instead of
+    /// them, and then lists those as well. Memory: a key and two digests for [`RANGE_RECORDS`] records,
     /// and what differs.
     ///
     /// Fails with the interface's `Changed` if the destination is written meanwhile.
@@ -67,8 +74,14 @@ impl Receiver {
         }
         // A scan goes through its collections in order.
         pairs.sort_by_key(|pair| pair.at);
+        let mut instead = Pending::default().holding(self.dead.held());
+        let mut refused: BTreeMap<_, _> =
+            self.dead.iter().map(|letter| (letter.place(), letter.reason.clone())).collect();
         for Pair { outlet, at, ranges } in &mut pairs {
-            add_expected(&view, outlet, ranges)?;
+            let expected = Expected { view: &view, outlet, pending: &instead };
+            for Refused { collection, key, reason, .. } in add_expected(expected, ranges)? {
+                refused.insert((collection, key), reason);
+            }
             if let (Some(scan), Some(at)) = (&mut scan, *at) {
                 add_found(&mut **scan, at, outlet, ranges)?;
             }
@@ -88,13 +101,29 @@ impl Receiver {
             missing: Vec::new(),
             differences: Vec::new(),
             unread,
+            refused,
         };
-        self.read_in_detail(&view, &pairs, &mut comparison)?;
+        let mut held = instead.held().clone();
+        for place in comparison.refused.keys() {
+            // What can't even be converted is not there.
+            held.entry(place.clone()).or_default();
+        }
+        instead = instead.holding(held);
+        self.read_in_detail(&view, &pairs, &instead, &mut comparison)?;
+        for pair in pairs.iter().filter(|pair| pair.at.is_some()) {
+            list_refused(&view, &pair.outlet, &instead, &mut comparison)?;
+        }
         Ok(comparison)
     }
 
     /// Reads the ranges that differ, record by record.
-    fn read_in_detail(&self, view: &View, pairs: &[Pair], comparison: &mut Comparison) -> Result<(), Error> {
+    fn read_in_detail(
+        &self,
+        view: &View,
+        pairs: &[Pair],
+        refused: &Pending,
+        comparison: &mut Comparison,
+    ) -> Result<(), Error> {
         for pair in pairs.iter().filter(|pair| pair.at.is_none()) {
             let records = pair.ranges.records(Side::Expected);
             comparison.missing.push((pair.outlet.source.clone(), records));
@@ -111,8 +140,7 @@ impl Receiver {
             let (outlet, ranges) = (&pair.outlet, pair.ranges.differing());
             comparison.ranges_read += ranges.count();
             scan.start(pair.at.unwrap_or_default(), Extent::Whole)?;
-            let nothing = Pending::default();
-            let expected = Expected { view, outlet, pending: &nothing };
+            let expected = Expected { view, outlet, pending: refused };
             let identity = if outlet.counted() { Identity::WholeRow } else { Identity::Key };
             let mut records = FoundIn {
                 scan: &mut *scan,
@@ -149,8 +177,12 @@ fn sample(view: &View, outlet: &Outlet, digest: &mut Digest) -> Result<Ranges, E
         digest.add(hasher.hash(&source_key, &source_row));
         count += 1;
         if count.is_multiple_of(RANGE_RECORDS) {
-            destination_key(outlet, &source_row, &mut row, &mut key)?;
-            starts.push(key.as_slice().into());
+            match destination_key(outlet, &source_row, &mut row, &mut key) {
+                Ok(()) => starts.push(key.as_slice().into()),
+                // Any other record would do as well.
+                Err(Error::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(Ranges::new(&outlet.destination.name, starts))
@@ -164,14 +196,50 @@ fn destination_key(outlet: &Outlet, source: &[u8], out: &mut RowBuilder, key: &m
     Ok(())
 }
 
-fn add_expected(view: &View, outlet: &Outlet, ranges: &mut Ranges) -> Result<(), Error> {
-    let (mut row, mut key) = (RowBuilder::default(), Vec::new());
-    for record in view.records(outlet.name())? {
-        let (_, source) = record?;
-        if outlet.wants(&source)? {
-            destination_key(outlet, &source, &mut row, &mut key)?;
-            ranges.add(Side::Expected, &key, row.as_bytes());
+/// Takes in what is expected; gives what can't be converted.
+fn add_expected(expected: Expected<'_>, ranges: &mut Ranges) -> Result<Vec<Refused>, Error> {
+    let schema = &expected.outlet.destination.schema;
+    let mut records = ExpectedRecords::new(expected, true)?;
+    let mut key = Vec::new();
+    while records.next()? {
+        key.clear();
+        schema.key_content_into(records.row(), &mut key);
+        ranges.add(Side::Expected, &key, records.row());
+    }
+    Ok(records.take_refused())
+}
+
+/// Lists the records of a collection that were refused, as they should be and as they are.
+fn list_refused(view: &View, outlet: &Outlet, refused: &Pending, comparison: &mut Comparison) -> Result<(), Error> {
+    let of_collection = |((collection, key), held): (&(CollectionName, Key), &Option<Row>)| {
+        (collection == outlet.name()).then(|| (key.clone(), held.clone()))
+    };
+    let mut listed: BTreeMap<Key, Option<Row>> = refused.held().iter().filter_map(of_collection).collect();
+    if listed.is_empty() {
+        return Ok(());
+    }
+    let known = comparison.differences.iter().position(|(collection, _)| collection.name == *outlet.name());
+    let mut differences = known.map(|at| comparison.differences.remove(at).1).unwrap_or_default();
+    // What stands there instead of what is held.
+    differences.retain(|difference| match listed.get_mut(&difference.key) {
+        Some(held) => {
+            *held = difference.after.clone();
+            false
         }
+        None => true,
+    });
+    let mut row = Vec::new();
+    for (key, after) in listed {
+        row.clear();
+        let there = view.get(outlet.name(), key.as_bytes(), &mut row)?;
+        let before = outlet.wanted(there.then(|| Row::from_trusted(row.as_slice())))?;
+        if before != after {
+            differences.push(Difference { key, before, after });
+        }
+    }
+    differences.sort_by(|a, b| a.key.cmp(&b.key));
+    if !differences.is_empty() {
+        comparison.differences.push((outlet.source.clone(), differences));
     }
     Ok(())
 }
@@ -254,15 +322,13 @@ impl Known for KnownIn<'_> {
     }
 
     fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let Expected { view, outlet, .. } = self.expected;
+        let outlet = self.expected.outlet;
+        let mut records = ExpectedRecords::new(self.expected, true)?;
         let (mut row, mut key) = (RowBuilder::default(), Vec::new());
-        for record in view.records(outlet.name())? {
-            let (source_key, source) = record?;
-            if outlet.wants(&source)? {
-                destination_key(outlet, &source, &mut row, &mut key)?;
-                if self.ranges.contains(&key) {
-                    take(&source_key)?;
-                }
+        while let Some((source_key, source)) = records.next_source()? {
+            destination_key(outlet, source.as_bytes(), &mut row, &mut key)?;
+            if self.ranges.contains(&key) {
+                take(source_key.as_bytes())?;
             }
         }
         Ok(())

@@ -7,15 +7,18 @@ use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
 
 use deltabus_record::change::{Change, CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
-use deltabus_record::row;
+use deltabus_record::key::Key;
+use deltabus_record::row::{self, Row};
 use deltabus_record::schema::Collection;
 use deltabus_state::{Batch, View};
 use metrics::{counter, gauge};
 
 use crate::config::MAX_DELETE_DEFAULT;
+use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::ledger;
 use crate::metrics as figures;
+use crate::pending::{Held, Records};
 
 use super::{Look, Receiver, Round};
 
@@ -60,7 +63,7 @@ impl Receiver {
             in_place(|| self.large.flush())?;
         }
         let mut batch = self.store.batch();
-        let Some(look) = look else {
+        let Some(mut look) = look else {
             tracing::warn!(place = self.place(), "the destination is gone; it is made anew");
             self.remake = true;
             return Ok(());
@@ -76,6 +79,7 @@ impl Receiver {
             self.remake = true;
             return Ok(());
         }
+        let dead = self.heal(&view, &mut look)?;
         self.count_unread(&look.unread, round);
         let differing: u64 = look.differences.iter().map(|(_, differences, _)| differences.len() as u64).sum();
         let mut sets = Vec::new();
@@ -95,7 +99,15 @@ impl Receiver {
         let lasting = look.stale.values().all(HashSet::is_empty);
         ledger::put_index(&mut batch, index.filter(|_| lasting))?;
         ledger::put_stamp(&mut batch, Some(&look.stamp))?;
+        if let Some(dead) = &dead {
+            dead.write(&self.dead, &mut batch)?;
+            self.list_letters(dead, view.collections())?;
+        }
         in_place(|| batch.commit())?;
+        if let Some(dead) = dead {
+            self.pending = self.pending.holding(dead.held());
+            self.dead = dead;
+        }
         for set in sets {
             self.pending.push(set);
         }
@@ -158,6 +170,36 @@ impl Receiver {
             counter!(figures::EDITS_SENT, &self.labels()).increment(set.edits.len() as u64);
         }
         Ok(sets)
+    }
+
+    /// Where somebody brought there by hand what had been refused: that is no edit, and no dead letter any more.
+    fn heal(&self, view: &View, look: &mut Look) -> Result<Option<DeadLetters>, Error> {
+        let mut healed = Records::new();
+        for (collection, differences, _) in &mut look.differences {
+            if self.dead.iter().all(|letter| letter.collection != *collection) {
+                continue;
+            }
+            let Some(known) = view.collection(collection) else { continue };
+            let unset = self.pending.holding(Held::new());
+            let base = |key: &Key| -> Result<Option<Row>, Error> {
+                let mut row = Vec::new();
+                Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
+            };
+            let mut kept = Vec::new();
+            for difference in std::mem::take(differences) {
+                let refused = self.dead.of(collection, &difference.key).is_some();
+                if refused && unset.on_top(known, &difference.key, base)? == difference.after {
+                    healed.insert((collection.clone(), difference.key));
+                } else {
+                    kept.push(difference);
+                }
+            }
+            *differences = kept;
+        }
+        if healed.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.dead.without(&healed)))
     }
 
     /// The destination's collections as they are now.

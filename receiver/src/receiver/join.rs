@@ -1,5 +1,6 @@
 //! Joining by snapshot, and making the destination what it should be.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
@@ -8,7 +9,7 @@ use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{
     Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
 };
-use deltabus_record::diff::{self, Identity, NoIndex};
+use deltabus_record::diff::{self, Difference, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::large::references;
@@ -18,14 +19,17 @@ use deltabus_state::{Batch, View, Working};
 use metrics::{counter, gauge, histogram};
 
 use crate::config::MAX_DELETE_DEFAULT;
+use crate::dead::{DeadLetter, DeadLetters};
 use crate::error::Error;
 use crate::expected::{Expected, ExpectedRecords};
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
+use crate::pending::Records;
 
+use super::bring::{Bringing, Prepared, Turn, collection_writes, is_refusal};
 use super::look::translator;
-use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round, settled, write};
+use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round};
 
 impl Receiver {
     /// Loads the newest snapshot as the base. The destination is left alone until the base has caught up with the log, so that
@@ -174,85 +178,123 @@ impl Receiver {
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
         // Whoever restores has said so; whoever receives for the first time may have named the wrong place.
         let first = ledger::stamp(&view)?.is_none() && !matches!(self.purpose, Purpose::Restore(_));
-        let mut loads: Vec<Option<ExpectedRecords<'_>>> = Vec::new();
-        let mut writes: Vec<Vec<RecordWrite>> = Vec::new();
+        // All that was refused is tried again, but for what was dropped.
+        let pending = self.pending.holding(self.dead.dropped());
+        let tried: Records = self.dead.iter().filter(|letter| !letter.dropped).map(DeadLetter::place).collect();
         let mut scan = if found.is_empty() { None } else { Some(self.interface.scan(None)?) };
-        let order: Vec<usize> = {
-            // A scan goes through the collections in its own order.
-            let mut order: Vec<usize> = (0..outlets.len()).collect();
-            order.sort_by_key(|at| pairs.get(*at).copied().flatten());
-            order
-        };
-        let mut plans: Vec<(usize, Option<Vec<RecordWrite>>)> = Vec::new();
-        for at in order {
-            let expected = Expected { view: &view, outlet: &outlets[at], pending: &self.pending };
-            let place = pairs.get(at).copied().flatten();
-            let write = match (&mut scan, place) {
+        // A scan goes through the collections in its own order.
+        let mut order: Vec<usize> = (0..outlets.len()).collect();
+        order.sort_by_key(|at| pairs.get(*at).copied().flatten());
+        let mut prepared = Prepared::of(outlets.len());
+        let mut empty = Vec::new();
+        for at in &order {
+            let expected = Expected { view: &view, outlet: &outlets[*at], pending: &pending };
+            match (&mut scan, pairs.get(*at).copied().flatten()) {
                 (Some(scan), Some(place)) if !self.is_empty(place)? => {
-                    Some(self.differing(&mut **scan, place, expected, first)?)
+                    for difference in self.differing(&mut **scan, place, expected, first)? {
+                        // What is expected is where it is to go; what was found is where it is.
+                        let Difference { key, before: after, after: before } = difference;
+                        self.prepare(&outlets, Turn { at: *at, key, before, after }, &mut prepared)?;
+                    }
                 }
-                _ => None,
-            };
-            plans.push((at, write));
+                _ => empty.push(*at),
+            }
         }
         if let Some(scan) = &mut scan {
             scan.finish()?;
         }
         drop(scan);
-        let mut changes = 0;
-        for (at, write) in plans.iter_mut() {
-            let expected = Expected { view: &view, outlet: &outlets[*at], pending: &self.pending };
-            match write.take() {
-                Some(write) => {
-                    changes += write.len() as u64;
-                    loads.push(None);
-                    writes.push(write);
+        prepared.settle(&outlets);
+        let gone = self.of_other_times(&found, &view);
+        let bringing =
+            Bringing { outlets: &outlets, tried: &tried, gone: &gone, schemas_changed: true, next: position };
+        let records = |at: usize| {
+            let expected = Expected { view: &view, outlet: &outlets[at], pending: &pending };
+            ExpectedRecords::new(expected, self.sets_aside())
+        };
+        let mut loads = Vec::new();
+        for at in &empty {
+            loads.push((*at, records(*at)?));
+        }
+        let mut changes = prepared.count();
+        let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
+        let attempt = self.interface.transactional().then(|| self.log.clock().fresh());
+        let mark = self.mark(&position, attempt, &self.refuse(&bringing, &prepared.refused)?);
+        let done = match loads.is_empty() && !altered && changes == 0 && mark.is_none() && !stamp.is_missing() {
+            true => Ok(stamp.clone()),
+            false => {
+                let mut all = Vec::new();
+                let mut streams = loads.iter_mut().map(|(at, records)| (*at, records)).collect::<HashMap<_, _>>();
+                for at in &order {
+                    let outlet = &outlets[*at];
+                    let action = match streams.remove(at) {
+                        Some(records) => Action::Load(records),
+                        None => Action::Write(&prepared.writes[*at]),
+                    };
+                    all.push(CollectionWrite { collection: &outlet.destination, dropped: &outlet.dropped, action });
                 }
-                None => {
-                    loads.push(Some(ExpectedRecords::new(expected)?));
-                    writes.push(Vec::new());
+                self.announce(&all, &order, &outlets, &view)?;
+                for collection in &gone {
+                    all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
+                }
+                let staged = self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large);
+                drop(all);
+                match staged {
+                    Ok(staged) => {
+                        changes += loads.iter().map(|(_, records)| records.count()).sum::<u64>();
+                        let left_out = loads.iter_mut().flat_map(|(_, records)| records.take_refused());
+                        prepared.refused.extend(left_out);
+                        let mut batch = self.store.batch();
+                        ledger::put_attempt(&mut batch, attempt)?;
+                        self.refuse(&bringing, &prepared.refused)?.intend(position.revision.number, &mut batch)?;
+                        self.commit_journalled(staged, position.revision.number, batch)
+                    }
+                    Err(error) => Err(error.into()),
                 }
             }
-        }
-        let mut all = Vec::new();
-        for (((at, _), load), write) in plans.iter().zip(&mut loads).zip(&writes) {
-            let outlet = &outlets[*at];
-            let action = match load {
-                Some(records) => Action::Load(records),
-                None => Action::Write(write),
-            };
-            all.push(CollectionWrite { collection: &outlet.destination, dropped: &outlet.dropped, action });
-        }
-        self.announce(&all, &plans, &outlets, &view)?;
-        let gone = self.of_other_times(&found, &view);
-        for collection in &gone {
-            all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
-        }
-        let attempt = self.interface.transactional().then(|| self.log.clock().fresh());
-        let mark = self.mark(&position, attempt);
-        let altered = !gone.is_empty() || outlets.iter().any(|outlet| !outlet.dropped.is_empty());
-        let unchanged = loads_are_empty(&all) && !altered && changes == 0 && mark.is_none() && !stamp.is_missing();
-        let stamp = if unchanged {
-            stamp
-        } else {
-            let staged = self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large)?;
-            let mut batch = self.store.batch();
-            ledger::put_attempt(&mut batch, attempt)?;
-            self.commit_journalled(staged, position.revision.number, batch)?
         };
-        drop(all);
+        let stamp = match done {
+            Ok(stamp) => stamp,
+            Err(Error::Interface(error)) if self.sets_aside() && is_refusal(&error) => {
+                tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
+                drop(loads);
+                prepared.refused.retain(|refused| !refused.left_out);
+                for at in &empty {
+                    let mut records = records(*at)?;
+                    while let Some((key, row)) = records.next_source()? {
+                        self.prepare(&outlets, Turn { at: *at, key, before: None, after: Some(row) }, &mut prepared)?;
+                    }
+                }
+                changes = prepared.count();
+                let mut now = Some(stamp);
+                let writes = std::mem::take(&mut prepared.writes);
+                let sorted = self.sort_out(&outlets, writes, &mut now)?;
+                changes -= sorted.len() as u64;
+                prepared.take_refused(&outlets, &sorted);
+                let nothing: Vec<Vec<RecordWrite>> = outlets.iter().map(|_| Vec::new()).collect();
+                let all = collection_writes(&outlets, &nothing, true);
+                let dead = self.refuse(&bringing, &prepared.refused)?;
+                let last = self.write_destination(all, &gone, &position, &now, &dead)?;
+                last.or(now).unwrap_or(Stamp::MISSING)
+            }
+            Err(error) => return Err(error),
+        };
+        let dead = self.refuse(&bringing, &prepared.refused)?;
         let mut batch = self.store.batch();
+        dead.write(&self.dead, &mut batch)?;
+        DeadLetters::settle(&mut batch)?;
+        ledger::put_journal(&mut batch, None)?;
         ledger::put_reconcile(&mut batch, Wanted::No)?;
         ledger::put_attempt(&mut batch, None)?;
-        ledger::put_journal(&mut batch, None)?;
         batch.drop_aside();
         ledger::put_index(&mut batch, None)?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
+        self.list_letters(&dead, view.collections())?;
         batch.commit()?;
         round.changes += changes;
-        for load in loads.iter().flatten() {
-            round.changes += load.count();
-        }
+        self.count_refused(&prepared.refused, &position, round);
+        self.pending = self.pending.holding(dead.held());
+        self.dead = dead;
         self.index = None;
         self.remake = false;
         self.stale.clear();
@@ -281,12 +323,12 @@ impl Receiver {
     fn announce(
         &self,
         writes: &[CollectionWrite<'_>],
-        plans: &[(usize, Option<Vec<RecordWrite>>)],
+        order: &[usize],
         outlets: &[Outlet],
         view: &View,
     ) -> Result<(), Error> {
         let mut upcoming = Vec::new();
-        for (write, (at, _)) in writes.iter().zip(plans) {
+        for (write, at) in writes.iter().zip(order) {
             let outlet = &outlets[*at];
             match &write.action {
                 Action::Load(_) if outlet.takes_references() => {
@@ -322,14 +364,14 @@ impl Receiver {
         Ok(true)
     }
 
-    /// The writes that make a collection what is expected.
+    /// Where a collection differs from what is expected.
     fn differing(
         &self,
         scan: &mut dyn Scan,
         at: usize,
         expected: Expected<'_>,
         first: bool,
-    ) -> Result<Vec<RecordWrite>, Error> {
+    ) -> Result<Vec<Difference>, Error> {
         scan.start(at, Extent::Whole)?;
         let outlet = expected.outlet;
         let identity = if outlet.counted() { Identity::WholeRow } else { Identity::Key };
@@ -348,15 +390,6 @@ impl Receiver {
                 records: outcome.records,
             });
         }
-        let mut writes = Vec::new();
-        for difference in &outcome.differences {
-            // What is expected is where it is to go; what was found is where it is.
-            writes.extend(write(outlet, difference.after.as_ref(), difference.before.as_ref())?);
-        }
-        Ok(settled(outlet, writes))
+        Ok(outcome.differences)
     }
-}
-
-fn loads_are_empty(writes: &[CollectionWrite<'_>]) -> bool {
-    writes.iter().all(|write| matches!(&write.action, Action::Write(writes) if writes.is_empty()))
 }

@@ -1,6 +1,7 @@
 //! The receiver of one source at one destination.
 
 mod apply;
+mod bring;
 mod compare;
 mod edits;
 mod join;
@@ -32,9 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Selection};
 use crate::contents::LargeValues;
+use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::filter::Filter;
-use crate::ledger::{self, Wanted};
+use crate::ledger::{self, Marked, Wanted};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Pending;
@@ -67,7 +69,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) use compare::Comparison;
 pub(crate) use past::Ever;
-pub use repair::{Unsent, WISH_FAILED, Wish};
+pub use repair::{Tried, Unsent, WISH_FAILED, Wish};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -119,6 +121,7 @@ pub struct Receiver {
     reselect: Option<Selection>,
     large: Arc<LargeValues>,
     pending: Pending,
+    dead: DeadLetters,
     /// Sets that are not known to have arrived may be on the bus all the same.
     unsure: bool,
     /// The destination's stamp when it was last known to hold what is expected.
@@ -197,6 +200,7 @@ impl Receiver {
             reselect: None,
             large,
             pending: Pending::default(),
+            dead: DeadLetters::default(),
             unsure: true,
             stamp: None,
             found: None,
@@ -404,7 +408,7 @@ impl Receiver {
                     Some(served) => round = served,
                     None => continue,
                 },
-                () = tokio::time::sleep_until(resend), if !self.pending.is_empty() => {
+                () = tokio::time::sleep_until(resend), if !self.pending.sets().is_empty() => {
                     resend = Instant::now() + RESEND;
                     self.send().await?;
                 }
@@ -458,6 +462,7 @@ impl Receiver {
                 batch.outbox_remove(entry?.0);
             }
             batch.drop_aside();
+            DeadLetters::default().write(&DeadLetters::read(&view)?, &mut batch)?;
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
             ledger::put_journal(&mut batch, None)?;
             ledger::put_index(&mut batch, None)?;
@@ -474,7 +479,11 @@ impl Receiver {
         for entry in view.outbox(0) {
             sets.push(decode_reverse(&self.config.name, &entry?.1)?);
         }
-        self.pending = Pending::new(sets, ledger::sent(&view)?);
+        self.dead = DeadLetters::read(&view)?;
+        self.pending = Pending::new(sets, ledger::sent(&view)?, self.dead.held());
+        if matches!(self.purpose, Purpose::Keep) {
+            self.list_letters(&self.dead, view.collections())?;
+        }
         self.unsure = true;
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
@@ -495,14 +504,21 @@ impl Receiver {
         if let Some(position) = ledger::position(&view)? {
             let mut batch = self.store.batch();
             if self.interface.transactional() {
-                let mark = self.interface.mark(&self.owner())?;
+                let mark = self.interface.mark(&self.owner())?.and_then(|mark| Marked::from_bytes(&mark));
                 let attempt = ledger::attempt(&view)?;
-                if attempt.is_some() && mark.as_deref().and_then(ledger::mark_attempt) == attempt {
-                    self.is_equal(&mut batch)?;
+                if attempt.is_some() && mark.and_then(|mark| mark.attempt) == attempt {
+                    self.is_equal(&position, &mut batch)?;
                 }
-                match mark.as_deref().and_then(ledger::mark_revision) {
-                    Some(mark) if mark == position.revision => {}
-                    Some(mark) if mark.number > position.revision.number => self.ahead = Some(mark.number),
+                let intended = DeadLetters::intended(&view)?.map(|(revision, _)| revision);
+                match mark {
+                    Some(mark) if mark.revision == position.revision => {}
+                    Some(Marked { revision, held, .. }) if revision.number > position.revision.number => {
+                        // Which records are held was written down here before, unless this state is an older one.
+                        match held == 0 || intended == Some(revision.number) {
+                            true => self.ahead = Some(revision.number),
+                            false => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
+                        }
+                    }
                     // Another destination than the one that was written last.
                     _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
                 }
@@ -511,8 +527,10 @@ impl Receiver {
                 let renamed = || journal.temporary.as_ref().is_some_and(|temporary| !temporary.exists());
                 let written = self.interface.content()? == Some(journal.content) || renamed();
                 match ledger::reconcile(&view)? {
-                    true if written => self.is_equal(&mut batch)?,
-                    false if written => self.ahead = Some(journal.revision),
+                    true if written => self.is_equal(&position, &mut batch)?,
+                    false if written && journal.revision > position.revision.number => {
+                        self.ahead = Some(journal.revision);
+                    }
                     _ => {}
                 }
                 ledger::put_journal(&mut batch, None)?;
@@ -532,7 +550,15 @@ impl Receiver {
     }
 
     /// The destination was made equal to the base, and a crash came before that was written down.
-    fn is_equal(&mut self, batch: &mut Batch) -> Result<(), Error> {
+    fn is_equal(&mut self, position: &Position, batch: &mut Batch) -> Result<(), Error> {
+        if let Some((revision, dead)) = DeadLetters::intended(&self.store.view())?
+            && revision == position.revision.number
+        {
+            dead.write(&self.dead, batch)?;
+            self.pending = self.pending.holding(dead.held());
+            self.dead = dead;
+        }
+        DeadLetters::settle(batch)?;
         ledger::put_reconcile(batch, Wanted::No)?;
         ledger::put_attempt(batch, None)?;
         ledger::put_index(batch, None)?;
@@ -553,6 +579,10 @@ impl Receiver {
     /// Why a record that differs from the base does so.
     pub(crate) fn cause(&self, collection: &Collection, difference: &Difference) -> Cause {
         let key = &difference.key;
+        if let Some(letter) = self.dead.of(&collection.name, key) {
+            let id = format!("{}/{}", self.config.name, letter.number);
+            return Cause::Refused { id: (!letter.dropped).then_some(id), reason: letter.reason.clone() };
+        }
         let held = self.pending.on_top(collection, key, |_| Ok::<_, Error>(difference.before.clone()));
         if let Some(number) = self.pending.last_of(collection, key)
             && held.is_ok_and(|held| held == difference.after)
@@ -580,10 +610,10 @@ impl Receiver {
     }
 
     /// `attempt`: names what makes the destination equal, so that it is known again after a crash.
-    fn mark(&self, position: &Position, attempt: Option<u64>) -> Option<Mark> {
-        let mark = || Mark { owner: self.owner(), value: ledger::mark_value(&position.revision, attempt) };
+    fn mark(&self, position: &Position, attempt: Option<u64>, dead: &DeadLetters) -> Option<Mark> {
+        let marked = Marked { revision: position.revision, attempt, held: dead.iter().count() as u64 };
         let keeps = self.interface.transactional() && !matches!(self.purpose, Purpose::Restore(_));
-        keeps.then(mark)
+        keeps.then(|| Mark { owner: self.owner(), value: marked.to_bytes() })
     }
 
     fn caught_up(&mut self, end: &Position) -> Result<(), Error> {
@@ -598,18 +628,25 @@ impl Receiver {
         Ok(())
     }
 
+    /// Writes down the dead letters as they are about to be, for other processes: a crash in between makes the list tell of one
+    /// too many, until the next round makes it true.
+    fn list_letters(&self, dead: &DeadLetters, collections: &[Collection]) -> Result<(), Error> {
+        Ok(self.store.write_letters(dead.to_json(&self.config.name, collections).as_bytes())?)
+    }
+
     /// Writes down how it is, for other processes.
     fn report(&self, error: Option<&Error>) -> Result<(), Error> {
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
-        let dead = view.meta_prefix("dead/")?.len();
+        let dead = self.dead.waiting();
         let quoted = |text: &str| deltabus_record::json::quoted(text);
         let error = error.map_or("null".into(), |error| quoted(&error.to_string()));
         let status = format!(
-            "{{\"source\":{},\"receiver\":{},\"location\":{},\"reverse\":{},\"revision\":{},\"records\":{},\"pending\":{},\"drift\":{},\"dead_letters\":{dead},\"error\":{error},\"pid\":{},\"time_millis\":{}}}\n",
+            "{{\"source\":{},\"receiver\":{},\"location\":{},\"at\":{},\"reverse\":{},\"revision\":{},\"records\":{},\"pending\":{},\"drift\":{},\"dead_letters\":{dead},\"error\":{error},\"pid\":{},\"time_millis\":{}}}\n",
             quoted(self.config.source.as_str()),
             quoted(self.config.name.as_str()),
             quoted(&self.config.location.given),
+            quoted(&self.config.location.anywhere()),
             self.config.reverse,
             position.revision.number,
             position.revision.digest.records,

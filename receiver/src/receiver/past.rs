@@ -106,7 +106,7 @@ impl Receiver {
         ledger::position(&self.store.view())
     }
 
-    fn unreachable(&self, revision: u64) -> Error {
+    pub(super) fn unreachable(&self, revision: u64) -> Error {
         Error::Unreachable { source_name: self.config.source.clone(), revision }
     }
 

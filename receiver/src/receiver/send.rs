@@ -15,7 +15,7 @@ use super::{Purpose, Receiver};
 impl Receiver {
     /// Sends the reverse sets that the bus doesn't have.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
+        if self.pending.sets().is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
             return Ok(());
         }
         self.find_sent().await?;

@@ -7,7 +7,7 @@ use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
-use deltabus_state::{View, Working};
+use deltabus_state::{Batch, View, Working};
 use metrics::counter;
 
 use crate::ledger::{self};
@@ -91,19 +91,31 @@ impl Transmitter {
             round.conflicts += conflicts;
             round.refused += refused;
         }
+        self.stage_merged(&view, base, merged, batch, round).map(drop)
+    }
+
+    /// Stages what was merged and written to the source, with what `batch` has already.
+    pub(super) fn stage_merged(
+        &mut self,
+        view: &View,
+        base: Revision,
+        merged: Merged,
+        mut batch: Batch,
+        round: &mut Round,
+    ) -> Result<Revision, Error> {
         ledger::put_index(&mut batch, None)?;
         ledger::put_stamp(&mut batch, merged.stamp.as_ref())?;
         round.changes += merged.transaction.len() as u64;
-        let mut working = Working::new(&view, base.digest);
+        let mut working = Working::new(view, base.digest);
         working.apply(&merged.transaction)?;
-        let staged = self.stage(&view, base, &working, merged.transaction.clone(), merged.replies, batch)?;
+        let staged = self.stage(view, base, &working, merged.transaction.clone(), merged.replies, batch)?;
         round.revision = staged.number;
         self.stamp = merged.stamp;
         for changes in &merged.transaction.collections {
             let stale = self.stale.entry(changes.collection.clone()).or_default();
-            stale.extend(changes.changes.iter().map(|change| content_key(&view, &changes.collection, change)));
+            stale.extend(changes.changes.iter().map(|change| content_key(view, &changes.collection, change)));
         }
-        Ok(())
+        Ok(staged)
     }
 
     /// Merges reverse sets and writes the outcome to the source.
@@ -121,27 +133,31 @@ impl Transmitter {
             let policy = self.config.conflicts;
             replies.push(reverse::merge_set(set, &mut working, &source, policy, &last_changed)?);
         }
+        match self.write_merged(&working, replies) {
+            // One edit spoils it for all: each on its own, so that only that one is refused.
+            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+                self.merge_one_by_one(view, base, sets, &error)
+            }
+            merged => merged,
+        }
+    }
+
+    /// Writes what was merged into `working` to the source.
+    pub(super) fn write_merged(&self, working: &Working<'_>, replies: Vec<Reply>) -> Result<Merged, Error> {
         // A set that refers to a content is staged only when the bus has that.
         self.contents.flush()?;
-        let writes = reverse::source_writes(&working);
+        let writes = reverse::source_writes(working);
         if writes.is_empty() {
             return Ok(Merged { transaction: Transaction::default(), replies, stamp: self.stamp.clone() });
         }
         let Some(expected) = &self.stamp else {
             return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
         };
-        match reverse::write_source(&*self.interface, &writes, expected, &self.contents) {
-            Ok(stamp) => {
-                let transaction = reverse::transaction_of(&working);
-                Ok(Merged { transaction, replies, stamp: Some(stamp) })
-            }
-            Err(error) if error.is_transient() || !refusable(&error) => Err(error.into()),
-            // One edit spoils it for all: each on its own, so that only that one is refused.
-            Err(error) => self.merge_one_by_one(view, base, sets, &error),
-        }
+        let stamp = reverse::write_source(&*self.interface, &writes, expected, &self.contents)?;
+        Ok(Merged { transaction: reverse::transaction_of(working), replies, stamp: Some(stamp) })
     }
 
-    fn as_merged(&self) -> reverse::Source<'_> {
+    pub(super) fn as_merged(&self) -> reverse::Source<'_> {
         reverse::Source { interface: &*self.interface, contents: &self.contents }
     }
 
@@ -194,7 +210,7 @@ impl Transmitter {
                         }
                         Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
                         Err(error) => {
-                            let reason = error.to_string();
+                            let reason = reason(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
                     }
@@ -207,15 +223,15 @@ impl Transmitter {
 }
 
 /// What a merge came to.
-struct Merged {
-    transaction: Transaction,
-    replies: Vec<Reply>,
+pub(super) struct Merged {
+    pub(super) transaction: Transaction,
+    pub(super) replies: Vec<Reply>,
     /// The source's stamp after it was written.
-    stamp: Option<Stamp>,
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// Whether an error speaks of one record, so that the others may do.
-fn refusable(error: &InterfaceError) -> bool {
+pub(super) fn refusable(error: &InterfaceError) -> bool {
     matches!(
         error,
         InterfaceError::Write { .. }
@@ -226,11 +242,25 @@ fn refusable(error: &InterfaceError) -> bool {
     )
 }
 
+/// An error with its causes.
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {
     reply.verdicts.iter().filter(|verdict| is(&verdict.outcome)).count() as u64
 }
 
-fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {
+pub(super) fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {
     let stored = view.overlay(collection, key.as_bytes()).ok().flatten();
     let values = stored.and_then(|bytes| Row::from_bytes(&bytes).ok()).map(|row| row.values()).unwrap_or_default();
     match values.as_slice() {

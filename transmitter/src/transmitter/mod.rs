@@ -1,5 +1,6 @@
 //! The transmitter of one source.
 
+mod decide;
 mod merge;
 mod publish;
 
@@ -12,7 +13,7 @@ use deltabus_bus::broker::{Broker, Follow};
 use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
-use deltabus_record::change::{Change, ChangeSet, ConflictPolicy, Reply, Revision, Transaction};
+use deltabus_record::change::{Change, ChangeSet, ConflictId, ConflictPolicy, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{CollectionName, SourceName};
@@ -20,6 +21,7 @@ use deltabus_record::value::Value;
 use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -50,6 +52,8 @@ const ROUND_MAX: Duration = Duration::from_secs(30);
 /// Pause after a round that failed for a passing reason; doubled up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+pub use decide::{Decided, Decision};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -102,23 +106,39 @@ pub enum Question {
     Confirm,
     /// Write a snapshot now.
     Snapshot,
+    /// Decide a conflict or a refused edit.
+    Decide(ConflictId, Decision),
 }
 
 impl Question {
     /// As it is asked.
     pub fn to_bytes(self) -> Bytes {
-        Bytes::from_static(match self {
-            Question::Who => b"who",
-            Question::Confirm => b"confirm",
-            Question::Snapshot => b"snapshot",
-        })
+        match self {
+            Question::Who => Bytes::from_static(b"who"),
+            Question::Confirm => Bytes::from_static(b"confirm"),
+            Question::Snapshot => Bytes::from_static(b"snapshot"),
+            Question::Decide(id, decision) => Bytes::from(format!("decide {id} {}", decision.name())),
+        }
     }
 
     /// From [`Question::to_bytes`]; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
-        [Question::Who, Question::Confirm, Question::Snapshot].into_iter().find(|q| q.to_bytes() == bytes)
+        let text = std::str::from_utf8(bytes).ok()?;
+        match text.split(' ').collect::<Vec<_>>().as_slice() {
+            ["who"] => Some(Question::Who),
+            ["confirm"] => Some(Question::Confirm),
+            ["snapshot"] => Some(Question::Snapshot),
+            ["decide", id, decision] => Some(Question::Decide(id.parse().ok()?, Decision::named(decision)?)),
+            _ => None,
+        }
     }
 }
+
+/// How answers begin that say why something could not be done.
+pub const ANSWER_FAILED: &str = "error: ";
+
+/// The answer of a transmitter that has a question in hand already: ask again.
+pub const ANSWER_BUSY: &str = "busy";
 
 type Asked = (Question, Box<dyn deltabus_bus::broker::Question>);
 
@@ -351,11 +371,14 @@ impl Transmitter {
                 let Some(question) = question else { return };
                 match Question::from_bytes(question.payload()) {
                     Some(Question::Who) => question.answer(who.clone()).await,
-                    Some(other) => {
-                        if sender.send((other, question)).await.is_err() {
-                            return;
+                    Some(other) => match sender.try_send((other, question)) {
+                        Ok(()) => {}
+                        // Who this is must be answered all the time: nothing is waited for here.
+                        Err(TrySendError::Full((_, question))) => {
+                            question.answer(Bytes::from_static(ANSWER_BUSY.as_bytes())).await
                         }
-                    }
+                        Err(TrySendError::Closed(_)) => return,
+                    },
                     None => question.answer(Bytes::from_static(b"this transmitter doesn't know that question")).await,
                 }
             }
@@ -372,8 +395,12 @@ impl Transmitter {
             }
             Question::Confirm => match confirm_held(&self.store, &self.config.source) {
                 Ok(held) => format!("confirmed: {held}"),
-                Err(error @ Error::NothingHeld(_)) => format!("error: {error}"),
+                Err(error @ Error::NothingHeld(_)) => format!("{ANSWER_FAILED}{error}"),
                 Err(error) => return Err(error),
+            },
+            Question::Decide(id, decision) => match self.decide(id, decision).await {
+                Ok(decided) => decided.to_string(),
+                Err(error) => format!("{ANSWER_FAILED}{}", merge::reason(&error)),
             },
         };
         // The source has to be looked at again, though it hasn't changed.
