@@ -195,8 +195,9 @@ impl Receiver {
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
         if adopts {
-            // What stands in a field that was the destination's own has to be looked at.
+            // What stands in a field that was the destination's own has to be looked at; the index knows nothing of it.
             stamp = None;
+            self.index = None;
         }
         if stamp != self.stamp {
             ledger::put_stamp(&mut batch, stamp.as_ref())?;
