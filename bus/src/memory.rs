@@ -46,7 +46,7 @@ pub struct MemoryBroker {
 struct State {
     streams: HashMap<(SourceName, Stream), Messages>,
     followers: Vec<(SourceName, Follow, mpsc::Sender<Hint>)>,
-    questions: HashMap<SourceName, mpsc::Sender<MemoryQuestion>>,
+    questions: Vec<(SourceName, mpsc::Sender<MemoryQuestion>)>,
     faults: VecDeque<Fault>,
     delayed: Vec<(SourceName, Follow, Hint)>,
     unavailable: bool,
@@ -331,18 +331,21 @@ impl Broker for MemoryBroker {
 
     async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {
         let (sender, receiver) = oneshot::channel();
-        let asked = {
+        {
             let mut state = self.up()?;
-            state.questions.retain(|_, questions| !questions.is_closed());
-            let question = MemoryQuestion { payload: question, answer: sender };
-            state.questions.get(source).is_some_and(|questions| questions.try_send(question).is_ok())
-        };
-        Ok(if asked { receiver.await.ok() } else { None })
+            state.questions.retain(|(_, questions)| !questions.is_closed());
+            // Everybody is asked, and the first to answer is heard; nobody answers once all have dropped the question.
+            let question = MemoryQuestion { payload: question, answer: Arc::new(Mutex::new(Some(sender))) };
+            for (_, questions) in state.questions.iter().filter(|(name, _)| name == source) {
+                let _ = questions.try_send(question.clone());
+            }
+        }
+        Ok(receiver.await.ok())
     }
 
     async fn questions(&self, source: &SourceName) -> Result<Box<dyn Questions>, BrokerError> {
         let (sender, receiver) = mpsc::channel(LIVE_MAX);
-        self.up()?.questions.insert(source.clone(), sender);
+        self.up()?.questions.push((source.clone(), sender));
         Ok(Box::new(MemoryQuestions { receiver }))
     }
 
@@ -366,9 +369,10 @@ impl Live for MemoryLive {
     }
 }
 
+#[derive(Clone)]
 struct MemoryQuestion {
     payload: Bytes,
-    answer: oneshot::Sender<Bytes>,
+    answer: Arc<Mutex<Option<oneshot::Sender<Bytes>>>>,
 }
 
 #[async_trait]
@@ -378,8 +382,9 @@ impl Question for MemoryQuestion {
     }
 
     async fn answer(self: Box<Self>, answer: Bytes) {
+        let sender = self.answer.lock().expect("no holder of this lock panics").take();
         // Whoever asked may have given up.
-        let _ = self.answer.send(answer);
+        let _ = sender.map(|sender| sender.send(answer));
     }
 }
 

@@ -36,7 +36,10 @@ pub(crate) fn row(bytes: &[u8]) {
     check_key(&Key::of(&values), &values);
     let schema = Schema { fields: Vec::new(), key: KeySpec::WholeRow };
     let whole = schema.key_of(bytes, 3);
-    assert_eq!(key::values(whole.as_bytes()).as_ref(), Some(&values), "a whole row is its key");
+    // A longer one is known by its hash.
+    if Key::of(&values).as_bytes().len() <= key::KEY_BYTES_MAX {
+        assert_eq!(key::values(whole.as_bytes()).as_ref(), Some(&values), "a whole row is its key");
+    }
 }
 
 /// What holds for every value that a row can have.

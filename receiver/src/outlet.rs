@@ -26,6 +26,8 @@ pub(crate) struct Outlet {
     lens: Lens,
     /// For each of `destination`'s slots, the slot in rows as they are found there; `None`: all are in place.
     found: Option<Vec<Option<usize>>>,
+    /// For each of `destination`'s slots, whether it was found there.
+    there: Vec<bool>,
     filter: Option<Arc<Filter>>,
     interface: Arc<dyn Interface>,
     large: Arc<LargeValues>,
@@ -96,9 +98,14 @@ impl Outlet {
         let in_place = |slots: &[Option<usize>], count: usize| {
             slots.len() == count && slots.iter().enumerate().all(|(slot, from)| *from == Some(slot))
         };
+        let there = match &slots {
+            Some((slots, _)) => slots.iter().map(Option::is_some).collect(),
+            None => vec![false; schema.fields.len()],
+        };
         let found_slots = slots.filter(|(slots, count)| !in_place(slots, *count)).map(|(slots, _)| slots);
         Ok(Outlet {
             found: found_slots,
+            there,
             source: source.clone(),
             destination: Collection { name, schema },
             dropped,
@@ -114,6 +121,22 @@ impl Outlet {
     /// The collection's name in the source.
     pub(crate) fn name(&self) -> &CollectionName {
         &self.source.name
+    }
+
+    /// Whether a field that the source did not have `before` stands at the destination already.
+    pub(crate) fn adopts(&self, before: Option<&Collection>) -> bool {
+        let new = |slot: &usize| {
+            let name = &self.source.schema.fields[*slot].name;
+            before.is_none_or(|before| before.schema.slot(name).is_none())
+        };
+        let ordered = self.source.schema.ordered();
+        let mut new = ordered.iter().map(|(slot, _)| *slot).filter(new);
+        new.any(|slot| self.lens.destination_slot(slot).is_some_and(|there| self.stands(there)))
+    }
+
+    /// Whether the destination has the field already.
+    fn stands(&self, slot: usize) -> bool {
+        self.there.get(slot).copied().unwrap_or_default()
     }
 
     /// Whether equal rows are counted.

@@ -103,20 +103,14 @@ impl Batch {
         self.bind(Entry { id: loaded.id, collection: loaded.collection, records: loaded.records });
     }
 
-    /// Puts bytes on top of a record; they don't touch it. Where there can be no such record, nothing is put.
+    /// Puts bytes on top of a record; they don't touch it.
     pub fn overlay_put(&mut self, collection: &CollectionName, key: &[u8], value: &[u8]) {
-        if !is_keepable(key) {
-            return;
-        }
         let overlay = self.inner.overlay.clone();
         self.writes.insert(&overlay, overlay_key(collection, key), value);
     }
 
     /// Removes what was put on top of a record.
     pub fn overlay_remove(&mut self, collection: &CollectionName, key: &[u8]) {
-        if !is_keepable(key) {
-            return;
-        }
         let overlay = self.inner.overlay.clone();
         self.writes.remove(&overlay, overlay_key(collection, key));
     }

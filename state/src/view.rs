@@ -79,9 +79,6 @@ impl View {
 
     /// What the owner put on top of a record with [`crate::Batch::overlay_put`].
     pub fn overlay(&self, collection: &CollectionName, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        if !is_keepable(key) {
-            return Ok(None);
-        }
         let stored = self.snapshot.get(&self.inner.overlay, overlay_key(collection, key));
         Ok(stored.map_err(self.inner.error("read"))?.map(|value| value.to_vec()))
     }

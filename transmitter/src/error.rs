@@ -122,11 +122,45 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Error::Interface(_) | Error::DuplicateKey { .. } | Error::Index(_) => true,
-            Error::Bus(error) => error.is_transient(),
+            Error::Bus(error) => error.is_transient() || lost(error),
             Error::State(_) | Error::Apply(_) | Error::KeyChanged { .. } => false,
             Error::NoCase { .. } | Error::OtherCase { .. } | Error::MovedOn { .. } | Error::Held { .. } => true,
             Error::Active { .. } | Error::Ledger(_) | Error::NothingHeld(_) => false,
         }
+    }
+}
+
+impl Error {
+    /// Whether the log is not what it was: it has to be claimed again.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Error::Bus(error) => lost(error),
+            Error::Interface(deltabus_interfaces::Error::Records(error)) => {
+                error.downcast_ref::<deltabus_bus::Error>().is_some_and(lost)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it may pass by itself, with nothing changed at the source.
+    pub(crate) fn passes_by_itself(&self) -> bool {
+        match self {
+            Error::Bus(_) => true,
+            Error::Interface(error) => error.is_transient() || matches!(error, deltabus_interfaces::Error::Records(_)),
+            _ => false,
+        }
+    }
+}
+
+/// The broker lost the log, or its end.
+fn lost(error: &deltabus_bus::Error) -> bool {
+    use deltabus_bus::Error as BusError;
+    use deltabus_bus::broker::{AppendError, BrokerError};
+    let no_source = |error: &BrokerError| matches!(error, BrokerError::NoSource { .. });
+    match error {
+        BusError::LogLost { .. } => true,
+        BusError::Broker(error) | BusError::Append(AppendError::Broker(error)) => no_source(error),
+        _ => false,
     }
 }
 

@@ -322,3 +322,36 @@ fn with_large(
     }
     Ok(write)
 }
+
+#[cfg(test)]
+mod tests {
+    use deltabus_record::change::FieldChange;
+
+    use super::*;
+
+    /// A key is bytes beside the record: whoever sends another's overwrites that one.
+    #[test]
+    fn an_edit_under_a_key_that_is_not_its_own_is_refused() {
+        let fields = vec![Field::new("id", Some(Kind::Integer), 0), Field::new("name", Some(Kind::Text), 1)];
+        let schema = Schema { fields, key: KeySpec::WholeRow };
+        let keyed = schema.clone().with_key(&["id"]).unwrap();
+        let row = Row::of(&[Value::Integer(7), Value::text("Kari")]);
+        let own = keyed.key_of(row.as_bytes(), 0);
+        let other = Key::of(&[Value::Integer(8)]);
+        let insert = |key: &Key| Change::Insert { key: key.clone(), row: row.clone() };
+        let update = |slot| {
+            let field = FieldChange { slot, before: Value::Null, after: Value::Integer(9) };
+            Change::Update { key: own.clone(), fields: vec![field] }
+        };
+        assert_eq!(check_key(&insert(&own), &keyed), Ok(()));
+        assert_eq!(check_key(&update(1), &keyed), Ok(()));
+        for edit in [insert(&other), update(0), insert(&Key::from_trusted(Vec::new()))] {
+            assert!(check_key(&edit, &keyed).is_err(), "{edit:?}");
+        }
+        let long = Key::from_trusted(vec![6; RECORD_KEY_BYTES_MAX + 1]);
+        for schema in [&schema, &keyed] {
+            let problem = check_key(&Change::Delete { key: long.clone(), row: row.clone() }, schema).unwrap_err();
+            assert!(problem.contains("32774 bytes"), "{problem}");
+        }
+    }
+}

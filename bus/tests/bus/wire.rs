@@ -349,6 +349,29 @@ fn a_term_without_one_after_it_is_refused() {
     });
 }
 
+/// A chunk of nothing brings a value no further, and a list may name it a million times, in as many parts.
+#[test]
+fn a_list_of_empty_chunks_ends_at_once() {
+    let hex = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let hash = |bytes: &[u8]| Bytes::copy_from_slice(blake3::hash(bytes).as_bytes());
+    let list = |chunks, parts| v1::ChunkList { version: 1, chunks, parts }.encode_to_vec();
+    let no_chunks = list(Vec::new(), Vec::new());
+    let large = Large { hash: [7; 32], length: 1 << 40, text: false };
+    for value in [list(vec![hash(b""); 1000], Vec::new()), list(Vec::new(), vec![hash(&no_chunks); 1000])] {
+        on_memory(async |log| {
+            let of_value = format!("value.{}", "07".repeat(32));
+            let chunks = [(b"".to_vec(), hex(b"")), (no_chunks.clone(), hex(&no_chunks))];
+            let chunks = chunks.map(|(bytes, hex)| (format!("chunk.{hex}"), [vec![0], bytes].concat()));
+            for (tail, payload) in [(of_value, value)].into_iter().chain(chunks) {
+                let subject = Subject::snapshot(&tail);
+                log.broker().append(log.source(), &subject, payload.into(), Expect::Any).await.expect("it is stored");
+            }
+            let mut fetch = deltabus_bus::contents::Fetch::begin(log, &large, None).await.expect("it has a list");
+            assert!(matches!(fetch.next().await, Err(Error::Wire { .. })));
+        });
+    }
+}
+
 /// What is more compressible than readers believe goes as it is.
 #[test]
 fn an_honest_set_that_is_all_the_same_arrives() {

@@ -118,10 +118,12 @@ impl Receiver {
         let mut batch = self.store.batch();
         let mut brought = Brought { stamp: self.stamp.clone(), dead: self.dead.clone(), ..Brought::default() };
         let mut schemas_changed = false;
+        let mut adopts = false;
         if destination == Destination::Lacks {
             let found = self.found.clone().unwrap_or_default();
             schemas_changed = working.collections() != view.collections();
             let outlets = self.outlets(working.collections(), &found)?;
+            adopts = schemas_changed && outlets.iter().any(|outlet| outlet.adopts(view.collection(outlet.name())));
             let mut records = touched.clone();
             if !done.is_empty() {
                 records.extend(self.pending.records());
@@ -176,7 +178,7 @@ impl Receiver {
                 _ => self.dead.after(&touched, Vec::new(), self.refusal(&next))?,
             };
         }
-        let Brought { stamp, dead, written } = brought;
+        let Brought { mut stamp, dead, written } = brought;
         dead.write(&self.dead, &mut batch)?;
         DeadLetters::settle(&mut batch)?;
         if dead != self.dead {
@@ -192,6 +194,11 @@ impl Receiver {
         }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
+        if adopts {
+            // What stands in a field that was the destination's own has to be looked at; the index knows nothing of it.
+            stamp = None;
+            self.index = None;
+        }
         if stamp != self.stamp {
             ledger::put_stamp(&mut batch, stamp.as_ref())?;
             ledger::put_index(&mut batch, None)?;

@@ -57,6 +57,8 @@ struct Inner {
     chores: Vec<Chore>,
     /// When the copy of the state was made, in milliseconds.
     copied: Option<u64>,
+    /// Its state was lost or is an old one, and no round has succeeded since.
+    forgetful: bool,
     plight: Plight,
 }
 
@@ -104,6 +106,7 @@ impl Process {
             over: false,
             chores: Vec::new(),
             copied: None,
+            forgetful: false,
             plight: Plight::default(),
         };
         Process {
@@ -171,6 +174,11 @@ impl Process {
     /// Its clock is wrong by so much.
     pub(crate) fn skew(&self, millis: i64) {
         *lock(&self.skew_millis) = millis;
+    }
+
+    /// Whether it doesn't know again yet what it knew before its state was lost.
+    pub(crate) fn is_forgetful(&self) -> bool {
+        lock(&self.inner).forgetful
     }
 
     /// How it is.
@@ -291,6 +299,7 @@ impl Process {
                                 });
                             }
                             plight.held = round.held.clone();
+                            lock(&self.inner).forgetful = false;
                         }
                         Err(error) => {
                             let error = self.tell(error);
@@ -357,6 +366,9 @@ impl Process {
         let (state, copy) = (self.state(), self.folder.join("copy"));
         let chores = std::mem::take(&mut lock(&self.inner).chores);
         for chore in chores {
+            if chore != Chore::Copy {
+                lock(&self.inner).forgetful = true;
+            }
             run.world.note(self.name, || format!("state: {chore:?}"));
             let forgets = |since: u64| match self.role {
                 Role::Receiver(at) => run.users.forgotten_by(at, since),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow};
 use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, encode_set};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp, Unread, in_place};
+use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
 use deltabus_record::change::{Change, ChangeSet, ConflictId, ConflictPolicy, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::Row;
@@ -220,6 +220,15 @@ impl Transmitter {
     ///
     /// Reading the source blocks a thread of the runtime.
     pub async fn transmit_once(&mut self) -> Result<Round, Error> {
+        let result = self.transmit().await;
+        if result.as_ref().is_err_and(Error::is_lost) {
+            // Claiming it again makes its streams, where they are gone, and finds out what is missing.
+            self.writer = None;
+        }
+        result
+    }
+
+    async fn transmit(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         self.become_writer().await?;
         self.publish(&mut round).await?;
@@ -281,11 +290,7 @@ impl Transmitter {
             let due = tokio::time::Instant::now() + ROUND_MAX;
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
-            let retry_bus = matches!(
-                &result,
-                Err(Error::Bus(_))
-                    | Err(Error::Interface(InterfaceError::Locked { .. } | InterfaceError::Changed { .. }))
-            );
+            let passes = result.as_ref().is_err_and(Error::passes_by_itself);
             loop {
                 tokio::select! {
                     // What comes seldom first; a round looks after all the rest anyway.
@@ -309,7 +314,7 @@ impl Transmitter {
                         break;
                     }
                     () = wake.changed(&*self.interface, last.as_ref()) => break,
-                    () = sleep_until(retry), if retry_bus && retry.is_some() => break,
+                    () = sleep_until(retry), if passes && retry.is_some() => break,
                     () = tokio::time::sleep_until(due) => break,
                 }
             }
@@ -323,8 +328,13 @@ impl Transmitter {
     /// Claims the log once; answers questions from then on.
     async fn become_writer(&mut self) -> Result<(), Error> {
         if self.writer.is_some() {
+            if self.questions.as_ref().is_none_or(mpsc::Receiver::is_closed) {
+                self.questions = Some(self.serve().await?);
+            }
             return Ok(());
         }
+        // What was claimed before may be another's by now; this one isn't to answer itself.
+        self.questions = None;
         let source = &self.config.source;
         if let Some(answer) =
             self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)?
@@ -333,9 +343,7 @@ impl Transmitter {
             return Err(Error::Active { source_name: source.clone(), by });
         }
         self.log.prepare().await?;
-        if self.questions.is_none() {
-            self.questions = Some(self.serve().await?);
-        }
+        self.questions = Some(self.serve().await?);
         let writer = takeover::take_over(&self.log, &self.store, &self.id).await?;
         // What the bus had before it may have no more.
         self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
