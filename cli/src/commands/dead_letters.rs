@@ -9,7 +9,7 @@ use deltabus_record::diff;
 use deltabus_record::key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{ReceiverName, SourceName};
-use deltabus_record::text::{display, to_text};
+use deltabus_record::text::{display, printable, to_text};
 use deltabus_record::value::Value;
 use deltabus_state::{Error as StateError, StateDirectory, read_letters, read_status};
 use deltabus_transmitter::Decision;
@@ -122,7 +122,7 @@ async fn of_source(global: &Global, source: &SourceName) -> Result<Vec<Json>, Er
 }
 
 fn print(letter: &Json, paint: Paint) {
-    let text = |name: &str| letter[name].as_str().unwrap_or_default().to_owned();
+    let text = |name: &str| printable(letter[name].as_str().unwrap_or_default());
     let time = time_text(letter["time_millis"].as_u64().unwrap_or_default());
     let state = match (letter["dropped"].as_bool(), letter["closed"].as_bool()) {
         (Some(true), _) => "  dropped",
@@ -157,9 +157,9 @@ fn print(letter: &Json, paint: Paint) {
         let side = |side: &str| match &sides[side] {
             Json::Null if sides.get(side).is_none() => "(absent)".to_owned(),
             Json::String(text) => display(&Value::text(text.as_str())),
-            other => other.to_string(),
+            other => printable(&other.to_string()),
         };
-        println!("  {name}: {} -> {}", side("held"), side("wanted"));
+        println!("  {}: {} -> {}", printable(name), side("held"), side("wanted"));
     }
     println!("  {}", paint.yellow(&text("reason")));
 }
@@ -193,7 +193,7 @@ async fn settle(global: &Global, source: &SourceName, ids: &[LetterId], settling
                 Tried::Unknown => "no dead letter of that name waits: it was applied or dropped before".to_owned(),
                 Tried::Refused(reason) => {
                     exit = Exit::Differs;
-                    format!("refused again: {reason}")
+                    format!("refused again: {}", printable(reason))
                 }
             };
             if !global.quiet {

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use deltabus_interfaces::Location;
 use deltabus_record::change::ConflictId;
 use deltabus_record::schema::SourceName;
+use deltabus_record::text::printable;
 use deltabus_transmitter::{ANSWER_BUSY, ANSWER_FAILED, Config, Decided, Decision, Question, Transmitter};
 
 use crate::arguments::{Global, Policy};
@@ -56,7 +57,7 @@ pub(crate) async fn decide(
         return Err(Error::Trouble(problem.to_owned()));
     }
     if !global.quiet {
-        println!("{id}: {answer}");
+        println!("{id}: {}", printable(&answer));
     }
     Ok(if Decided::is_open(&answer) { Exit::Differs } else { Exit::Done })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use deltabus_bus::broker::Broker;
 use deltabus_receiver::{Config, Error as ReceiverError, Planned};
 use deltabus_record::schema::CollectionName;
+use deltabus_record::text::printable;
 use deltabus_state::{Error as StateError, StateDirectory};
 use serde_json::json;
 
@@ -79,7 +80,7 @@ async fn plan_one(
             writeln!(out, "{} would come up", counted(round.dead_letters, "dead letter"))?;
         }
         for unread in &round.unread {
-            writeln!(out, "can't be read, and would stand as it is: {unread}")?;
+            writeln!(out, "can't be read, and would stand as it is: {}", printable(unread))?;
         }
     }
     out.flush()?;
@@ -119,7 +120,7 @@ fn show_schema(planned: &Planned<'_>, report: &mut Report<'_>, json: bool) -> Re
                 collection.schema.ordered().into_iter().map(|(_, field)| field.name.as_str()).collect();
             json!({ "collection": collection.name.as_str(), "schema": "made", "fields": fields }).to_string()
         }
-        Planned::Made { collection } => format!("collection {} is made", collection.name),
+        Planned::Made { collection } => format!("collection {} is made", printable(collection.name.as_str())),
         Planned::Altered { collection, added, dropped } if json => {
             json!({ "collection": collection.as_str(), "schema": "altered", "added": added, "dropped": dropped })
                 .to_string()
@@ -128,15 +129,15 @@ fn show_schema(planned: &Planned<'_>, report: &mut Report<'_>, json: bool) -> Re
             let mut parts = Vec::new();
             for (what, names) in [("gets", added), ("loses", dropped)] {
                 if !names.is_empty() {
-                    parts.push(format!("{what} {}", names.join(", ")));
+                    parts.push(format!("{what} {}", printable(&names.join(", "))));
                 }
             }
-            format!("collection {collection} {}", parts.join(" and "))
+            format!("collection {} {}", printable(collection.as_str()), parts.join(" and "))
         }
         Planned::Gone { collection } if json => {
             json!({ "collection": collection.as_str(), "schema": "gone" }).to_string()
         }
-        Planned::Gone { collection } => format!("collection {collection} goes"),
+        Planned::Gone { collection } => format!("collection {} goes", printable(collection.as_str())),
         Planned::Record { .. } => return Ok(()),
     };
     Ok(writeln!(report.out(), "{line}")?)

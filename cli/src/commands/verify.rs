@@ -12,7 +12,7 @@ use deltabus_record::diff;
 use deltabus_record::json;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, ReceiverName, SourceName};
-use deltabus_record::text::display;
+use deltabus_record::text::{display, printable};
 use deltabus_record::value::Value;
 use deltabus_state::{Error as StateError, Heard, StateDirectory, ask};
 use tokio::task::block_in_place;
@@ -166,7 +166,8 @@ fn report(global: &Global, options: &Verify, config: &Config, verified: &Verifie
             writeln!(out, "{line}")?;
         } else {
             let records = counted(*records, "record");
-            writeln!(out, "{} collection {} is missing, with {records}", paint.red("-"), collection.name)?;
+            let name = printable(collection.name.as_str());
+            writeln!(out, "{} collection {name} is missing, with {records}", paint.red("-"))?;
         }
     }
     if options.json {
@@ -179,13 +180,13 @@ fn report(global: &Global, options: &Verify, config: &Config, verified: &Verifie
 
 fn print(out: &mut dyn Write, paint: Paint, collection: &Collection, unequal: &Unequal) -> Result<(), Error> {
     let Unequal { difference, cause } = unequal;
-    let (name, schema) = (&collection.name, &collection.schema);
+    let (name, schema) = (printable(collection.name.as_str()), &collection.schema);
     let key = key_text(schema, difference);
     let why = match cause {
         Cause::Edit => "  (edited there, not sent yet)".into(),
         Cause::Pending(number) => format!("  (edited there, sent as reverse set {number}, not answered yet)"),
-        Cause::Refused { id: Some(id), reason } => format!("  (refused, dead letter {id}: {reason})"),
-        Cause::Refused { id: None, reason } => format!("  (refused: {reason})"),
+        Cause::Refused { id: Some(id), reason } => format!("  (refused, dead letter {id}: {})", printable(reason)),
+        Cause::Refused { id: None, reason } => format!("  (refused: {})", printable(reason)),
         Cause::Drift | Cause::Unknown => String::new(),
     };
     let why = paint.dim(&why);
@@ -198,7 +199,7 @@ fn print(out: &mut dyn Write, paint: Paint, collection: &Collection, unequal: &U
         }
         (Some(before), Some(after)) => {
             let fields = diff::fields(before, after).into_iter().map(|field| {
-                let name = name_of(schema, field.slot);
+                let name = printable(&name_of(schema, field.slot));
                 format!("{name}: expected {}, found {}", display(&field.before), display(&field.after))
             });
             let fields = fields.collect::<Vec<_>>().join("; ");
@@ -276,7 +277,7 @@ fn summary(out: &mut dyn Write, config: &Config, verified: &Verified, mended: u6
         writeln!(out, "{} mended", counted(mended, "record"))?;
     }
     for unread in &verified.unread {
-        writeln!(out, "can't be read, so nothing is proven of it: {unread}")?;
+        writeln!(out, "can't be read, so nothing is proven of it: {}", printable(unread))?;
     }
     if verified.is_equal() {
         let digest = revision.digest;
