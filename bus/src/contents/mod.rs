@@ -54,26 +54,28 @@ impl Contents {
     /// Sends a value in memory, as far as the log lacks it. What refers to it may be published after [`Contents::flush`].
     pub fn keep(&self, bytes: &[u8], text: bool) -> Result<Large, Error> {
         let large = large_of(bytes, text);
-        let mut sender = lock(&self.sender);
-        wait(&self.runtime, sender.keep(&large, || Ok(bytes)))?;
+        self.sending(async |sender| sender.keep(&large, || Ok(bytes)).await)?;
         Ok(large)
     }
 
     /// The same for a value that `open` reads, if it has to be sent.
     pub fn keep_from<R: Read>(&self, large: &Large, open: impl FnOnce() -> io::Result<R>) -> Result<(), Error> {
-        let mut sender = lock(&self.sender);
-        wait(&self.runtime, sender.keep(large, open))
+        self.sending(async |sender| sender.keep(large, open).await)
     }
 
     /// Returns when all that was kept is stored. An error means that some of it may not be: it has to be kept again.
     pub fn flush(&self) -> Result<(), Error> {
+        self.sending(async |sender| sender.flush().await)
+    }
+
+    fn sending(&self, send: impl AsyncFnOnce(&mut Sender) -> Result<(), Error>) -> Result<(), Error> {
         let mut sender = lock(&self.sender);
-        let flushed = wait(&self.runtime, sender.flush());
-        if flushed.is_err() {
+        let sent = wait(&self.runtime, send(&mut sender));
+        if sent.is_err() {
             // What it believed to be there may not be.
             *sender = Sender::new(self.log.clone());
         }
-        flushed
+        sent
     }
 
     /// Says which values will be read next, in this order, so that many small ones are fetched together.

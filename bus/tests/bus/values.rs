@@ -1,6 +1,6 @@
 //! Large values.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -237,4 +237,21 @@ async fn what_could_not_be_stored_is_sent_again() {
     let log = tokio::task::spawn_blocking(keep).await.expect("it is stored in the end");
     assert_eq!(fetch(&log, &large).await.expect("it is there").len(), 1000);
     assert_eq!(again.tails(log.source(), Stream::Snapshot, "snapshot").await.expect("asked").len(), 1);
+}
+
+#[test]
+fn what_was_not_stored_is_sent_again() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let broker = MemoryBroker::new();
+    let log = runtime.block_on(prepared(&(Arc::new(broker.clone()) as Arc<dyn Broker>)));
+    let contents = Contents::new(log, runtime.handle().clone());
+    let content = noise(7, 100_000);
+    // Its chunks are refused while it is taken in; before its list is stored, they have to be.
+    broker.script(Fault::Refuse);
+    assert!(contents.keep(&content, false).is_err());
+    let large = contents.keep(&content, false).expect("it is sent");
+    contents.flush().expect("it is stored");
+    let mut read = Vec::new();
+    contents.read(&large, None).expect("it is there").read_to_end(&mut read).expect("it can be read");
+    assert!(read == content);
 }
