@@ -153,7 +153,10 @@ impl Interface for ShelfInterface {
                 break;
             }
         }
-        if self.side == Side::Destination && self.planted(Planted::SkippedWrite) && self.life.world.fresh() % 8 == 0 {
+        if self.side == Side::Destination
+            && self.planted(Planted::SkippedWrite)
+            && self.life.world.fresh().is_multiple_of(8)
+        {
             tables = before;
         }
         let content = (!kind.transactional).then(|| Shelf::content(&tables));

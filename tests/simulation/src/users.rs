@@ -520,10 +520,6 @@ fn set(table: &mut Table, dice: &mut Dice, values: &mut Values<'_>) {
     let kind = table.schema.fields[slot].kind;
     if let Some(row) = table.rows.get_mut(row) {
         row[slot] = values.of(kind, dice);
-        // Sometimes another field with it.
-        if dice.percent(20) && kind != Some(Kind::Integer) {
-            return;
-        }
     }
 }
 

@@ -184,6 +184,6 @@ impl Clock for SkewedClock {
     }
 
     fn fresh(&self) -> u64 {
-        self.world.inner().clocks.next()
+        self.world.inner().clocks.bits()
     }
 }

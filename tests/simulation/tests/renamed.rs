@@ -38,7 +38,7 @@ async fn what_a_set_brought_is_no_edit_of_whoever_edits_the_file_next() {
     let file = |name: &str| folder.path().join(name);
     let broker = Arc::new(MemoryBroker::new());
     let source = SourceName::new("people").unwrap();
-    let state = StateDirectory::open(&file("state")).unwrap();
+    let state = StateDirectory::open(file("state")).unwrap();
     fs::write(file("people.csv"), "id,phone\n1,111\n2,222\n3,333\n").unwrap();
     let config = deltabus_transmitter::Config::new(source.clone(), location(&file("people.csv")));
     let mut transmitter = Transmitter::open(config, broker.clone(), &state).unwrap();
@@ -53,7 +53,7 @@ async fn what_a_set_brought_is_no_edit_of_whoever_edits_the_file_next() {
     fs::write(file("people.csv"), "id,phone\n1,112\n2,222\n3,333\n4,444\n").unwrap();
     transmitter.transmit_once().await.unwrap();
     let probe = Arc::new(Dies { file: file("copy.csv"), text: "4,444" });
-    let dying = StateDirectory::open(&file("state")).unwrap().probed(probe);
+    let dying = StateDirectory::open(file("state")).unwrap().probed(probe);
     let mut receiver = Receiver::open(config.clone(), broker.clone(), &dying).unwrap();
     receiver.receive_once().await.unwrap_err();
     drop(receiver);
