@@ -100,6 +100,27 @@ impl Pending {
         )
     }
 
+    /// What is left when these sets have been answered, each by its number. One sent before another that was answered, and
+    /// not answered itself, was passed over, for the bus had lost it: it goes again, numbered on from `next`.
+    pub(crate) fn answered_each(&self, answered: &BTreeSet<u64>, next: u64) -> Answered {
+        let last = answered.last().copied().unwrap_or_default().min(self.sent);
+        let (gone, mut left) = self.sets.iter().cloned().partition::<Vec<_>, _>(|set| set.id.number <= last);
+        let done: Vec<u64> = gone.iter().map(|set| set.id.number).collect();
+        let mut again = Vec::new();
+        for set in gone.iter().filter(|set| !answered.contains(&set.id.number)) {
+            let later = || self.sets.iter().filter(|other| other.id.number > set.id.number);
+            let mut set = without_overwritten(set, later());
+            if !set.edits.is_empty() {
+                set.id.number = next + again.len() as u64;
+                again.push(set);
+            }
+        }
+        // Behind those that were never sent, whose numbers are below.
+        left.extend(again.iter().cloned());
+        let pending = Pending { sets: left, sent: self.sent, held: Arc::clone(&self.held) };
+        Answered { pending, done, again }
+    }
+
     /// Only what has been answered when all sets sent up to `number` have been.
     pub(crate) fn done(&self, number: u64) -> Pending {
         let is_done = |set: &&ReverseSet| set.id.number <= number.min(self.sent);
@@ -208,6 +229,41 @@ impl Pending {
         let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
         edits.filter(move |edits| edits.collection == *collection).flat_map(|edits| &edits.changes)
     }
+}
+
+/// What becomes of reverse sets when some are answered.
+pub(crate) struct Answered {
+    /// What still waits.
+    pub(crate) pending: Pending,
+    /// The numbers of those that no longer do.
+    pub(crate) done: Vec<u64>,
+    /// Those among the waiting that have another number than before.
+    pub(crate) again: Vec<ReverseSet>,
+}
+
+/// A set without the field edits that a `later` one made anew.
+fn without_overwritten<'a>(set: &ReverseSet, later: impl Iterator<Item = &'a ReverseSet>) -> ReverseSet {
+    let mut overwritten = BTreeSet::new();
+    for edits in later.flat_map(|set| &set.edits.collections) {
+        for edit in &edits.changes {
+            if let Change::Update { key, fields } = edit {
+                overwritten.extend(fields.iter().map(|field| (edits.collection.clone(), key.clone(), field.slot)));
+            }
+        }
+    }
+    let mut set = set.clone();
+    for edits in &mut set.edits.collections {
+        let name = edits.collection.clone();
+        edits.changes.retain_mut(|edit| match edit {
+            Change::Update { key, fields } => {
+                fields.retain(|field| !overwritten.contains(&(name.clone(), key.clone(), field.slot)));
+                !fields.is_empty()
+            }
+            Change::Insert { .. } | Change::Delete { .. } => true,
+        });
+    }
+    set.edits.collections.retain(|edits| !edits.changes.is_empty());
+    set
 }
 
 /// Whether an edit of `edited` bears on the record of `key`: equal rows without a key are one matter.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use deltabus_bus::Delivered;
+use deltabus_bus::{Delivered, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 
 use deltabus_record::diff;
@@ -17,7 +17,7 @@ use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::ledger;
 use crate::metrics as figures;
-use crate::pending::Records;
+use crate::pending::{Answered, Records};
 
 use super::bring::{Bringing, Brought, Turn};
 use super::{DESTINATION_ATTEMPTS, Receiver, Round};
@@ -50,7 +50,7 @@ impl Receiver {
                     // Edits made here count as made before these sets.
                     self.tend(round).await?;
                 }
-                self.settle_numbers(self.answered_by(&group)).await?;
+                self.settle_numbers(self.answered_by(&group).last().copied().unwrap_or_default()).await?;
                 match in_place(|| self.apply_now(&group, destination, round)) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < DESTINATION_ATTEMPTS => {
                         attempt += 1;
@@ -86,11 +86,11 @@ impl Receiver {
         Ok(true)
     }
 
-    /// The last of this receiver's reverse sets that these sets answer; 0 if they answer none.
-    fn answered_by(&self, sets: &[Delivered]) -> u64 {
+    /// The numbers of this receiver's reverse sets that these sets answer.
+    fn answered_by(&self, sets: &[Delivered]) -> BTreeSet<u64> {
         let replies = sets.iter().flat_map(|set| &set.set.replies);
         let mine = replies.filter(|reply| reply.reverse.receiver == self.config.name);
-        mine.map(|reply| reply.reverse.number).max().unwrap_or_default()
+        mine.map(|reply| reply.reverse.number).collect()
     }
 
     fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
@@ -112,7 +112,10 @@ impl Receiver {
             next = *position;
             bytes += size;
         }
-        let (pending, done) = self.pending.answered(answered);
+        // No further set may have a number that was answered: somebody else had it.
+        let mut number = ledger::reverse_number(&view)?.max(answered.last().copied().unwrap_or_default());
+        let Answered { pending, done, again } = self.pending.answered_each(&answered, number + 1);
+        number += again.len() as u64;
         let touched: Records =
             working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
         let mut batch = self.store.batch();
@@ -188,9 +191,11 @@ impl Receiver {
         for number in done {
             batch.outbox_remove(number);
         }
-        if answered > ledger::reverse_number(&view)? {
-            // No further set may have a number that was answered: somebody else had it.
-            ledger::put_reverse_number(&mut batch, answered)?;
+        for set in &again {
+            batch.outbox_put(set.id.number, &encode_reverse(set));
+        }
+        if number > ledger::reverse_number(&view)? {
+            ledger::put_reverse_number(&mut batch, number)?;
         }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
