@@ -4,16 +4,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// What one input may allocate at a time, beyond what was there before. Inputs are of some kilobytes, and those of the tests
 /// `bombs` of a megabyte or two; a message may decompress to a megabyte whatever its length (`bus::wire`), and what is
 /// decoded takes some seventy times its bytes at worst: an update that names nothing but slots.
 pub const BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// How long one input may take. Some microseconds are usual, some milliseconds where a file is written, and two seconds for
-/// the largest number that may be, where nothing is optimized; this leaves room for a machine that does other things, and no
-/// room for what grows with the square of its input.
+/// How long the processor may work on one input; what it does for others meanwhile doesn't count. Some microseconds are usual,
+/// some milliseconds where a file is written, and two seconds for the largest number that may be, where nothing is optimized;
+/// this leaves room for a slower machine, and none for what grows with the square of its input.
 pub const TIME_MAX: Duration = Duration::from_secs(20);
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -56,7 +58,7 @@ fn took(size: usize) {
 pub struct Taken {
     /// The most bytes at a time, beyond those at its beginning; 0 where nobody counts.
     pub bytes: usize,
-    /// How long it took.
+    /// How long the processor worked on it.
     pub time: Duration,
 }
 
@@ -64,7 +66,14 @@ pub struct Taken {
 pub fn measured(work: impl FnOnce()) -> Taken {
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
-    let begun = Instant::now();
+    let begun = processor_time();
     work();
-    Taken { bytes: MOST.load(Ordering::Relaxed).saturating_sub(before), time: begun.elapsed() }
+    let time = processor_time().saturating_sub(begun);
+    Taken { bytes: MOST.load(Ordering::Relaxed).saturating_sub(before), time }
+}
+
+/// How long the processor has worked for this process.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

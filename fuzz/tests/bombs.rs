@@ -68,7 +68,7 @@ fn text_of_every_kind() {
             &[
                 ("digits", "9".repeat(MANY)),
                 ("digits that may be", "9".repeat(149_000)),
-                ("a fraction", format!("0.{}", "3".repeat(149_000))),
+                ("a fraction", format!("0.{}", "3".repeat(70_000))),
                 ("an exponent", "1e-2147483647".into()),
                 ("a year", format!("+{}-01-01", "9".repeat(MANY))),
                 ("seconds", format!("00:00:00.{}", "9".repeat(MANY))),
