@@ -77,7 +77,7 @@ fn many(arguments: &Arguments) -> bool {
     let count = arguments.seeds.end.saturating_sub(arguments.seeds.start);
     let step = (count / 20).max(1);
     let done = |seeds: u64| {
-        if seeds % step == 0 {
+        if seeds.is_multiple_of(step) {
             eprintln!("{seeds} of {count}");
         }
     };
