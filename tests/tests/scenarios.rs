@@ -143,6 +143,21 @@ fn a_renamed_column_takes_its_values_along() {
 }
 
 #[test]
+fn an_edit_on_the_way_survives_its_columns_end_among_the_dead_letters() {
+    let world = world();
+    sql(&world, "UPDATE people SET phone = '777' WHERE id = '1'");
+    world.run(A).exits(0);
+    world.write("people.csv", "id,name\n1,Ann\n2,Bob\n3,Cleo\n");
+    transmit(&world);
+    receive(&world);
+    transmit(&world);
+    receive(&world);
+    all_hold(&world, "id,name\n1,Ann\n2,Bob\n3,Cleo\n");
+    let kept = world.run("dead-letters people").exits(1).stdout();
+    assert!(kept.contains("777") && kept.contains("no longer has the field `phone`"), "{kept}");
+}
+
+#[test]
 fn a_receiver_that_returns_after_the_log_was_trimmed_joins_by_difference() {
     let world = world();
     for number in 10..20 {
