@@ -186,6 +186,17 @@ impl Outlet {
         Ok(())
     }
 
+    /// The same for a row that only has to be recognized: contents that the bus no longer has stay references.
+    pub(crate) fn forward_as_known(&self, row: &[u8], out: &mut RowBuilder) -> Result<(), Error> {
+        match self.forward(row, out) {
+            Err(error) if error.is_missing_content() => {
+                out.clear();
+                self.convert(row, out)
+            }
+            result => result,
+        }
+    }
+
     /// Whether a reference in the source's `slot` goes to the destination as it is, or not at all.
     fn keeps(&self, slot: usize) -> bool {
         self.kept.get(slot).copied().unwrap_or_default()
@@ -210,12 +221,23 @@ impl Outlet {
     fn convert(&self, row: &[u8], out: &mut RowBuilder) -> Result<(), Error> {
         let fields = &self.destination.schema.fields;
         self.lens.forward(row, out, &mut |value, slot| {
+            if matches!(value, Value::Large(_)) {
+                return Ok(value);
+            }
             self.interface.project(value, &fields[slot]).map_err(|refusal| Error::Refused {
                 collection: self.destination.name.clone(),
                 field: fields[slot].name.clone(),
                 refusal,
             })
         })
+    }
+
+    /// [`Outlet::forward_as_known`] as an owned row.
+    pub(crate) fn row_as_known(&self, source: Option<&Row>) -> Result<Option<Row>, Error> {
+        let Some(source) = source else { return Ok(None) };
+        let mut out = RowBuilder::default();
+        self.forward_as_known(source.as_bytes(), &mut out)?;
+        Ok(Some(out.row()))
     }
 
     /// [`Outlet::forward`] as an owned row.
@@ -252,7 +274,7 @@ impl Outlet {
             return self.settle(lifted.as_bytes(), None, out);
         };
         let mut expected = RowBuilder::default();
-        if let Err(error) = self.forward(base, &mut expected) {
+        if let Err(error) = self.forward_as_known(base, &mut expected) {
             // What the destination can't hold it doesn't hold: nothing stands there as projected.
             if !matches!(error, Error::Refused { .. }) {
                 return Err(error);

@@ -717,7 +717,7 @@ fn settled(outlet: &Outlet, writes: Vec<RecordWrite>) -> Vec<RecordWrite> {
 
 /// The write that makes a destination record of `before` one of `after`, both in the source's terms.
 fn write(outlet: &Outlet, before: Option<&Row>, after: Option<&Row>) -> Result<Option<RecordWrite>, Error> {
-    let before = outlet.row(before)?;
+    let before = outlet.row_as_known(before)?;
     let after = outlet.row(after)?;
     Ok(match (before, after) {
         (None, None) => None,

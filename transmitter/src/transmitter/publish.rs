@@ -83,14 +83,21 @@ impl Transmitter {
     }
 
     /// Whether the log no longer leads on from the snapshot, or there is none: then nobody can join. Asked of the bus once in
-    /// a while.
+    /// a while; a log that lost its end is noticed then too.
     async fn snapshot_is_behind(&mut self) -> Result<bool, Error> {
         if self.snapshot_seen.is_some_and(|seen| seen.elapsed() < ROUND_MAX) {
             return Ok(false);
         }
         let (broker, source) = (self.log.broker(), self.log.source());
         let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
-        let first = extent.map_or(0, |extent| extent.first);
+        let extent = extent.unwrap_or_default();
+        let first = extent.first;
+        if let Some(wanted) = self.writer.as_ref().map(|writer| writer.position().sequence)
+            && extent.last < wanted
+        {
+            let source_name = source.clone();
+            return Err(deltabus_bus::Error::LogLost { source_name, last: extent.last, wanted }.into());
+        }
         let snapshot = pointer(&self.log).await?;
         if snapshot.is_none() {
             // Contents lie beside the snapshot: they are gone too.
