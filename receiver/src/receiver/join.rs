@@ -80,11 +80,9 @@ impl Receiver {
         }
         let mut batch = self.store.batch();
         let view = self.store.view();
-        if self.ahead.is_some() {
-            // The destination is no longer what the old base says.
-            batch.drop_aside();
-        } else if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
-            // It is what the old base says: what was edited on that counts, until it is made equal to the new one.
+        if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
+            // It is what the old base says, or a set further, which the source knows already: what was edited on that counts,
+            // until it is made equal to the new one.
             self.put_on_top(&view, answered, &mut batch)?;
             batch.put_aside();
         }
