@@ -21,6 +21,7 @@ use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
 };
+use crate::error::causes;
 use crate::version;
 
 /// How long the broker may take to answer one request before the outcome counts as unknown.
@@ -608,21 +609,6 @@ fn log_event(event: &Event) {
         Event::ClientError(error) => tracing::debug!(%error, "the bus client reports an error"),
         event => tracing::debug!(%event, "bus"),
     }
-}
-
-/// An error with all its causes in one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

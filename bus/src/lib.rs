@@ -66,7 +66,7 @@ mod wire;
 
 pub use clock::{Clock, SystemClock};
 pub use contents::{Contents, large_of};
-pub use error::Error;
+pub use error::{Error, causes};
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
 pub use reverse::{LastReverse, ReversePlace, Reversed};

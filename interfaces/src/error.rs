@@ -156,6 +156,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it may speak of single records that were to be written, so that others may do.
+    pub fn is_of_records(&self) -> bool {
+        matches!(
+            self,
+            Error::Write { .. } | Error::Refused { .. } | Error::DuplicateKey { .. } | Error::Database { .. }
+        )
+    }
+
     /// Whether trying again later, with nothing else changed, may help.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use deltabus_bus::Position;
+use deltabus_bus::{Position, causes};
 use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Staged, Stamp};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -83,7 +83,9 @@ impl Receiver {
         let mut stamp = self.stamp.clone();
         let (stamp, dead) = match self.write_destination(all, to.gone, &to.next, &stamp, &dead) {
             Ok(now) => (now.or(stamp), dead),
-            Err(Error::Interface(error)) if self.sets_aside() && is_refusal(&error) => {
+            // Where it is no single record's, saying that the destination is at the next revision fails as well, and nothing is
+            // set aside.
+            Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
                 tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
                 let writes = std::mem::take(&mut prepared.writes);
                 let sorted = self.sort_out(outlets, writes, &mut stamp)?;
@@ -265,7 +267,7 @@ impl Receiver {
             drop(all);
             match written {
                 Ok(now) => *stamp = Some(now),
-                Err(error) if !is_refusal(&error) => return Err(error.into()),
+                Err(error) if !error.is_of_records() => return Err(error.into()),
                 Err(error) => match part.len() {
                     0 | 1 => refused.extend(part.pop().map(|(at, write)| (at, write, error))),
                     several => {
@@ -288,7 +290,7 @@ impl Turn {
             key: self.key.clone(),
             held: self.before.clone(),
             wanted: self.after.clone(),
-            reason: reason(error),
+            reason: causes(error),
             left_out: false,
         }
     }
@@ -338,32 +340,6 @@ impl Prepared {
 fn key_of(write: &RecordWrite) -> &Key {
     let (RecordWrite::Put { key, .. } | RecordWrite::Remove { key, .. }) = write;
     key
-}
-
-/// An error with its causes.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
-/// Whether a store's error may be about single records. Where it is not, saying that the destination is at the next revision
-/// fails as well, and nothing is set aside.
-pub(super) fn is_refusal(error: &InterfaceError) -> bool {
-    matches!(
-        error,
-        InterfaceError::Write { .. }
-            | InterfaceError::Refused { .. }
-            | InterfaceError::DuplicateKey { .. }
-            | InterfaceError::Database { .. }
-    )
 }
 
 /// The writes of all collections that have any; all collections where schemas changed.

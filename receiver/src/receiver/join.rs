@@ -27,7 +27,7 @@ use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
 use crate::pending::Records;
 
-use super::bring::{Bringing, Prepared, Turn, collection_writes, is_refusal};
+use super::bring::{Bringing, Prepared, Turn, collection_writes};
 use super::look::translator;
 use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round};
 
@@ -253,7 +253,7 @@ impl Receiver {
         };
         let stamp = match done {
             Ok(stamp) => stamp,
-            Err(Error::Interface(error)) if self.sets_aside() && is_refusal(&error) => {
+            Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
                 tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
                 drop(loads);
                 prepared.refused.retain(|refused| !refused.left_out);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use deltabus_bus::{Entry, history};
+use deltabus_bus::{Entry, causes, history};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 use deltabus_record::change::{
     Change, ChangeSet, CollectionChanges, Conflict, ConflictId, FieldChange, Outcome, Reply, ReverseSet, Revision,
@@ -255,7 +255,7 @@ impl Transmitter {
         let reply = reverse::merge_set(&set, &mut working, &self.as_merged(), self.config.conflicts, &last_changed)?;
         let merged = match self.write_merged(&working, vec![case.reply(reply.verdicts)]) {
             Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
-                let reason = super::merge::reason(&error);
+                let reason = causes(&error);
                 let verdicts = vec![reverse::refused(collection, edit.clone(), reason)];
                 Merged {
                     transaction: Transaction::default(),

@@ -1,6 +1,6 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
-use deltabus_bus::ReversePlace;
+use deltabus_bus::{ReversePlace, causes};
 use deltabus_interfaces::{Error as InterfaceError, Stamp, in_place};
 use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
 use deltabus_record::key::Key;
@@ -210,7 +210,7 @@ impl Transmitter {
                         }
                         Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
                         Err(error) => {
-                            let reason = reason(&error);
+                            let reason = causes(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
                     }
@@ -232,28 +232,7 @@ pub(super) struct Merged {
 
 /// Whether an error speaks of one record, so that the others may do.
 pub(super) fn refusable(error: &InterfaceError) -> bool {
-    matches!(
-        error,
-        InterfaceError::Write { .. }
-            | InterfaceError::Refused { .. }
-            | InterfaceError::DuplicateKey { .. }
-            | InterfaceError::Database { .. }
-            | InterfaceError::Unsupported { .. }
-    )
-}
-
-/// An error with its causes.
-pub(super) fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
+    error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. })
 }
 
 fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow};
-use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, encode_set};
+use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, causes, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
 use deltabus_record::change::{Change, ChangeSet, ConflictId, ConflictPolicy, Reply, Revision, Transaction};
@@ -400,7 +400,7 @@ impl Transmitter {
             },
             Question::Decide(id, decision) => match self.decide(id, decision).await {
                 Ok(decided) => decided.to_string(),
-                Err(error) => format!("{ANSWER_FAILED}{}", merge::reason(&error)),
+                Err(error) => format!("{ANSWER_FAILED}{}", causes(&error)),
             },
         };
         // The source has to be looked at again, though it hasn't changed.
