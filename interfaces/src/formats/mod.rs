@@ -6,3 +6,4 @@ pub(crate) mod file_set;
 pub(crate) mod icalendar;
 pub(crate) mod json;
 pub(crate) mod vcard;
+pub(crate) mod wanted;

@@ -22,7 +22,6 @@ mod read;
 mod settings;
 mod splice;
 mod style;
-mod wanted;
 mod write;
 
 use deltabus_record::convert;

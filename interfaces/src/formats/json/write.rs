@@ -8,13 +8,13 @@ use deltabus_record::row::{Row, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 use deltabus_record::value::Value;
 
-use super::document::{self, Item, Span, unquoted};
+use super::document::{self, Container, Item, Span, unquoted};
 use super::find::{Bed, Document, Place};
 use super::settings::Shape;
 use super::splice::Splices;
 use super::style::{Spaces, Style, colon_of};
-use super::wanted::Wanted;
 use super::{Json, KEYS};
+use crate::formats::wanted::Wanted;
 use crate::{Action, CollectionWrite, Error, RecordWrite, Result, Staged, Stamp};
 
 /// Builds the document that `writes` lead to; see [`crate::Interface::stage`].
@@ -190,11 +190,15 @@ impl Rewrite<'_> {
                 added_keys.push(format!("{name}{colon}[{}]", key.join(", ")));
             }
         }
+        let unnamed = |keys: &Container| keys.items.iter().map(|item| gone(&unquoted(item.name.of(text)))).collect();
+        let unnamed: Vec<bool> = keys.as_ref().map(unnamed).unwrap_or_default();
+        if added.is_empty() && !removed.contains(&true) && !unnamed.contains(&true) {
+            return Ok(document);
+        }
         let mut splices = Splices::of(text);
         match keys {
             Some(keys) => {
-                let removed: Vec<_> = keys.items.iter().map(|item| gone(&unquoted(item.name.of(text)))).collect();
-                splices.change(keys, &removed, &added_keys, &Style::of(text, keys).records);
+                splices.change(keys, &unnamed, &added_keys, &Style::of(text, keys).records);
             }
             None if added_keys.is_empty() => {}
             None => added.insert(0, {
@@ -247,7 +251,7 @@ impl Writing<'_> {
             Action::Write(writes) => {
                 let mut wanted = Wanted::new(self.collection, writes);
                 for (item, removed) in items.iter().zip(&mut removed).filter(|(_, removed)| !**removed) {
-                    match wanted.take(self.collection, &self.key_values(item)?) {
+                    match wanted.take(&self.key(item)?) {
                         Some(RecordWrite::Remove { .. }) => *removed = true,
                         Some(RecordWrite::Put { row, changed, .. }) => self.change(splices, item, row, changed)?,
                         None if self.dropped.is_empty() => {}
@@ -266,8 +270,8 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// The values of a record in the collection's slots, as far as its key needs them.
-    fn key_values(&self, item: &Item) -> Result<Vec<Value>> {
+    /// The key of a record that is there; nothing else of it is decoded.
+    fn key(&self, item: &Item) -> Result<Vec<u8>> {
         let schema = &self.collection.schema;
         let whole_row = schema.key == KeySpec::WholeRow;
         let names: HashSet<&str> = schema.key_names().into_iter().collect();
@@ -283,10 +287,12 @@ impl Writing<'_> {
                 values[slot] = self.json.value(self.text, member.value)?;
             }
         }
-        Ok(values)
+        let mut key = Vec::new();
+        schema.key_content_into(Row::of(&values).as_bytes(), &mut key);
+        Ok(key)
     }
 
-    fn members(&self, item: &Item) -> Result<document::Container> {
+    fn members(&self, item: &Item) -> Result<Container> {
         let members = document::container(self.text, item.value.start);
         members.map_err(|problem| self.json.problem_at(self.text, problem.at, problem.text))
     }

@@ -14,6 +14,7 @@ use super::lines::{NewCard, edit, pin};
 use super::shelf::{Place, Shelf, ShelfFile};
 use super::{Vcard, fields};
 use crate::formats::content_line::{Splice, line_ending};
+use crate::formats::wanted::Wanted;
 use crate::{Action, CollectionWrite, Error, Mark, RecordWrite, Result, Staged, Stamp};
 
 /// Builds the state that `writes` lead to; see [`crate::Interface::stage`].
@@ -306,51 +307,5 @@ impl NewCards<'_> {
             }
         }
         card
-    }
-}
-
-/// The writes that wait for their record.
-struct Wanted<'a> {
-    counted: bool,
-    writes: HashMap<Vec<u8>, Vec<&'a RecordWrite>>,
-    order: Vec<Vec<u8>>,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(collection: &Collection, writes: &'a [RecordWrite]) -> Wanted<'a> {
-        let counted = collection.schema.key == KeySpec::WholeRow;
-        let mut wanted = Wanted { counted, writes: HashMap::new(), order: Vec::new() };
-        for write in writes {
-            let (RecordWrite::Put { row, .. } | RecordWrite::Remove { row, .. }) = write;
-            let mut key = Vec::new();
-            collection.schema.key_content_into(row.as_bytes(), &mut key);
-            wanted.order.push(key.clone());
-            wanted.writes.entry(key).or_default().push(write);
-        }
-        wanted
-    }
-
-    /// The write for the record of `key`. Of whole rows only removals have one: another equal row comes in beside it.
-    fn take(&mut self, key: &[u8]) -> Option<&'a RecordWrite> {
-        let writes = self.writes.get_mut(key)?;
-        let at = match self.counted {
-            true => writes.iter().position(|write| matches!(write, RecordWrite::Remove { .. }))?,
-            false => writes.len().checked_sub(1)?,
-        };
-        Some(writes.remove(at))
-    }
-
-    /// The rows that come in.
-    fn rest(mut self) -> Vec<&'a Row> {
-        let mut rows = Vec::new();
-        for key in std::mem::take(&mut self.order) {
-            let Some(writes) = self.writes.get_mut(&key) else { continue };
-            if !writes.is_empty()
-                && let RecordWrite::Put { row, .. } = writes.remove(0)
-            {
-                rows.push(row);
-            }
-        }
-        rows
     }
 }
