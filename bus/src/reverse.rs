@@ -60,9 +60,10 @@ impl Log {
         }))
     }
 
-    /// Which of these sets of one receiver the bus has, each exactly as it is.
+    /// Which of these sets the bus has, each exactly as it is.
     pub async fn stored_reverse(&self, sets: &[&ReverseSet]) -> Result<Vec<bool>, Error> {
-        let wanted: Vec<_> = sets.iter().map(|set| wire::encode_reverse(set)).collect();
+        let wanted: Vec<_> =
+            sets.iter().map(|set| (Subject::reverse(&set.id.receiver).tail, wire::encode_reverse(set))).collect();
         let mut there = vec![false; sets.len()];
         let mut after = 0;
         loop {
@@ -70,8 +71,8 @@ impl Log {
             let Some(last) = batch.last() else { return Ok(there) };
             after = last.sequence;
             for stored in &batch {
-                for (at, set) in sets.iter().enumerate() {
-                    there[at] |= stored.tail == Subject::reverse(&set.id.receiver).tail && stored.payload == wanted[at];
+                for (there, (tail, payload)) in there.iter_mut().zip(&wanted) {
+                    *there |= stored.tail == *tail && stored.payload == *payload;
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::RECORD_KEY_BYTES_MAX;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
@@ -75,6 +76,19 @@ impl View {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// The digest of all records, made anew: every one is read.
+    pub fn digest(&self) -> Result<Digest, Error> {
+        let mut digest = Digest::default();
+        for collection in self.collections() {
+            let hasher = RecordHasher::new(&collection.name);
+            for record in self.records(&collection.name)? {
+                let (key, row) = record?;
+                digest.add(hasher.hash(&key, &row));
+            }
+        }
+        Ok(digest)
     }
 
     /// What the owner put on top of a record with [`crate::Batch::overlay_put`].

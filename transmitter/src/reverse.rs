@@ -264,7 +264,7 @@ fn write_of(key: &Key, before: Option<&Row>, after: Option<&Row>) -> Option<Reco
 /// The slots in which two rows differ; all of `after`'s where there was no row.
 pub(crate) fn changed_slots(before: Option<&Row>, after: &Row) -> Vec<u32> {
     match before {
-        Some(before) => diff::fields(before, after).into_iter().map(|field| field.slot).collect(),
+        Some(before) => diff::changed_slots(before, after),
         None => (0..RowReader::new(after.as_bytes()).count() as u32).collect(),
     }
 }

@@ -144,8 +144,8 @@ fn differing(
             (Some(row), Some(there)) => {
                 // A content in memory and a reference to it.
                 let same = |slot: &u32| same_content(field(&there, *slot), field(&row, *slot));
-                let changed = diff::fields(&there, &row).into_iter().map(|field| field.slot);
-                let changed: Vec<u32> = changed.filter(|slot| !same(slot)).collect();
+                let mut changed = diff::changed_slots(&there, &row);
+                changed.retain(|slot| !same(slot));
                 if changed.is_empty() {
                     continue;
                 }

@@ -691,7 +691,7 @@ fn settled(outlet: &Outlet, writes: Vec<RecordWrite>) -> Vec<RecordWrite> {
             RecordWrite::Put { key, row, changed } => match going.get_mut(&key).and_then(Vec::pop) {
                 Some(before) => {
                     *met.entry(key.clone()).or_default() += 1;
-                    let changed: Vec<u32> = diff::fields(&before, &row).into_iter().map(|field| field.slot).collect();
+                    let changed = diff::changed_slots(&before, &row);
                     if !changed.is_empty() && !outlet.counted() {
                         settled.push(RecordWrite::Put { key, row, changed });
                     }
@@ -727,7 +727,7 @@ fn write(outlet: &Outlet, before: Option<&Row>, after: Option<&Row>) -> Result<O
             Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
         }
         (Some(before), Some(row)) => {
-            let changed: Vec<u32> = diff::fields(&before, &row).into_iter().map(|field| field.slot).collect();
+            let changed = diff::changed_slots(&before, &row);
             if changed.is_empty() {
                 return Ok(None);
             }

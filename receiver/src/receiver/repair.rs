@@ -2,7 +2,6 @@
 
 use deltabus_bus::{Event, Reader, confirmed};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
-use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 
@@ -170,22 +169,9 @@ impl Receiver {
         match confirmed(&self.log, position).await? {
             None => Ok(Proof::Expired),
             Some(revision) if revision != position.revision => Ok(Proof::Fails),
-            Some(revision) if in_place(|| self.base_digest())? != revision.digest => Ok(Proof::Fails),
+            Some(revision) if in_place(|| self.store.view().digest())? != revision.digest => Ok(Proof::Fails),
             Some(_) => Ok(Proof::Holds),
         }
-    }
-
-    fn base_digest(&self) -> Result<Digest, Error> {
-        let view = self.store.view();
-        let mut digest = Digest::default();
-        for collection in view.collections() {
-            let hasher = RecordHasher::new(&collection.name);
-            for record in view.records(&collection.name)? {
-                let (key, row) = record?;
-                digest.add(hasher.hash(&key, &row));
-            }
-        }
-        Ok(digest)
     }
 
     /// Brings the base to what the destination has already.

@@ -169,6 +169,11 @@ pub fn fields(before: &Row, after: &Row) -> Vec<FieldChange> {
     fields
 }
 
+/// The slots in which two rows differ.
+pub fn changed_slots(before: &Row, after: &Row) -> Vec<u32> {
+    fields(before, after).into_iter().map(|field| field.slot).collect()
+}
+
 /// A found record that waits for its match.
 struct Waiting {
     fingerprint: u64,

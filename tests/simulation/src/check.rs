@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use deltabus_record::change::Revision;
 use deltabus_record::convert;
-use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::schema::ReceiverName;
 use deltabus_record::value::Value;
 use deltabus_state::{Owner, StateDirectory, View};
@@ -109,7 +108,7 @@ pub(crate) async fn states(run: &Run) {
         if waits > 0 {
             run.world.problem(format!("{waits} sets wait in the outbox of {}", process.name));
         }
-        match digest(&view) {
+        match view.digest() {
             Ok(digest) if digest == reached.digest => {}
             Ok(digest) => run.world.problem(format!("the records of {} have the digest {digest}", process.name)),
             Err(error) => run.world.problem(format!("the records of {} can't be read: {error}", process.name)),
@@ -124,19 +123,6 @@ fn position(view: &View) -> Option<Revision> {
         [_, _, number, records, sum, ..] => Revision::from_values(&[number.clone(), records.clone(), sum.clone()]),
         _ => None,
     }
-}
-
-/// The digest of what a store holds, record by record.
-fn digest(view: &View) -> Result<Digest, deltabus_state::Error> {
-    let mut digest = Digest::default();
-    for collection in view.collections() {
-        let hasher = RecordHasher::new(&collection.name);
-        for record in view.records(&collection.name)? {
-            let (key, row) = record?;
-            digest.add(hasher.hash(&key, &row));
-        }
-    }
-    Ok(digest)
 }
 
 /// Finds out what became of every traced edit, and sums up.
