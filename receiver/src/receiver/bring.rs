@@ -19,7 +19,8 @@ use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Records;
 
-use super::{Receiver, Round, settled, write};
+use super::writes::{settled, write};
+use super::{Receiver, Round};
 
 /// Where single writes are looked for that the destination refuses, it is begun with so many together: a transaction of them
 /// is a bearable size.

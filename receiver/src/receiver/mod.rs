@@ -7,25 +7,25 @@ mod edits;
 mod join;
 mod look;
 mod past;
+mod recovery;
 mod repair;
 mod selection;
 mod send;
+mod writes;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use deltabus_bus::broker::Broker;
-use deltabus_bus::{Contents, Event, Log, Position, Reader, decode_reverse};
+use deltabus_bus::{Contents, Event, Log, Position, Reader};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Interface, Mark, RecordWrite, Stamp, Unread};
-use deltabus_record::diff::{self, Difference};
+use deltabus_interfaces::{Interface, Mark, Stamp, Unread};
+use deltabus_record::diff::Difference;
 use deltabus_record::digest::Digest;
-use deltabus_record::key::Key;
 use deltabus_record::mapping::Mapping;
-use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName, SourceName};
-use deltabus_state::{Batch, Owner, Requests, StateDirectory, Store};
+use deltabus_state::{Owner, Requests, StateDirectory, Store};
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -36,9 +36,8 @@ use crate::contents::LargeValues;
 use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::filter::Filter;
-use crate::ledger::{self, Marked, Wanted};
+use crate::ledger::{self, Marked};
 use crate::metrics as figures;
-use crate::outlet::Outlet;
 use crate::pending::Pending;
 use crate::rehearsal::Rehearsal;
 use crate::verify::Cause;
@@ -433,149 +432,6 @@ impl Receiver {
         format!("{}/{}", self.config.source, self.config.name)
     }
 
-    /// Where its destination is, the same for all who mean it.
-    fn here(&self) -> String {
-        let given = &self.config.location;
-        given.place().unwrap_or_else(|_| given.to_string())
-    }
-
-    /// Whether the destination is the one that its state is about.
-    pub(crate) fn is_at_home(&self) -> Result<bool, Error> {
-        Ok(ledger::location(&self.store.view())?.is_some_and(|known| known == self.here()))
-    }
-
-    /// A receiver that is pointed at another place begins there anew: nothing that stands there is an edit.
-    fn settle_location(&self) -> Result<(), Error> {
-        if matches!(self.purpose, Purpose::Compare) {
-            return Ok(());
-        }
-        let here = self.here();
-        let view = self.store.view();
-        let before = ledger::location(&view)?;
-        if before.as_deref() == Some(here.as_str()) {
-            return Ok(());
-        }
-        let mut batch = self.store.batch();
-        if before.is_some() {
-            tracing::warn!(before, now = here, "the destination is another one than before");
-            for entry in view.outbox(0) {
-                batch.outbox_remove(entry?.0);
-            }
-            batch.drop_aside();
-            DeadLetters::default().write(&DeadLetters::read(&view)?, &mut batch)?;
-            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
-            ledger::put_journal(&mut batch, None)?;
-            ledger::put_index(&mut batch, None)?;
-            ledger::put_stamp(&mut batch, None)?;
-        }
-        ledger::put_location(&mut batch, &here)?;
-        Ok(batch.commit()?)
-    }
-
-    /// Takes from the store what is kept in memory.
-    fn reload(&mut self) -> Result<(), Error> {
-        let view = self.store.view();
-        let mut sets = Vec::new();
-        for entry in view.outbox(0) {
-            sets.push(decode_reverse(&self.config.name, &entry?.1)?);
-        }
-        self.dead = DeadLetters::read(&view)?;
-        self.pending = Pending::new(sets, ledger::sent(&view)?, self.dead.held());
-        if matches!(self.purpose, Purpose::Keep) {
-            self.list_letters(&self.dead, view.collections())?;
-        }
-        self.unsure = true;
-        self.stamp = ledger::stamp(&view)?;
-        self.index = ledger::index(&view)?;
-        self.found = None;
-        self.stale.clear();
-        self.ahead = None;
-        self.recovered = false;
-        self.remake = false;
-        self.settle_selection()
-    }
-
-    /// After a crash: finds out whether the destination already has what was about to be written.
-    fn recover(&mut self) -> Result<(), Error> {
-        if self.recovered {
-            return Ok(());
-        }
-        let view = self.store.view();
-        if let Some(position) = ledger::position(&view)? {
-            let mut batch = self.store.batch();
-            if self.interface.transactional() {
-                let mark = self.interface.mark(&self.owner())?.and_then(|mark| Marked::from_bytes(&mark));
-                let attempt = ledger::attempt(&view)?;
-                if attempt.is_some() && mark.and_then(|mark| mark.attempt) == attempt {
-                    self.is_equal(&position, &mut batch)?;
-                }
-                let intended = DeadLetters::intended(&view)?.map(|(revision, _)| revision);
-                match mark {
-                    Some(mark) if mark.revision == position.revision => {}
-                    Some(Marked { revision, held, .. }) if revision.number > position.revision.number => {
-                        // Which records are held was written down here before, unless this state is an older one.
-                        match held == 0 || intended == Some(revision.number) {
-                            true => self.ahead = Some(revision.number),
-                            false => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
-                        }
-                    }
-                    // Another destination than the one that was written last.
-                    _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
-                }
-            } else if let Some(journal) = ledger::journal(&view)? {
-                // Somebody may have written it since: then the temporary file tells.
-                let renamed = || journal.temporary.as_ref().is_some_and(|temporary| !temporary.exists());
-                let written = self.interface.content()? == Some(journal.content) || renamed();
-                match ledger::reconcile(&view)? {
-                    true if written => self.is_equal(&position, &mut batch)?,
-                    false if written && journal.revision > position.revision.number => {
-                        self.ahead = Some(journal.revision);
-                    }
-                    _ => {}
-                }
-                ledger::put_journal(&mut batch, None)?;
-            }
-            if self.ahead.is_none() {
-                batch.commit()?;
-            } else {
-                // What was written since the last scan its index doesn't know. The journal stays until the base is there too.
-                let mut batch = self.store.batch();
-                ledger::put_index(&mut batch, None)?;
-                batch.commit()?;
-                self.index = None;
-            }
-        }
-        self.recovered = true;
-        Ok(())
-    }
-
-    /// The destination was made equal to the base, and a crash came before that was written down.
-    fn is_equal(&mut self, position: &Position, batch: &mut Batch) -> Result<(), Error> {
-        if let Some((revision, dead)) = DeadLetters::intended(&self.store.view())?
-            && revision == position.revision.number
-        {
-            dead.write(&self.dead, batch)?;
-            self.pending = self.pending.holding(dead.held());
-            self.dead = dead;
-        }
-        DeadLetters::settle(batch)?;
-        ledger::put_reconcile(batch, Wanted::No)?;
-        ledger::put_attempt(batch, None)?;
-        ledger::put_index(batch, None)?;
-        batch.drop_aside();
-        self.index = None;
-        Ok(())
-    }
-
-    /// Brings the base to what the destination was last written with, without touching that.
-    pub(crate) async fn settled(&mut self) -> Result<Option<Position>, Error> {
-        self.recover()?;
-        if let Some(ahead) = self.ahead.take() {
-            self.forward_to(Some(ahead)).await?;
-        }
-        self.position()
-    }
-
     /// Why a record that differs from the base does so.
     pub(crate) fn cause(&self, collection: &Collection, difference: &Difference) -> Cause {
         let key = &difference.key;
@@ -673,65 +529,4 @@ impl Receiver {
 enum SessionEnd {
     Stopped,
     Again,
-}
-
-/// The writes without such as meet at one record of the destination: what goes under one key of the source's may come under
-/// another that is the same there.
-fn settled(outlet: &Outlet, writes: Vec<RecordWrite>) -> Vec<RecordWrite> {
-    let mut going: HashMap<Key, Vec<Row>> = HashMap::new();
-    for write in &writes {
-        if let RecordWrite::Remove { key, row } = write {
-            going.entry(key.clone()).or_default().push(row.clone());
-        }
-    }
-    let mut met: HashMap<Key, usize> = HashMap::new();
-    let mut settled = Vec::with_capacity(writes.len());
-    for write in writes {
-        match write {
-            RecordWrite::Put { key, row, changed } => match going.get_mut(&key).and_then(Vec::pop) {
-                Some(before) => {
-                    *met.entry(key.clone()).or_default() += 1;
-                    let changed = diff::changed_slots(&before, &row);
-                    if !changed.is_empty() && !outlet.counted() {
-                        settled.push(RecordWrite::Put { key, row, changed });
-                    }
-                }
-                None => settled.push(RecordWrite::Put { key, row, changed }),
-            },
-            remove => settled.push(remove),
-        }
-    }
-    // As many removals go as there were records that came.
-    settled.retain(|write| match write {
-        RecordWrite::Remove { key, .. } => match met.get_mut(key) {
-            Some(left @ 1..) => {
-                *left -= 1;
-                false
-            }
-            _ => true,
-        },
-        RecordWrite::Put { .. } => true,
-    });
-    settled
-}
-
-/// The write that makes a destination record of `before` one of `after`, both in the source's terms.
-fn write(outlet: &Outlet, before: Option<&Row>, after: Option<&Row>) -> Result<Option<RecordWrite>, Error> {
-    let before = outlet.row_as_known(before)?;
-    let after = outlet.row(after)?;
-    Ok(match (before, after) {
-        (None, None) => None,
-        (Some(row), None) => Some(RecordWrite::Remove { key: outlet.destination_key(&row, 0), row }),
-        (None, Some(row)) => {
-            let changed = (0..outlet.destination.schema.fields.len() as u32).collect();
-            Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
-        }
-        (Some(before), Some(row)) => {
-            let changed = diff::changed_slots(&before, &row);
-            if changed.is_empty() {
-                return Ok(None);
-            }
-            Some(RecordWrite::Put { key: outlet.destination_key(&row, 0), row, changed })
-        }
-    })
 }
