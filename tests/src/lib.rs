@@ -104,9 +104,28 @@ impl World {
 
     /// The process id of the world's broker.
     pub fn broker_pid(&self) -> i32 {
-        let status = self.run("bus status --json");
-        let status: serde_json::Value = serde_json::from_str(&status.stdout()).expect("bus status --json is JSON");
-        status["pid"].as_i64().expect("the bus is running") as i32
+        self.bus_status("")["pid"].as_i64().expect("the bus is running") as i32
+    }
+
+    /// Where the world's bus listens.
+    pub fn bus_url(&self) -> String {
+        self.bus_url_with("")
+    }
+
+    /// The same of the bus that these options mean, `--state …`.
+    pub fn bus_url_with(&self, options: &str) -> String {
+        self.bus_status(options)["url"].as_str().expect("the bus is running").to_owned()
+    }
+
+    fn bus_status(&self, options: &str) -> serde_json::Value {
+        let status = self.run(&format!("bus status --json {options}")).exits(0);
+        serde_json::from_str(&status.stdout()).expect("bus status --json is JSON")
+    }
+
+    /// Runs statements in a SQLite database, as any program may.
+    pub fn sql(&self, database: &str, statements: &str) {
+        let connection = rusqlite::Connection::open(self.path(database)).expect("the database can be opened");
+        connection.execute_batch(statements).unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 }
 

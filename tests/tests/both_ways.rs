@@ -17,10 +17,6 @@ fn receive(world: &World) {
     world.run("receive people json:b.json?key=id --name b --reverse --once").exits(0);
 }
 
-fn sql(world: &World, statement: &str) {
-    rusqlite::Connection::open(world.path("a.db")).unwrap().execute_batch(statement).unwrap();
-}
-
 fn edit_json(world: &World, from: &str, to: &str) {
     let text = world.read("b.json");
     assert!(text.contains(from), "{text}");
@@ -42,7 +38,7 @@ fn exchange(world: &World) {
 #[test]
 fn edits_of_different_fields_of_one_record_end_up_everywhere() {
     let world = world_with_two_receivers();
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '1'");
     edit_json(&world, "\"Oslo\"", "\"Bergen\"");
     exchange(&world);
     assert_eq!(world.read("people.csv"), "id,name,phone,city\n1,Ann,999,Bergen\n2,Bob,222,Rome\n3,Cleo,333,Kyiv\n");
@@ -53,7 +49,7 @@ fn edits_of_different_fields_of_one_record_end_up_everywhere() {
 #[test]
 fn edits_of_one_field_are_a_conflict_that_the_policy_decides() {
     let world = world_with_two_receivers();
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '2'");
     edit_json(&world, "\"222\"", "\"888\"");
     exchange(&world);
     all_equal(&world);
@@ -66,7 +62,7 @@ fn edits_of_one_field_are_a_conflict_that_the_policy_decides() {
 #[test]
 fn inserts_and_deletes_at_destinations_come_back() {
     let world = world_with_two_receivers();
-    sql(&world, "INSERT INTO people VALUES ('4', 'Dan', '444', 'Nice'); DELETE FROM people WHERE id = '3'");
+    world.sql("a.db", "INSERT INTO people VALUES ('4', 'Dan', '444', 'Nice'); DELETE FROM people WHERE id = '3'");
     exchange(&world);
     assert_eq!(world.read("people.csv"), "id,name,phone,city\n1,Ann,111,Oslo\n2,Bob,222,Rome\n4,Dan,444,Nice\n");
     all_equal(&world);
@@ -76,7 +72,7 @@ fn inserts_and_deletes_at_destinations_come_back() {
 fn an_edit_brings_a_deleted_record_back_whole() {
     let world = world_with_two_receivers();
     // Both on their way at once; then with the delete already in the log.
-    sql(&world, "DELETE FROM people WHERE id = '3'");
+    world.sql("a.db", "DELETE FROM people WHERE id = '3'");
     edit_json(&world, "\"333\"", "\"777\"");
     exchange(&world);
     assert_eq!(world.read("people.csv"), "id,name,phone,city\n1,Ann,111,Oslo\n2,Bob,222,Rome\n3,Cleo,777,Kyiv\n");
@@ -110,7 +106,7 @@ fn without_reverse_an_edit_is_drift_and_stands_until_the_source_changes_that_fie
 #[test]
 fn an_edit_is_sent_once_whatever_is_run_again() {
     let world = world_with_two_receivers();
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '1'");
     for _ in 0..3 {
         exchange(&world);
     }
@@ -133,7 +129,7 @@ fn another_selection_is_no_edit_and_edits_made_before_it_count() {
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
     selecting(&world, "where = 'city == \"Oslo\"'");
     world.run("receive --config receiver.toml --once").exits(0);
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '3'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '3'");
     selecting(&world, "where = 'city == \"Rome\"'\nfields = { telephone = \"phone\" }\nomit = [\"name\"]");
     world.run("receive --config receiver.toml --once").exits(0);
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
@@ -173,7 +169,8 @@ fn an_edit_that_takes_a_record_out_of_the_selection_is_sent_once_and_the_record_
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
     selecting(&world, "where = 'city == \"Oslo\"'");
     world.run("receive --config receiver.toml --once").exits(0);
-    sql(&world, "UPDATE people SET city = 'Rome' WHERE id = '1'; INSERT INTO people VALUES ('3', 'Cleo', 'Kyiv')");
+    world
+        .sql("a.db", "UPDATE people SET city = 'Rome' WHERE id = '1'; INSERT INTO people VALUES ('3', 'Cleo', 'Kyiv')");
     for _ in 0..3 {
         world.run("receive --config receiver.toml --once").exits(0);
         world.run(&format!("transmit people {SOURCE} --once")).exits(0);

@@ -24,10 +24,6 @@ fn receive(world: &World) {
     world.run("receive people csv:b.csv?key=id --name b --once").exits(0);
 }
 
-fn sql(world: &World, statement: &str) {
-    rusqlite::Connection::open(world.path("a.db")).unwrap().execute_batch(statement).unwrap();
-}
-
 fn all_equal(world: &World) {
     receive(world);
     world.run(&format!("diff {SOURCE} sqlite:a.db")).exits(0);
@@ -37,7 +33,7 @@ fn all_equal(world: &World) {
 /// Bob's phone is 888 at the source and was edited to 999; this decides.
 fn disagreeing(policy: &str) -> World {
     let world = started();
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '2'");
     receive(&world);
     world.write("people.csv", &PEOPLE.replace("222", "888"));
     transmit(&world, policy);
@@ -134,7 +130,7 @@ fn a_transmitter_that_runs_decides() {
 #[test]
 fn an_edit_that_deletes_what_the_source_changed_can_be_taken() {
     let world = started();
-    sql(&world, "DELETE FROM people WHERE id = '2'");
+    world.sql("a.db", "DELETE FROM people WHERE id = '2'");
     receive(&world);
     world.write("people.csv", &PEOPLE.replace("222", "888"));
     transmit(&world, "manual");
@@ -149,7 +145,7 @@ fn an_edit_that_deletes_what_the_source_changed_can_be_taken() {
 #[test]
 fn a_record_that_an_edit_brought_back_can_go_again() {
     let world = started();
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '2'");
     receive(&world);
     world.write("people.csv", "id,name,phone\n1,Ann,111\n3,Cleo,333\n");
     transmit(&world, "source");
@@ -165,7 +161,7 @@ fn a_record_that_an_edit_brought_back_can_go_again() {
 fn a_decision_takes_nothing_of_the_receiver_twice() {
     let world = disagreeing("manual");
     for phone in ["112", "113"] {
-        sql(&world, &format!("UPDATE people SET phone = '{phone}' WHERE id = '1'"));
+        world.sql("a.db", &format!("UPDATE people SET phone = '{phone}' WHERE id = '1'"));
         receive(&world);
         transmit(&world, "manual");
     }
@@ -191,7 +187,8 @@ fn refusing() -> World {
         .unwrap();
     world.run("transmit people sqlite:shop.db --once").exits(0);
     receive(&world);
-    sql(&world, "UPDATE people SET phone = '9999' WHERE id = '2'; UPDATE people SET name = 'Anna' WHERE id = '1'");
+    world
+        .sql("a.db", "UPDATE people SET phone = '9999' WHERE id = '2'; UPDATE people SET name = 'Anna' WHERE id = '1'");
     receive(&world);
     world.run("transmit people sqlite:shop.db --once").exits(0);
     receive(&world);

@@ -28,13 +28,9 @@ fn ruled(more: &str) -> World {
     let world = World::new();
     publish(&world, PEOPLE);
     configure(&world, more);
-    sql(&world, RULES);
+    world.sql("a.db", RULES);
     receive(&world);
     world
-}
-
-fn sql(world: &World, statement: &str) {
-    rusqlite::Connection::open(world.path("a.db")).unwrap().execute_batch(statement).unwrap();
 }
 
 fn receive(world: &World) -> String {
@@ -135,7 +131,7 @@ fn retry_applies_what_the_destination_takes_by_now() {
     let refused = world.run("dead-letters people retry a/1").exits(1).stdout();
     assert!(refused.contains("a/1: refused again: ") && refused.contains("too old"), "{refused}");
     assert_eq!(letters(&world, 1)[0]["attempts"], 2);
-    sql(&world, "DROP TRIGGER i; DROP TRIGGER u");
+    world.sql("a.db", "DROP TRIGGER i; DROP TRIGGER u");
     let applied = world.run("dead-letters people retry a/1 a/2").exits(0).stdout();
     assert_eq!(applied, "a/1: applied\na/2: applied\n");
     assert_eq!(held(&world), ["1 Ann 31", "2 Bob 132", "3 Cleo 33", "4 Dan 134"]);
@@ -157,7 +153,7 @@ fn what_is_dropped_is_not_tried_until_the_source_changes_it_again() {
     assert!(all.contains("a/1") && all.contains("dropped"), "{all}");
     let differs = world.run("verify people sqlite:a.db").exits(1).stdout();
     assert!(differs.contains("age: expected \"132\", found \"32\"  (refused: "), "{differs}");
-    sql(&world, "DROP TRIGGER i; DROP TRIGGER u");
+    world.sql("a.db", "DROP TRIGGER i; DROP TRIGGER u");
     receive(&world);
     assert_eq!(held(&world)[1], "2 Bob 32");
     publish(&world, &PEOPLE.replace("2,Bob,32", "2,Bobby,132"));
@@ -181,7 +177,7 @@ fn verify_names_dead_letters_and_repair_tries_them_again() {
     let text = world.run("verify --config receiver.toml --repair").exits(1);
     assert!(text.stderr().contains("`deltabus dead-letters people` lists it"), "{}", text.text());
     assert_eq!(letters(&world, 1).iter().map(|letter| &letter["attempts"]).collect::<Vec<_>>(), [2, 2]);
-    sql(&world, "DROP TRIGGER i; DROP TRIGGER u");
+    world.sql("a.db", "DROP TRIGGER i; DROP TRIGGER u");
     world.run("verify --config receiver.toml --repair").exits(0);
     assert_eq!(letters(&world, 0).len(), 0);
 }
@@ -192,7 +188,7 @@ fn joining_fills_a_destination_with_all_that_it_takes() {
     let many: String = (10..3_000).map(|id| format!("{id},many,{}\n", if id % 700 == 0 { 100 } else { 50 })).collect();
     publish(&world, &format!("{PEOPLE}{many}"));
     configure(&world, "");
-    sql(&world, RULES);
+    world.sql("a.db", RULES);
     assert!(receive(&world).contains("4 dead letters"));
     assert_eq!(held(&world).len(), 3 + 2_990 - 4);
     assert_eq!(letters(&world, 1).len(), 4);
@@ -202,7 +198,7 @@ fn joining_fills_a_destination_with_all_that_it_takes() {
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
     receive(&world);
     assert_eq!(letters(&world, 1).len(), 4);
-    sql(&world, "DROP TRIGGER i");
+    world.sql("a.db", "DROP TRIGGER i");
     world.run("dead-letters people retry a/1 a/2 a/3 a/4").exits(0);
     world.run(&format!("diff {SOURCE} sqlite:a.db")).exits(0);
 }
@@ -219,7 +215,7 @@ fn what_a_destination_refused_is_no_edit_and_edits_of_it_still_are() {
     let source = || world.read("people.csv");
     assert_eq!(source(), format!("{}4,Dan,134\n", PEOPLE.replace("2,Bob,32", "2,Bob,132")));
     // An edit of another field is merged; what was refused stays refused.
-    sql(&world, "UPDATE people SET name = 'Robert' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET name = 'Robert' WHERE id = '2'");
     for _ in 0..2 {
         receive(&world);
         world.run(&format!("transmit people {SOURCE} --once")).exits(0);
@@ -228,7 +224,7 @@ fn what_a_destination_refused_is_no_edit_and_edits_of_it_still_are() {
     assert_eq!(held(&world)[1], "2 Robert 32");
     assert_eq!(letters(&world, 1).len(), 2);
     // Somebody brings it there by hand.
-    sql(&world, "DROP TRIGGER i; DROP TRIGGER u; UPDATE people SET age = '132' WHERE id = '2'");
+    world.sql("a.db", "DROP TRIGGER i; DROP TRIGGER u; UPDATE people SET age = '132' WHERE id = '2'");
     receive(&world);
     assert_eq!(letters(&world, 1).len(), 1);
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
@@ -243,7 +239,7 @@ fn a_running_receiver_lists_them_and_tries_them_again_when_asked() {
     world.wait("the change is applied", || held(&world)[0] == "1 Anna 31");
     world.wait("it is listed", || world.run("dead-letters people").code() == Some(1));
     world.run("dead-letters people retry a/1").exits(1);
-    sql(&world, "DROP TRIGGER u");
+    world.sql("a.db", "DROP TRIGGER u");
     world.run("dead-letters people retry a/1").exits(0);
     assert_eq!(held(&world)[1], "2 Bob 132");
     assert!(receiver.stop().success());
@@ -261,8 +257,8 @@ fn what_refers_to_something_that_was_refused_comes_when_that_does() {
     .unwrap();
     world.run("transmit people sqlite:shop.db --once").exits(0);
     configure(&world, "");
-    sql(
-        &world,
+    world.sql(
+        "a.db",
         "CREATE TABLE goods (id INTEGER PRIMARY KEY, name TEXT CHECK (name <> 'rum'));
          CREATE TABLE orders (id INTEGER PRIMARY KEY, good INTEGER REFERENCES goods (id))",
     );

@@ -95,13 +95,7 @@ fn one_process_at_a_time_for_a_source_and_for_a_receiver() {
     let second = world.run(&format!("transmit goods {SOURCE} --once")).exits(2);
     assert!(second.stderr().contains("goods"), "{}", second.text());
     let elsewhere =
-        world.run(&format!("transmit goods {SOURCE} --once --state elsewhere --bus {}", bus(&world))).exits(2);
+        world.run(&format!("transmit goods {SOURCE} --once --state elsewhere --bus {}", world.bus_url())).exits(2);
     assert!(elsewhere.stderr().contains("goods"), "{}", elsewhere.text());
     assert!(transmitter.stop().success());
-}
-
-fn bus(world: &World) -> String {
-    let status = world.run("bus status --json").exits(0).stdout();
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    status["url"].as_str().unwrap().to_owned()
 }

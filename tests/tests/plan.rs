@@ -18,10 +18,6 @@ fn publish(world: &World, people: &str) {
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
 }
 
-fn sql(world: &World, statement: &str) {
-    rusqlite::Connection::open(world.path("a.db")).unwrap().execute_batch(statement).unwrap();
-}
-
 /// Every file below a folder with its content.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -93,7 +89,7 @@ fn what_waits_in_the_log_is_planned_field_by_field_and_receiving_does_just_that(
 fn edits_made_there_are_counted_and_neither_sent_nor_undone() {
     let world = published("id,name,phone\n1,Ann,111\n2,Bob,222\n");
     world.run("receive people sqlite:a.db --name a --reverse --once").exits(0);
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '1'");
     publish(&world, "id,name,phone\n1,Anna,111\n2,Bob,222\n");
     // Without being told, by name and by place: it was a receiver that sends edits back.
     for line in ["people sqlite:a.db", "people sqlite:a.db --name a --reverse"] {
@@ -109,7 +105,7 @@ fn edits_made_there_are_counted_and_neither_sent_nor_undone() {
 fn drift_is_told_and_stands() {
     let world = published("id,name,phone\n1,Ann,111\n2,Bob,222\n");
     world.run("receive people sqlite:a.db --once").exits(0);
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '1'");
     publish(&world, "id,name,phone\n1,Ann,111\n2,Bobby,222\n");
     let text = plan(&world, "people sqlite:a.db", 1);
     assert!(text.contains("1 record there differs from the source and would stand\n"), "{text}");

@@ -34,10 +34,6 @@ fn exchange(world: &World) {
     receive(world);
 }
 
-fn sql(world: &World, statement: &str) {
-    rusqlite::Connection::open(world.path("a.db")).unwrap().execute_batch(statement).unwrap();
-}
-
 fn all_equal(world: &World) {
     world.run(&format!("diff {SOURCE} sqlite:a.db")).exits(0);
     world.run(&format!("diff {SOURCE} csv:b.csv?key=id")).exits(0);
@@ -80,10 +76,9 @@ fn restore_folder(backup: &Path, place: &Path) {
 
 /// Does something to the bus with a client of its own.
 fn on_the_bus(world: &World, work: impl AsyncFnOnce(async_nats::jetstream::Context)) {
-    let status: serde_json::Value = serde_json::from_str(&world.run("bus status --json").stdout()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = async_nats::connect(status["url"].as_str().unwrap()).await.unwrap();
+        let client = async_nats::connect(world.bus_url()).await.unwrap();
         work(async_nats::jetstream::new(client)).await;
     });
 }
@@ -91,7 +86,7 @@ fn on_the_bus(world: &World, work: impl AsyncFnOnce(async_nats::jetstream::Conte
 #[test]
 fn a_record_edited_at_the_source_outlasts_a_delete_elsewhere() {
     let world = world();
-    sql(&world, "DELETE FROM people WHERE id = '2'");
+    world.sql("a.db", "DELETE FROM people WHERE id = '2'");
     world.write("people.csv", "id,name,phone\n1,Ann,111\n2,Bob,999\n3,Cleo,333\n");
     exchange(&world);
     all_hold(&world, "id,name,phone\n1,Ann,111\n2,Bob,999\n3,Cleo,333\n");
@@ -101,13 +96,13 @@ fn a_record_edited_at_the_source_outlasts_a_delete_elsewhere() {
 #[test]
 fn two_inserts_of_one_key_are_merged_field_by_field() {
     let world = world();
-    sql(&world, "INSERT INTO people VALUES ('4', 'Dan', NULL)");
+    world.sql("a.db", "INSERT INTO people VALUES ('4', 'Dan', NULL)");
     world.write("b.csv", "id,name,phone\n1,Ann,111\n2,Bob,222\n3,Cleo,333\n4,Dan,444\n");
     exchange(&world);
     all_hold(&world, "id,name,phone\n1,Ann,111\n2,Bob,222\n3,Cleo,333\n4,Dan,444\n");
     world.run("conflicts people").exits(0);
     // Where both say something, the first stands and the other is kept.
-    sql(&world, "INSERT INTO people VALUES ('5', 'Eve', '555')");
+    world.sql("a.db", "INSERT INTO people VALUES ('5', 'Eve', '555')");
     let all = world.read("b.csv");
     world.write("b.csv", &format!("{all}5,Eva,555\n"));
     exchange(&world);
@@ -119,7 +114,7 @@ fn two_inserts_of_one_key_are_merged_field_by_field() {
 #[test]
 fn a_changed_key_is_a_delete_and_an_insert() {
     let world = world();
-    sql(&world, "UPDATE people SET id = '9' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET id = '9' WHERE id = '2'");
     exchange(&world);
     all_hold(&world, "id,name,phone\n1,Ann,111\n3,Cleo,333\n9,Bob,222\n");
     world.write("people.csv", "id,name,phone\n1,Ann,111\n3,Cleo,333\n8,Bob,222\n");
@@ -137,7 +132,7 @@ fn a_renamed_column_takes_its_values_along() {
     all_equal(&world);
     assert_eq!(world.read("b.csv"), "id,name,telephone\n1,Ann,111\n2,Bob,222\n3,Cleo,333\n");
     // An edit of the old column's successor comes back.
-    sql(&world, "UPDATE people SET telephone = '112' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET telephone = '112' WHERE id = '1'");
     exchange(&world);
     all_hold(&world, "id,name,telephone\n1,Ann,112\n2,Bob,222\n3,Cleo,333\n");
 }
@@ -145,7 +140,7 @@ fn a_renamed_column_takes_its_values_along() {
 #[test]
 fn an_edit_on_the_way_survives_its_columns_end_among_the_dead_letters() {
     let world = world();
-    sql(&world, "UPDATE people SET phone = '777' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '777' WHERE id = '1'");
     world.run(A).exits(0);
     world.write("people.csv", "id,name\n1,Ann\n2,Bob\n3,Cleo\n");
     transmit(&world);
@@ -181,19 +176,19 @@ fn a_receiver_that_returns_after_the_log_was_trimmed_joins_by_difference() {
 #[test]
 fn a_receiver_restored_from_a_backup_catches_up_and_loses_no_edit() {
     let world = world();
-    sql(&world, "UPDATE people SET phone = '1' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '1' WHERE id = '1'");
     exchange(&world);
     let (state, backup) = (world.path("state/receivers/people/a"), world.path("backup"));
     copy_folder(&state, &backup);
     std::fs::copy(world.path("a.db"), world.path("a.backup")).unwrap();
     for number in 2..5 {
-        sql(&world, &format!("UPDATE people SET phone = '{number}' WHERE id = '1'"));
+        world.sql("a.db", &format!("UPDATE people SET phone = '{number}' WHERE id = '1'"));
         exchange(&world);
     }
     restore_folder(&backup, &state);
     std::fs::copy(world.path("a.backup"), world.path("a.db")).unwrap();
     // Edited before it knows what it missed: no number of its own may be taken for one that was taken long ago.
-    sql(&world, "UPDATE people SET name = 'Anna' WHERE id = '1'; INSERT INTO people VALUES ('7', 'Gil', '777')");
+    world.sql("a.db", "UPDATE people SET name = 'Anna' WHERE id = '1'; INSERT INTO people VALUES ('7', 'Gil', '777')");
     exchange(&world);
     exchange(&world);
     all_hold(&world, "id,name,phone\n1,Anna,4\n2,Bob,222\n3,Cleo,333\n7,Gil,777\n");
@@ -249,7 +244,7 @@ fn a_source_replaced_by_an_older_file_is_a_new_revision() {
 #[test]
 fn the_transmitters_state_lost_is_rebuilt_from_the_bus() {
     let world = world();
-    sql(&world, "UPDATE people SET name = 'Anna' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET name = 'Anna' WHERE id = '1'");
     receive(&world);
     std::fs::remove_dir_all(world.path("state/sources/people")).unwrap();
     world.write("people.csv", "id,name,phone\n1,Ann,111\n2,Bob,223\n3,Cleo,333\n");
@@ -281,7 +276,7 @@ fn a_lost_log_is_founded_anew_and_receivers_go_on() {
     world.run("bus stop").exits(0);
     std::fs::remove_dir_all(world.path("state/bus/jetstream")).unwrap();
     world.run("bus start").exits(0);
-    sql(&world, "UPDATE people SET name = 'Roberta' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET name = 'Roberta' WHERE id = '2'");
     transmit(&world);
     exchange(&world);
     all_hold(&world, "id,name,phone\n1,Ann,112\n2,Roberta,222\n3,Cleo,333\n");
@@ -312,8 +307,7 @@ fn a_log_that_lost_its_end_is_noticed_and_nothing_is_missing() {
 #[test]
 fn a_state_directory_copied_to_another_machine_takes_over_and_the_first_is_told() {
     let world = world();
-    let status: serde_json::Value = serde_json::from_str(&world.run("bus status --json").stdout()).unwrap();
-    let bus = status["url"].as_str().unwrap().to_owned();
+    let bus = world.bus_url();
     copy_folder(&world.path("state/sources"), &world.path("elsewhere/sources"));
     let first = world.start("transmit people csv:people.csv?key=id");
     world.wait("the log is claimed", || first.log().contains("the log is claimed"));
@@ -333,14 +327,13 @@ fn a_state_directory_copied_to_another_machine_takes_over_and_the_first_is_told(
 #[test]
 fn two_receivers_of_one_name_lose_no_edit_and_are_told() {
     let world = world();
-    let status: serde_json::Value = serde_json::from_str(&world.run("bus status --json").stdout()).unwrap();
-    let bus = status["url"].as_str().unwrap().to_owned();
+    let bus = world.bus_url();
     // Another machine, where somebody chose the same name.
     let twin = format!("receive people json:twin.json?key=id --name a --reverse --once --state elsewhere --bus {bus}");
     world.run(&twin).exits(0);
     let mut told = String::new();
     for number in 1..4 {
-        sql(&world, &format!("UPDATE people SET phone = 'a{number}' WHERE id = '1'"));
+        world.sql("a.db", &format!("UPDATE people SET phone = 'a{number}' WHERE id = '1'"));
         let text = world.read("twin.json");
         let old = if number == 1 { "Bob".to_owned() } else { format!("Bob {}", number - 1) };
         world.write("twin.json", &text.replace(&format!("\"{old}\""), &format!("\"Bob {number}\"")));

@@ -13,11 +13,6 @@ const TRANSMIT: &str = "transmit goods csv:source.csv?key=id --once";
 /// Room that a step may still need when a disk is as good as full: less than any step here takes.
 const LEFT_BYTES: usize = 4096;
 
-fn bus(world: &World) -> String {
-    let status: serde_json::Value = serde_json::from_str(&world.run("bus status --json").stdout()).unwrap();
-    status["url"].as_str().unwrap().to_owned()
-}
-
 #[cfg(target_os = "linux")]
 /// A source in which every record is new with each version, and nothing packs well.
 fn all_new(version: u64) -> String {
@@ -81,7 +76,7 @@ fn a_full_disk_under_the_state() {
         let disk_place = world.path("small");
         let disk = SmallDisk::mount(&disk_place, 64);
         world.run("bus start").exits(0);
-        let there = format!("--state small/state --bus {}", bus(&world));
+        let there = format!("--state small/state --bus {}", world.bus_url());
         let (transmit, receive) =
             (format!("{TRANSMIT} {there}"), format!("receive goods csv:copy.csv?key=id --once {there}"));
         world.write("source.csv", &all_new(1));
@@ -97,7 +92,7 @@ fn a_full_disk_under_the_state() {
         disk.free();
         world.run(&receive).exits(0);
         world.run(&format!("diff {SOURCE} csv:copy.csv?key=id")).exits(0);
-        let log = world.run(&format!("log goods --json --bus {}", bus(&world))).exits(0).stdout();
+        let log = world.run(&format!("log goods --json --bus {}", world.bus_url())).exits(0).stdout();
         assert_eq!(log.lines().count(), 2, "{log}");
     });
 }
@@ -110,9 +105,7 @@ fn a_full_disk_under_the_broker() {
         let disk_place = world.path("small");
         let disk = SmallDisk::mount(&disk_place, 64);
         world.run("bus start --state small/state").exits(0);
-        let status: serde_json::Value =
-            serde_json::from_str(&world.run("bus status --json --state small/state").stdout()).unwrap();
-        let url = status["url"].as_str().unwrap().to_owned();
+        let url = world.bus_url_with("--state small/state");
         let (transmit, receive) =
             (format!("{TRANSMIT} --bus {url}"), format!("receive goods csv:copy.csv?key=id --once --bus {url}"));
         world.write("source.csv", &all_new(1));
@@ -126,9 +119,7 @@ fn a_full_disk_under_the_broker() {
         // The server gives JetStream up when it can't write; it has to be started again.
         world.run("bus stop --state small/state").exits(0);
         world.run("bus start --state small/state").exits(0);
-        let status: serde_json::Value =
-            serde_json::from_str(&world.run("bus status --json --state small/state").stdout()).unwrap();
-        let url = status["url"].as_str().unwrap();
+        let url = world.bus_url_with("--state small/state");
         world.run(&format!("{TRANSMIT} --bus {url}")).exits(0);
         world.run(&format!("receive goods csv:copy.csv?key=id --once --bus {url}")).exits(0);
         world.run(&format!("diff {SOURCE} csv:copy.csv?key=id")).exits(0);
@@ -213,7 +204,7 @@ fn connections_that_hang_break_and_half_close() {
     let world = World::new();
     world.write("source.csv", &catalogue::csv(1));
     world.run("bus start").exits(0);
-    let (near, far) = (Proxy::before(&bus(&world)), Proxy::before(&bus(&world)));
+    let (near, far) = (Proxy::before(&world.bus_url()), Proxy::before(&world.bus_url()));
     let transmitter = world.start(&format!("transmit goods {SOURCE} --poll 1s --bus {}", near.url()));
     let receiver = world.start(&format!("receive goods sqlite:copy.db --reverse --bus {}", far.url()));
     world.wait_equal(SOURCE, "sqlite:copy.db");

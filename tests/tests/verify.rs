@@ -23,10 +23,6 @@ fn publish(world: &World, people: &str) {
     world.run(&format!("transmit people {SOURCE} --once")).exits(0);
 }
 
-fn sql(world: &World, statement: &str) {
-    rusqlite::Connection::open(world.path("a.db")).unwrap().execute_batch(statement).unwrap();
-}
-
 /// Records and summary that `verify --json` gives.
 fn verify(world: &World, line: &str, code: i32) -> (Vec<Json>, Json) {
     let ran = world.run(&format!("verify {line} --json")).exits(code);
@@ -62,7 +58,7 @@ fn only_ranges_that_differ_are_read_in_detail() {
     world.write("source.csv", &catalogue::csv(1));
     world.run("transmit goods csv:source.csv?key=id --once").exits(0);
     world.run("receive goods sqlite:a.db --once").exits(0);
-    sql(&world, "UPDATE source SET name = 'another' WHERE id = '1500'");
+    world.sql("a.db", "UPDATE source SET name = 'another' WHERE id = '1500'");
     let (unequal, summary) = verify(&world, "goods sqlite:a.db", 1);
     assert_eq!(unequal.len(), 1);
     assert!(summary["ranges"].as_u64().unwrap() >= 3, "{summary}");
@@ -73,8 +69,8 @@ fn only_ranges_that_differ_are_read_in_detail() {
 fn what_differs_is_listed_and_mended_once_and_nothing_else_is_touched() {
     let world = published(PEOPLE);
     world.run("receive people sqlite:a.db --once").exits(0);
-    sql(
-        &world,
+    world.sql(
+        "a.db",
         "ALTER TABLE people ADD COLUMN notes TEXT; UPDATE people SET notes = 'mine';
          UPDATE people SET phone = '999' WHERE id = '1'; DELETE FROM people WHERE id = '2';
          INSERT INTO people VALUES ('9', 'Ida', '909', 'hers');
@@ -146,7 +142,7 @@ fn edits_on_their_way_are_named_and_never_undone_without_being_told() {
         database.query_row("SELECT phone FROM people WHERE id = ?", [id], |row| row.get(0)).unwrap()
     };
     // Sent, and not yet answered.
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '1'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '1'");
     world.run("receive people sqlite:a.db --reverse --once").exits(0);
     let (unequal, _) = verify(&world, "people sqlite:a.db", 1);
     assert_eq!((&unequal[0]["cause"], &unequal[0]["reverse_set"]), (&json!("pending"), &json!(1)), "{unequal:?}");
@@ -154,7 +150,7 @@ fn edits_on_their_way_are_named_and_never_undone_without_being_told() {
     assert!(text.stderr().contains("stay until the source has answered"), "{}", text.text());
     assert_eq!(phone("1"), "999");
     // Not yet sent.
-    sql(&world, "UPDATE people SET phone = '888' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET phone = '888' WHERE id = '2'");
     let (unequal, _) = verify(&world, "people sqlite:a.db", 1);
     assert_eq!(unequal.iter().map(|line| &line["cause"]).collect::<Vec<_>>(), ["pending", "edit"]);
     let text = world.run("verify people sqlite:a.db --repair").exits(1);
@@ -179,7 +175,7 @@ fn a_receiver_that_runs_is_verified_and_mends_itself_when_asked() {
     let (_, summary) = verify(&world, "people sqlite:a.db", 0);
     assert_eq!((&summary["equal"], &summary["basis"]), (&json!(true), &json!("bus: receiver runs")), "{summary}");
     assert!(summary["process"].is_u64(), "{summary}");
-    sql(&world, "UPDATE people SET phone = '999' WHERE id = '1'; DELETE FROM people WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET phone = '999' WHERE id = '1'; DELETE FROM people WHERE id = '2'");
     let text = world.run("verify people sqlite:a.db").exits(1).stdout();
     assert!(text.contains("receiver `a` runs (process ") && text.contains("2 records differ"), "{text}");
     let text = world.run("verify people sqlite:a.db --repair").exits(0).stdout();
@@ -216,7 +212,7 @@ fn while_source_and_destination_change_all_the_time_nothing_wrong_is_found() {
 fn a_copy_of_the_source_whose_records_have_not_the_logs_digest_proves_nothing() {
     let world = published(PEOPLE);
     world.run("receive people sqlite:a.db --name a --once").exits(0);
-    sql(&world, "UPDATE people SET name = 'Bert' WHERE id = '2'");
+    world.sql("a.db", "UPDATE people SET name = 'Bert' WHERE id = '2'");
     let (source, receiver) = (SourceName::new("people").unwrap(), ReceiverName::new("a").unwrap());
     let state = StateDirectory::open(world.path("state")).unwrap();
     let store = state.store(&Owner::Receiver { source, receiver }).unwrap();
@@ -298,7 +294,7 @@ fn the_part_that_was_selected_is_verified_under_its_own_names() {
         let (_, summary) = verify(&world, line, 0);
         assert_eq!((&summary["records"], &summary["revision"]), (&json!(2), &json!(1)), "{summary}");
     }
-    sql(&world, "UPDATE people SET town = 'Kyiv' WHERE id = '3'");
+    world.sql("a.db", "UPDATE people SET town = 'Kyiv' WHERE id = '3'");
     let (unequal, _) = verify(&world, "people sqlite:a.db", 1);
     assert_eq!(unequal[0]["fields"], json!({ "city": { "expected": "Oslo", "found": "Kyiv" } }));
     world.run("verify people sqlite:a.db --repair").exits(0);
