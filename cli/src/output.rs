@@ -111,6 +111,15 @@ pub(crate) fn print_difference(
     }
 }
 
+/// What a difference is called in JSON.
+pub(crate) fn kind_of(difference: &Difference) -> &'static str {
+    match (&difference.before, &difference.after) {
+        (None, _) => "insert",
+        (_, None) => "delete",
+        _ => "update",
+    }
+}
+
 /// Prints one differing record as a JSON object.
 pub(crate) fn print_difference_json(
     out: &mut dyn Write,
@@ -120,11 +129,7 @@ pub(crate) fn print_difference_json(
 ) -> io::Result<()> {
     let empty = Row::default();
     let (before, after) = (difference.before.as_ref(), difference.after.as_ref());
-    let change = match (before, after) {
-        (None, _) => "insert",
-        (_, None) => "delete",
-        _ => "update",
-    };
+    let change = kind_of(difference);
     let fields: Vec<(String, Value)> = deltabus_record::diff::fields(before.unwrap_or(&empty), after.unwrap_or(&empty))
         .into_iter()
         .map(|field| {

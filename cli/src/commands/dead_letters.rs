@@ -19,7 +19,7 @@ use crate::arguments::{DeadLetters, DeadLettersCommand, Global, LetterId};
 use crate::commands::log::{Schemas, entries};
 use crate::commands::{decide, verify};
 use crate::error::{Error, Exit};
-use crate::output::{Paint, counted, difference_of, name_of, time_text};
+use crate::output::{Paint, counted, difference_of, kind_of, name_of, time_text};
 use crate::session;
 
 /// Runs the command.
@@ -93,11 +93,7 @@ async fn of_source(global: &Global, source: &SourceName) -> Result<Vec<Json>, Er
             let difference = difference_of(&case.verdict.edit);
             let empty = Row::default();
             let (before, after) = (difference.before.as_ref(), difference.after.as_ref());
-            let change = match (before, after) {
-                (None, _) => "insert",
-                (_, None) => "delete",
-                _ => "update",
-            };
+            let change = kind_of(&difference);
             let mut fields = serde_json::Map::new();
             for field in diff::fields(before.unwrap_or(&empty), after.unwrap_or(&empty)) {
                 let sides = [("held", field.before), ("wanted", field.after)];
