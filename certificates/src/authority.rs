@@ -12,6 +12,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, DnsName};
 use x509_cert::der::asn1::Utf8StringRef;
 use x509_cert::der::{Decode, Encode};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::token::random_bytes;
 use crate::{Error, Fingerprint, pem};
@@ -206,6 +208,24 @@ impl ClientKey {
 /// Believe it only after the certificate was verified.
 pub fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
     common_name(&parsed(certificate)?)
+}
+
+/// The host names and IP addresses that the first certificate in a PEM text is for.
+pub fn hosts(text: &str) -> Result<Vec<String>, Error> {
+    let place = "the text";
+    let certificate = pem::certificates(text, place)?.swap_remove(0);
+    let names = parsed(&certificate).and_then(|parsed| parsed.tbs_certificate.get::<SubjectAltName>().ok().flatten());
+    let names = names.into_iter().flat_map(|(_, names)| names.0);
+    Ok(names
+        .filter_map(|name| match name {
+            GeneralName::DnsName(name) => Some(name.as_str().to_owned()),
+            GeneralName::IpAddress(bytes) => match bytes.as_bytes() {
+                bytes if bytes.len() == 4 => <[u8; 4]>::try_from(bytes).ok().map(|four| IpAddr::from(four).to_string()),
+                bytes => <[u8; 16]>::try_from(bytes).ok().map(|sixteen| IpAddr::from(sixteen).to_string()),
+            },
+            _ => None,
+        })
+        .collect())
 }
 
 /// From when and until when the first certificate in a PEM text is valid.

@@ -42,7 +42,9 @@ mod pem;
 mod server;
 mod token;
 
-pub use authority::{AUTHORITY_LIFETIME, Authority, ClientKey, Identity, LEAF_LIFETIME, is_due, subject, validity};
+pub use authority::{
+    AUTHORITY_LIFETIME, Authority, ClientKey, Identity, LEAF_LIFETIME, hosts, is_due, subject, validity,
+};
 pub use client::{Pin, Trust, client_config};
 pub use error::{Error, explain};
 pub use files::{Existing, IdentityFiles, write_private};

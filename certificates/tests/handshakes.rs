@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deltabus_certificates::{
     Authority, ClientKey, Clients, Error, Existing, Fingerprint, IdentityFiles, LEAF_LIFETIME, Pin, Trust,
-    client_config, explain, is_due, server_config, subject, validity, write_private,
+    client_config, explain, hosts, is_due, server_config, subject, validity, write_private,
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
@@ -312,6 +312,14 @@ fn a_certificate_says_who_it_is_for_and_how_long() {
     assert!(!is_due(&chain, from + Duration::from_secs(3600)));
     assert!(is_due(&chain, until - Duration::from_secs(3600)) && is_due(&chain, until + Duration::from_secs(1)));
     assert!(is_due("nonsense", from));
+}
+
+#[test]
+fn a_servers_certificate_says_which_hosts_it_is_for() {
+    let ca = Authority::new("authority").unwrap();
+    assert_eq!(hosts(ca.server(&HOSTS, LEAF_LIFETIME).unwrap().chain_pem()).unwrap(), HOSTS);
+    assert_eq!(hosts(ca.client("oslo", LEAF_LIFETIME).unwrap().chain_pem()).unwrap(), [""; 0]);
+    assert!(hosts("nonsense").is_err());
 }
 
 #[test]
