@@ -8,7 +8,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, Event, HeaderMap, RequestErrorKind, Subscriber};
+use async_nats::{Client, ConnectError, ConnectErrorKind, Event, HeaderMap, RequestErrorKind, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use deltabus_record::schema::SourceName;
@@ -106,7 +106,7 @@ impl JetStream {
             options = options.custom_inbox_prefix(inbox);
         }
         let addresses: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
-        let client = options.connect(addresses).await.map_err(|error| unavailable(causes(&error)))?;
+        let client = options.connect(addresses).await.map_err(|error| unavailable(connect_problem(&error)))?;
         let version = client.server_info().version;
         if !version::serves(&version) {
             return Err(BrokerError::Version { url: urls.to_owned(), version, wanted: version::MIN_TEXT });
@@ -584,6 +584,16 @@ impl Question for AskedOne {
             let _ = self.client.publish(reply, answer).await;
             let _ = self.client.flush().await;
         }
+    }
+}
+
+/// Why no connection came to be.
+fn connect_problem(error: &ConnectError) -> String {
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => {
+            "it doesn't let us in with this login (credentials, password or token)".into()
+        }
+        _ => deltabus_certificates::explain(error).unwrap_or_else(|| causes(error)),
     }
 }
 

@@ -292,8 +292,9 @@ impl LocalBus {
     }
 }
 
-/// Finds a nats-server: named by `DELTABUS_NATS_SERVER`, on the path, beside this program, or where `./setup` puts it.
-fn find_server() -> Result<(PathBuf, String), Error> {
+/// Finds a nats-server, and its version: named by `DELTABUS_NATS_SERVER`, on the path, beside this program, or where `./setup`
+/// puts it.
+pub fn find_server() -> Result<(PathBuf, String), Error> {
     if let Some(named) = std::env::var_os("DELTABUS_NATS_SERVER").filter(|named| !named.is_empty()) {
         let path = PathBuf::from(named);
         return match version_of(&path) {

@@ -32,6 +32,15 @@ pub(crate) struct Global {
     /// A NATS credentials file for that bus
     #[arg(long, global = true, env = "DELTABUS_CREDENTIALS", value_name = "FILE", help_heading = "Everywhere")]
     pub(crate) credentials: Option<PathBuf>,
+    /// The certificate authorities of that bus (PEM), for TLS [default: the system's]
+    #[arg(long, global = true, env = "DELTABUS_TLS_CA", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate to show that bus (PEM), where it asks for one
+    #[arg(long, global = true, env = "DELTABUS_TLS_CERTIFICATE", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// The private key of that certificate (PEM)
+    #[arg(long, global = true, env = "DELTABUS_TLS_KEY", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Where deltabus remembers things [default: $XDG_STATE_HOME/deltabus]
     #[arg(long, global = true, env = "DELTABUS_STATE", value_name = "DIR", help_heading = "Everywhere")]
     pub(crate) state: Option<PathBuf>,
@@ -91,6 +100,8 @@ pub(crate) enum Command {
     Snapshot(Named),
     /// Start, stop or look at the local bus
     Bus(Bus),
+    /// Make certificates for a bus with TLS: a private authority, servers, clients
+    Certificates(Certificates),
     /// Check a configuration and everything it names; changes nothing
     Check(Check),
     /// Print a completion script for a shell
@@ -456,6 +467,31 @@ pub(crate) enum BusCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Make certificates for a bus with TLS: a private authority (if DIR has none), and what it issues to servers and clients.
+///
+/// What is there already stays: run it again to add to it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples: deltabus certificates tls --server bus.example.org,192.0.2.1 --client oslo\n          \
+deltabus certificates tls --renew\n\n\
+Servers' and clients' certificates are valid for 825 days, the authority for ten years. All files are for their owner only."
+)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["server", "client", "renew"]))]
+pub(crate) struct Certificates {
+    /// The folder for the files, made if it isn't there
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// A server, by all host names and IP addresses that it is reached by; may be given several times
+    #[arg(long, value_name = "HOST[,HOST…]")]
+    pub(crate) server: Vec<String>,
+    /// A client that a bus asks for a certificate; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Vec<String>,
+    /// New certificates in place of those that are there, from the same authority; of all if none is named
+    #[arg(long)]
+    pub(crate) renew: bool,
 }
 
 #[derive(Debug, Args)]

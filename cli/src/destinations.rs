@@ -23,7 +23,7 @@ pub(crate) fn configs(global: &Global, options: &Destinations, naming: Naming) -
     match (&options.config, &options.source, &options.location) {
         (Some(path), ..) => {
             let file = config::receiver(path)?;
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             let state = session::state(&global)?;
             let base = options
                 .name

@@ -35,6 +35,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Bus(#[from] deltabus_bus::Error),
     #[error(transparent)]
+    Certificates(#[from] deltabus_certificates::Error),
+    #[error(transparent)]
     Transmitter(#[from] deltabus_transmitter::Error),
     #[error(transparent)]
     Receiver(#[from] deltabus_receiver::Error),

@@ -82,6 +82,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Confirm(options) => commands::control::confirm(&global, options).await,
         Command::Snapshot(options) => commands::control::snapshot(&global, options).await,
         Command::Bus(options) => commands::bus::bus(&global, options),
+        Command::Certificates(options) => commands::certificates::certificates(&global, options),
         Command::Check(options) => commands::check::check(&global, options).await,
         Command::Completions(options) => commands::shell::completions(options),
         Command::Man => commands::shell::man(),

@@ -8,7 +8,9 @@ use deltabus_bus::access::Access;
 use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
+use deltabus_certificates::{IdentityFiles, Trust, client_config};
 use deltabus_state::StateDirectory;
+use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
@@ -36,22 +38,45 @@ pub(crate) fn local_bus(state: &StateDirectory) -> LocalBus {
     LocalBus::new(state.bus_folder())
 }
 
-/// How this process shows a bus who it is.
-pub(crate) fn access(global: &Global) -> Access {
-    Access::by_file(global.credentials.as_deref())
+/// How this process shows the bus at `url` who it is, and how it knows that bus.
+pub(crate) fn access(global: &Global, url: &str) -> Result<Access, Error> {
+    let access = Access::by_file(global.credentials.as_deref());
+    Ok(Access { tls: tls(global, url)?, ..access })
+}
+
+/// How a scheme says that a connection is to be TLS from end to end.
+const TLS_SCHEME: &str = "tls://";
+
+/// How this process speaks TLS to the bus at `url`; `None` where nobody asks for TLS.
+fn tls(global: &Global, url: &str) -> Result<Option<Arc<ClientConfig>>, Error> {
+    let identity = match (&global.tls_certificate, &global.tls_key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(IdentityFiles { certificate: certificate.clone(), key: key.clone() }),
+        _ => return Err(Error::Config("--tls-certificate and --tls-key go together".into())),
+    };
+    let asked = url.split(',').any(|url| url.trim().starts_with(TLS_SCHEME));
+    let trust = match &global.tls_ca {
+        Some(path) => Trust::File(path.clone()),
+        None if asked || identity.is_some() => Trust::System,
+        None => return Ok(None),
+    };
+    Ok(Some(Arc::new(client_config(&trust, identity.as_ref())?)))
 }
 
 /// Connects to the bus: the one named, or the local one, which is started if it isn't running.
 pub(crate) async fn broker(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
-    let connect = async |url: &str| JetStream::connect(url, &access(global)).await;
     if let Some(url) = &global.bus {
-        return Ok(Arc::new(connect(url).await.map_err(deltabus_bus::Error::from)?));
+        let connected = JetStream::connect(url, &access(global, url)?).await;
+        return Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?));
+    }
+    if global.tls_ca.is_some() || global.tls_certificate.is_some() || global.tls_key.is_some() {
+        return Err(Error::Config("TLS is for a bus that --bus names; the local one is reached without".into()));
     }
     let bus = local_bus(state);
     let mut attempt = 1;
     loop {
         let url = tokio::task::block_in_place(|| bus.ensure())?.url;
-        match connect(&url).await {
+        match JetStream::connect(&url, &access(global, &url)?).await {
             Ok(broker) => {
                 tokio::spawn(keep_alive(bus));
                 return Ok(Arc::new(broker));

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub mod broker;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
 pub mod namespace;

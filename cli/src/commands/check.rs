@@ -17,7 +17,7 @@ pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error
     let mut findings = Findings::default();
     match config::either(path)? {
         Config::Transmitter(file) => {
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             check_common(&global, &mut findings).await?;
             for source in &file.source {
                 let name = format!("source {}", source.name);
@@ -28,7 +28,7 @@ pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error
             }
         }
         Config::Receiver(file) => {
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             check_common(&global, &mut findings).await?;
             for destination in &file.destination {
                 let name = format!("destination {}", destination.location);
@@ -77,9 +77,11 @@ async fn check_common(global: &Global, findings: &mut Findings) -> Result<(), Er
     findings.note("state", writable(parent).map(|()| state.display().to_string()));
     match &global.bus {
         Some(url) => {
-            let connected = JetStream::connect(url, &session::access(global)).await;
-            let connected = connected.map(|_| format!("{url} answers"));
-            findings.note("bus", connected.map_err(|error| deltabus_bus::Error::from(error).into()));
+            let connected = async {
+                let connected = JetStream::connect(url, &session::access(global, url)?).await;
+                connected.map(|_| format!("{url} answers")).map_err(|error| deltabus_bus::Error::from(error).into())
+            };
+            findings.note("bus", connected.await);
         }
         None => findings.note("bus", Ok("the local bus".into())),
     }

@@ -60,7 +60,7 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>),
     let (global, mut configs) = match (&options.config, &options.source, &options.location) {
         (Some(path), ..) => {
             let file = config::transmitter(path)?;
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             let configs = file.source.iter().map(|source| source.config(path)).collect::<Result<Vec<_>, _>>()?;
             (global, configs)
         }
