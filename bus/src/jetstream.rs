@@ -121,6 +121,11 @@ impl JetStream {
         self.client.connection_state() == State::Connected
     }
 
+    /// The client itself, for what is not a source's log: a manager's own records.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Connects anew, with credentials as they are given out now.
     pub async fn renew(&self) {
         // Only a client that has ended fails; whoever uses it will notice.

@@ -53,6 +53,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn certificate(error: deltabus_certificates::Error) -> Error {
+        Error::Config(deltabus_bus::causes(&error))
+    }
+
     /// Whether trying again later may help.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -98,7 +98,11 @@ const TABLE: &[Line] = &[
     line(Right::Read, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT"),
     // Edits go out under its own names, and only its own can be looked up.
     line(Right::Reverse, Way::Publish, "deltabus.{source}.reverse.{receiver}"),
-    line(Right::Reverse, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.{source}.reverse.{receiver}"),
+    line(
+        Right::Reverse,
+        Way::Publish,
+        "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.{source}.reverse.{receiver}",
+    ),
 ];
 
 const fn line(right: Right, way: Way, subject: &'static str) -> Line {
@@ -177,11 +181,7 @@ impl Rights {
         let tagged = |tag: &'static str, names: &BTreeSet<String>| {
             names.iter().map(move |name| format!("{tag}:{name}")).collect::<Vec<_>>()
         };
-        let kinds = [
-            (Right::Publish, &self.publish),
-            (Right::Read, &self.read),
-            (Right::Reverse, &self.reverse),
-        ];
+        let kinds = [(Right::Publish, &self.publish), (Right::Read, &self.read), (Right::Reverse, &self.reverse)];
         let mut tags: Vec<String> =
             kinds.into_iter().filter_map(|(right, names)| Some(tagged(right.tag()?, names))).flatten().collect();
         tags.extend(tagged("receiver", &self.receivers));
@@ -190,9 +190,8 @@ impl Rights {
 
     /// What the broker is told once: the table with places for names and tags.
     pub(crate) fn template() -> Value {
-        let subjects = |way: Way| -> Vec<String> {
-            TABLE.iter().filter(|line| line.way == way).map(Line::template).collect()
-        };
+        let subjects =
+            |way: Way| -> Vec<String> { TABLE.iter().filter(|line| line.way == way).map(Line::template).collect() };
         json!({
             "pub": { "allow": subjects(Way::Publish) },
             "sub": { "allow": subjects(Way::Listen) },
