@@ -106,15 +106,14 @@ impl Broker {
         let started = (|| {
             let held = self.lock.try_clone()?;
             let (log, errors) = (self.log.try_clone()?, self.log.try_clone()?);
-            let child = Command::new(&self.program)
+            Command::new(&self.program)
                 .arg("-c")
                 .arg(&self.configuration)
                 .stdin(held)
                 .stdout(Stdio::from(log))
                 .stderr(Stdio::from(errors))
                 .process_group(0)
-                .spawn();
-            child
+                .spawn()
         })();
         match started {
             Ok(child) => Some(child),
