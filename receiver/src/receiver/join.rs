@@ -245,7 +245,7 @@ impl Receiver {
                         let mut batch = self.store.batch();
                         ledger::put_attempt(&mut batch, attempt)?;
                         self.refuse(&bringing, &prepared.refused)?.intend(position.revision.number, &mut batch)?;
-                        self.commit_journalled(staged, position.revision.number, batch)
+                        self.commit_journalled(staged, &stamp, position.revision.number, batch)
                     }
                     Err(error) => Err(error.into()),
                 }
