@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod bus;
+pub(crate) mod cases;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod conflicts;
