@@ -304,7 +304,7 @@ impl Receiver {
     }
 
     /// Collections at the destination that the source had at other times than the one that is restored.
-    fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
+    pub(super) fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
         if self.interface.single_collection() {
             return Vec::new();
         }
