@@ -8,7 +8,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber};
+use async_nats::{Client, Event, HeaderMap, RequestErrorKind, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use deltabus_record::schema::SourceName;
@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::access::Access;
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
@@ -78,15 +79,18 @@ pub struct JetStream {
 }
 
 impl JetStream {
-    /// Connects to one of `urls` (separated by commas), with a credentials file where one is given.
+    /// Connects to one of `urls` (separated by commas).
     ///
-    /// Fails if none answers within a few seconds or the server is too old. Later interruptions are bridged: requests fail
-    /// while they last, and the connection comes back by itself.
-    pub async fn connect(urls: &str, credentials: Option<&std::path::Path>) -> Result<JetStream, BrokerError> {
+    /// Fails if none answers within a few seconds, lets nobody in who comes with this access, or is too old. Later interruptions
+    /// are bridged: requests fail while they last, and the connection comes back by itself, with fresh credentials.
+    pub async fn connect(urls: &str, access: &Access) -> Result<JetStream, BrokerError> {
         let unavailable = |problem: String| BrokerError::Unavailable { url: urls.to_owned(), problem };
         let cuts = watch::Sender::new(0);
         let counted = cuts.clone();
-        let mut options = ConnectOptions::new()
+        let mut options = access
+            .options()
+            .await
+            .map_err(unavailable)?
             .name("deltabus")
             .connection_timeout(CONNECT)
             .request_timeout(Some(ANSWER))
@@ -98,12 +102,8 @@ impl JetStream {
                 }
                 async move { log_event(&event) }
             });
-        if let Some(path) = credentials {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
-            options = options
-                .credentials(&text)
-                .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
+        if let Some(inbox) = &access.inbox {
+            options = options.custom_inbox_prefix(inbox);
         }
         let addresses: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
         let client = options.connect(addresses).await.map_err(|error| unavailable(causes(&error)))?;
@@ -119,6 +119,12 @@ impl JetStream {
     /// Whether the connection stands at this moment.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Connects anew, with credentials as they are given out now.
+    pub async fn renew(&self) {
+        // Only a client that has ended fails; whoever uses it will notice.
+        let _ = self.client.force_reconnect().await;
     }
 
     /// Waits for what is asked of the broker, at most [`ANSWER`] and only while the connection stands: what is under way

@@ -49,6 +49,7 @@
 //! consumers and needs no right to delete. Nothing here retries for ever: an error says whether trying again may help
 //! ([`Error::is_transient`]), and the caller decides. Chunks of large values that no record refers to any more stay.
 
+pub mod access;
 pub mod broker;
 mod clock;
 pub mod contents;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deltabus_bus::access::Access;
 use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
@@ -35,9 +36,14 @@ pub(crate) fn local_bus(state: &StateDirectory) -> LocalBus {
     LocalBus::new(state.bus_folder())
 }
 
+/// How this process shows a bus who it is.
+pub(crate) fn access(global: &Global) -> Access {
+    Access::by_file(global.credentials.as_deref())
+}
+
 /// Connects to the bus: the one named, or the local one, which is started if it isn't running.
 pub(crate) async fn broker(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
-    let connect = async |url: &str| JetStream::connect(url, global.credentials.as_deref()).await;
+    let connect = async |url: &str| JetStream::connect(url, &access(global)).await;
     if let Some(url) = &global.bus {
         return Ok(Arc::new(connect(url).await.map_err(deltabus_bus::Error::from)?));
     }

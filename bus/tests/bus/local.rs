@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 
+use deltabus_bus::access::Access;
 use deltabus_bus::broker::{Expect, Stream, Subject};
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
@@ -136,10 +137,12 @@ async fn where_nobody_listens_the_address_is_named() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = free.local_addr().expect("it is bound").to_string();
     drop(free);
-    let failed = JetStream::connect(&format!("nats://{address}"), None).await.err().expect("nobody listens");
+    let failed =
+        JetStream::connect(&format!("nats://{address}"), &Access::default()).await.err().expect("nobody listens");
     assert!(failed.is_transient());
     assert!(failed.to_string().contains(&address), "{failed}");
-    let failed = JetStream::connect("nats://127.0.0.1:1", Some("/nowhere/x.creds".as_ref())).await.err();
+    let failed =
+        JetStream::connect("nats://127.0.0.1:1", &Access::by_file(Some("/nowhere/x.creds".as_ref()))).await.err();
     assert!(failed.expect("there is no such file").to_string().contains("/nowhere/x.creds"));
 }
 

@@ -77,7 +77,7 @@ async fn check_common(global: &Global, findings: &mut Findings) -> Result<(), Er
     findings.note("state", writable(parent).map(|()| state.display().to_string()));
     match &global.bus {
         Some(url) => {
-            let connected = JetStream::connect(url, global.credentials.as_deref()).await;
+            let connected = JetStream::connect(url, &session::access(global)).await;
             let connected = connected.map(|_| format!("{url} answers"));
             findings.note("bus", connected.map_err(|error| deltabus_bus::Error::from(error).into()));
         }

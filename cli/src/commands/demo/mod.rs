@@ -66,7 +66,7 @@ pub(crate) async fn demo(global: &Global, options: Demo) -> Result<Exit, Error> 
         Some(url) => url.clone(),
         None => block_in_place(|| bus.ensure())?.url,
     };
-    let broker = JetStream::connect(&url, global.credentials.as_deref()).await.map_err(deltabus_bus::Error::from)?;
+    let broker = JetStream::connect(&url, &crate::session::access(global)).await.map_err(deltabus_bus::Error::from)?;
     let mut stage = Stage::new(folder, state, Arc::new(broker));
     let played = stage.play().await;
     stage.end().await;
