@@ -69,7 +69,7 @@ pub use clock::{Clock, SystemClock};
 pub use contents::{Contents, large_of};
 pub use error::{Error, causes};
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
-pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
+pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history, history_tail};
 pub use reverse::{LastReverse, ReversePlace, Reversed};
 pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
 pub use timeline::{Step, Timeline, confirmed};

@@ -227,7 +227,8 @@ pub(crate) struct Plan {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit code: 0 equal, 1 differs, 2 trouble\n\nExamples: deltabus verify people sqlite:people.db\n          \
-deltabus verify people sqlite:people.db --repair\n\n\
+deltabus verify people sqlite:people.db --repair\n          \
+deltabus verify people 'csv:backup.csv?key=id' --at 2026-10-01\n\n\
 --json prints an object a record ({\"collection\", \"key\", \"problem\": \"differs\"|\"missing\"|\"extra\", \"cause\": \
 \"drift\"|\"edit\"|\"pending\"|\"refused\"|\"unknown\", \"fields\": {NAME: {\"expected\", \"found\"}}}), and at the end one of each \
 destination"
@@ -235,6 +236,9 @@ destination"
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) destinations: Destinations,
+    /// With the source as it was: a revision's number, or a time: 12, 2026-10-01T12:30:00Z, '2026-10-01 12:30', 2026-10-01
+    #[arg(long, value_name = "N|TIME", value_parser = crate::moment::parse, conflicts_with = "repair")]
+    pub(crate) at: Option<Moment>,
     /// Mend what differs, and only that; edits that wait for their answer stay
     #[arg(long)]
     pub(crate) repair: bool,

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub mod broker;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
+pub mod clock;
+#[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod proxy;
 
@@ -68,10 +70,17 @@ impl World {
 
     /// Starts a command line that goes on; it is killed with the returned guard.
     pub fn start(&self, line: &str) -> Running {
+        self.start_as(line, |_| {})
+    }
+
+    /// The same with what `prepare` makes of the command.
+    pub fn start_as(&self, line: &str, prepare: impl FnOnce(&mut Command)) -> Running {
         let log = self.path(&format!("{}.log", line.replace(|c: char| !c.is_ascii_alphanumeric(), "_")));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log can be made");
         let errors = file.try_clone().expect("a handle can be cloned");
-        let child = self.command(line).stdout(file).stderr(errors).spawn().expect("the program can be started");
+        let mut command = self.command(line);
+        prepare(&mut command);
+        let child = command.stdout(file).stderr(errors).spawn().expect("the program can be started");
         Running { child: Some(child), log }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod bus;
 pub(crate) mod certificates;
+pub(crate) mod cases;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod conflicts;

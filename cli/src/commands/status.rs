@@ -9,6 +9,7 @@ use deltabus_state::{StateDirectory, is_busy, read_status};
 use serde_json::{Value, json};
 
 use crate::arguments::{Global, Status};
+use crate::commands::cases::CaseCounter;
 use crate::error::{Error, Exit};
 use crate::output::counted;
 use crate::session;
@@ -19,8 +20,9 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Runs the command.
 pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Error> {
     let state = session::state(global)?;
+    let mut cases = CaseCounter::default();
     loop {
-        let found = gather(global, &state).await?;
+        let found = gather(global, &state, &mut cases).await?;
         if options.json {
             println!("{found}");
         } else {
@@ -39,7 +41,7 @@ pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Err
 }
 
 /// Everything known here, and how far the bus is.
-async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error> {
+async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter) -> Result<Value, Error> {
     let running = session::local_bus(state).status();
     // Looking at the status starts nothing.
     let broker = match (&global.bus, &running) {
@@ -72,6 +74,12 @@ async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error>
             if let Some(position) = log_end(&log).await {
                 revision = revision.max(position.revision.number);
                 source["published"] = position.revision.number.into();
+            }
+            if let Ok(cases) = cases.count(&log).await {
+                source["conflicts"] = cases.conflicts.into();
+                source["conflicts_open"] = cases.open.into();
+                source["dead_letters"] = cases.refused.into();
+                source["counts_complete"] = cases.complete.into();
             }
         }
         for (_, receiver) in state.receivers()?.into_iter().filter(|(of, _)| *of == name) {
@@ -164,9 +172,18 @@ fn state_of(entry: &Value, here: bool) -> String {
     if entry["held"].is_string() {
         parts.push("held".to_owned());
     }
-    for (name, one) in [("pending", "reverse set"), ("drift", "drifted record"), ("dead_letters", "dead letter")] {
+    let counts = [
+        ("pending", "reverse set"),
+        ("drift", "drifted record"),
+        ("conflicts", "conflict"),
+        ("dead_letters", "dead letter"),
+    ];
+    let least = if entry["counts_complete"] == false { "at least " } else { "" };
+    for (name, one) in counts {
         if let Some(count) = entry[name].as_u64().filter(|count| *count > 0) {
-            parts.push(counted(count, one));
+            let open = entry[format!("{name}_open")].as_u64().filter(|open| *open > 0);
+            let open = open.map_or(String::new(), |open| format!(" ({open} open)"));
+            parts.push(format!("{least}{}{open}", counted(count, one)));
         }
     }
     parts.push(match (here, entry["running"].as_bool()) {
