@@ -33,6 +33,8 @@ pub(crate) struct SourceConfig {
     pub(crate) poll: Option<String>,
     pub(crate) conflicts: Option<Policy>,
     pub(crate) max_delete: Option<String>,
+    #[serde(default)]
+    pub(crate) standby: bool,
 }
 
 /// receiver.toml
@@ -166,6 +168,7 @@ impl SourceConfig {
         if let Some(policy) = self.conflicts {
             config.conflicts = policy.into();
         }
+        config.standby = self.standby;
         Ok(config)
     }
 }
