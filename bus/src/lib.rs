@@ -5,6 +5,7 @@
 //!
 //! - [`Writer`] claims a term and publishes change sets, one message in flight, fenced by the log's order.
 //! - [`Reader`] gives out what is accepted by the same rule, live and from the store.
+//! - [`Lease`](lease::Lease) says which transmitter is active, for those that stand by.
 //! - [`SnapshotWriter`] and [`SnapshotReader`] carry all records at one revision.
 //! - [`Log::send_reverse`] and [`Log::reverse_sets`] carry edits back, [`Contents`] what large values hold.
 //!
@@ -55,6 +56,7 @@ mod clock;
 pub mod contents;
 mod error;
 pub mod jetstream;
+pub mod lease;
 pub mod local;
 mod log;
 pub mod memory;

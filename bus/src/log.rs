@@ -245,6 +245,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Fails with [`Error::Fenced`] if somebody has written after us: to be asked before anything is done elsewhere that only
+    /// the latest term may do. [`Error::LogLost`] if the log has less than it acknowledged.
+    pub async fn confirm(&self) -> Result<(), Error> {
+        match self.log.broker.last(&self.log.source, &Subject::changes()).await? {
+            Some(last) if last.sequence > self.sequence => Err(self.fenced().await),
+            Some(last) if last.sequence < self.sequence => {
+                let source_name = self.log.source.clone();
+                Err(Error::LogLost { source_name, last: last.sequence, wanted: self.sequence })
+            }
+            // A trimmed log may have no message left.
+            _ => Ok(()),
+        }
+    }
+
     /// Tells all followers how far the log is.
     pub async fn beat(&self) -> Result<(), Error> {
         let beat = v1::Heartbeat {

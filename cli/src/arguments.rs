@@ -142,6 +142,9 @@ pub(crate) struct Transmit {
     /// How much of a collection may be deleted without `deltabus confirm`
     #[arg(long, value_name = "PERCENT", value_parser = crate::config::parse_percent)]
     pub(crate) max_delete: Option<f64>,
+    /// Stand by while another transmitter of the source is active, and take its place when it is gone
+    #[arg(long, conflicts_with = "once")]
+    pub(crate) standby: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

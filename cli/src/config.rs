@@ -36,6 +36,8 @@ pub(crate) struct SourceConfig {
     pub(crate) poll: Option<String>,
     pub(crate) conflicts: Option<Policy>,
     pub(crate) max_delete: Option<String>,
+    #[serde(default)]
+    pub(crate) standby: bool,
 }
 
 /// receiver.toml
@@ -203,6 +205,7 @@ impl SourceConfig {
         if let Some(policy) = self.conflicts {
             config.conflicts = policy.into();
         }
+        config.standby = self.standby;
         Ok(config)
     }
 }

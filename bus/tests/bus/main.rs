@@ -4,6 +4,7 @@ mod acceptance;
 mod brokers;
 mod conformance;
 mod crash;
+mod lease;
 mod local;
 mod log;
 mod loss;

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{Table, TableStyle};
-use deltabus_bus::{Event, Log, Position, Reader};
+use deltabus_bus::{Event, Log, Position, Reader, lease};
+use deltabus_record::text::printable;
 use deltabus_state::{StateDirectory, is_busy, read_status};
 use serde_json::{Value, json};
 
@@ -71,6 +72,9 @@ async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter
         source["running"] = is_busy(&folder).into();
         if let Some(broker) = &broker {
             let log = Log::new(broker.clone(), name.clone());
+            // There only where somebody stands by, or did.
+            let lease = lease::find(&log).await?;
+            source["active"] = lease.holder().into();
             if let Some(position) = log_end(&log).await {
                 revision = revision.max(position.revision.number);
                 source["published"] = position.revision.number.into();
@@ -154,6 +158,15 @@ fn render(found: &Value) -> String {
     }
     for entry in sources.iter().chain(receivers) {
         let name = entry["receiver"].as_str().or(entry["source"].as_str()).unwrap_or_default();
+        let standbys: Vec<_> = entry["standbys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let running = entry["running"].as_bool() == Some(true);
+        if let Some(active) = entry["active"].as_str() {
+            text.push_str(&format!("\n{name}: {} is active", printable(active)));
+            if running && !standbys.is_empty() {
+                text.push_str(&format!("; standing by: {}", printable(&standbys.join("; "))));
+            }
+            text.push('\n');
+        }
         if let Some(held) = entry["held"].as_str() {
             text.push_str(&format!("\n{name}: held back: {held}; `deltabus confirm {name}` lets it go\n"));
         }
@@ -188,6 +201,7 @@ fn state_of(entry: &Value, here: bool) -> String {
     }
     parts.push(match (here, entry["running"].as_bool()) {
         (false, _) => "elsewhere".into(),
+        (true, Some(true)) if entry["stands_by_for"].is_string() => "standing by".into(),
         (true, Some(true)) => "running".into(),
         (true, _) => "not running".into(),
     });

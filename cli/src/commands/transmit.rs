@@ -73,6 +73,7 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>),
         config.poll = options.poll.or(config.poll);
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
+        config.standby |= options.standby;
     }
     Ok((global, configs))
 }
