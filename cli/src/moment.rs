@@ -42,6 +42,14 @@ pub(crate) fn parse(text: &str) -> Result<Moment, String> {
     Ok(Moment::Time { millis, given: text.to_owned() })
 }
 
+/// Reads a time as [`parse`] does: its first millisecond.
+pub(crate) fn parse_time(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        Moment::Time { millis, .. } => Ok(millis / 1000 * 1000),
+        Moment::Revision(_) => Err(format!("`{text}` is no time")),
+    }
+}
+
 /// Now, in milliseconds since 1970-01-01T00:00:00Z.
 pub(crate) fn now_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)

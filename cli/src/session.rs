@@ -9,12 +9,14 @@ use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
 use deltabus_certificates::{IdentityFiles, Trust, client_config};
+use deltabus_record::schema::SourceName;
 use deltabus_state::StateDirectory;
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
 use crate::error::Error;
+use crate::membership::{self, Member, Wanted};
 
 /// Where state is kept unless told otherwise.
 pub(crate) fn state_path(global: &Global) -> Result<PathBuf, Error> {
@@ -63,8 +65,79 @@ fn tls(global: &Global, url: &str) -> Result<Option<Arc<ClientConfig>>, Error> {
     Ok(Some(Arc::new(client_config(&trust, identity.as_ref())?)))
 }
 
-/// Connects to the bus: the one named, or the local one, which is started if it isn't running.
-pub(crate) async fn broker(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
+/// The bus of a command that may speak of several sources.
+pub(crate) enum Bus {
+    /// One for all.
+    Plain(Arc<dyn Broker>),
+    /// As the manager says.
+    Managed(Member),
+}
+
+impl Bus {
+    /// The bus that has a source.
+    pub(crate) async fn of(&self, source: &SourceName) -> Result<Arc<dyn Broker>, Error> {
+        match self {
+            Bus::Plain(broker) => Ok(broker.clone()),
+            Bus::Managed(member) => Ok(member.broker(source).await?),
+        }
+    }
+
+    /// The sources that are there, as far as this process may know.
+    pub(crate) async fn sources(&self) -> Result<Vec<SourceName>, Error> {
+        match self {
+            Bus::Plain(broker) => Ok(broker.sources().await.map_err(deltabus_bus::Error::from)?),
+            Bus::Managed(member) => member.sources().await,
+        }
+    }
+
+    /// Tells the manager, where there is one, how everything stands, until `stop`.
+    pub(crate) fn attend(&self, stop: &CancellationToken) {
+        if let Bus::Managed(member) = self {
+            member.attend(stop);
+        }
+    }
+
+    /// Tells it once.
+    pub(crate) async fn report(&self) {
+        if let Bus::Managed(member) = self
+            && let Err(error) = member.report().await
+        {
+            tracing::warn!(error = crate::commands::one_line(&error), "the manager was not told how this stands");
+        }
+    }
+
+    /// Whether the manager ended this process.
+    pub(crate) fn dismissal(&self) -> Result<(), Error> {
+        match self {
+            Bus::Plain(_) => Ok(()),
+            Bus::Managed(member) => member.dismissal(),
+        }
+    }
+}
+
+/// Connects to the bus: through the manager, to the one named, or to the local one, which is started if it isn't running.
+pub(crate) async fn bus(global: &Global, state: &StateDirectory, wanted: Wanted<'_>) -> Result<Bus, Error> {
+    if global.manager.is_none() {
+        return Ok(Bus::Plain(plain(global, state).await?));
+    }
+    let identity = membership::identity(global, state, wanted).await?;
+    Ok(Bus::Managed(Member::join(identity, state).await?))
+}
+
+/// The bus that has the source of which a command speaks.
+pub(crate) async fn broker(
+    global: &Global,
+    state: &StateDirectory,
+    wanted: Wanted<'_>,
+) -> Result<Arc<dyn Broker>, Error> {
+    let (Wanted::Publish(source) | Wanted::Read(source)) = wanted else {
+        return Err(Error::Config("no source is named".into()));
+    };
+    bus(global, state, wanted).await?.of(source).await
+}
+
+/// Connects to the one named, or to the local one.
+async fn plain(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
     if let Some(url) = &global.bus {
         let connected = JetStream::connect(url, &access(global, url)?).await;
         return Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?));

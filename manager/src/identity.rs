@@ -81,6 +81,12 @@ impl Identity {
         self
     }
 
+    /// The same, with its manager elsewhere.
+    pub fn at(mut self, manager: Vec<String>) -> Identity {
+        self.record.manager = manager;
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.record.name
@@ -105,14 +111,17 @@ impl Identity {
         &self.key
     }
 
+    /// The authority by which it knows manager and bus; `None`: one of the system's.
+    pub fn authority(&self) -> Result<Option<Fingerprint>, Error> {
+        let parsed = self.record.authority.as_ref().map(|text| text.parse());
+        parsed.transpose().map_err(|error| Error::Config(format!("{}: {error}", self.name())))
+    }
+
     /// The TLS settings by which it knows manager and bus, and is known to them.
     pub fn tls(&self) -> Result<ClientConfig, Error> {
-        let trust = match &self.record.authority {
+        let trust = match self.authority()? {
             None => Trust::System,
-            Some(text) => {
-                let fingerprint = text.parse().map_err(|error| Error::Config(format!("{}: {error}", self.name())))?;
-                Trust::Pinned(Arc::new(Pin::new(fingerprint)))
-            }
+            Some(fingerprint) => Trust::Pinned(Arc::new(Pin::new(fingerprint))),
         };
         client_config(&trust, self.certificate.as_ref()).map_err(Error::certificate)
     }

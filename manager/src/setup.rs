@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use deltabus_certificates::{Authority, Existing, IdentityFiles, LEAF_LIFETIME, write_private};
+use deltabus_certificates::{Authority, ClientKey, Existing, IdentityFiles, LEAF_LIFETIME, write_private};
 use nkeys::KeyPair;
 
 use crate::Error;
 use crate::authority::now_seconds;
 use crate::configuration::ClientsWanted;
-use crate::identity::Identity;
+use crate::identity::{Identities, Identity};
 use crate::keys::{Keys, Trusted};
 use crate::rights::Rights;
 
@@ -48,7 +48,9 @@ pub struct Made {
 
 impl Setup {
     /// Makes everything. The folder must not be there yet, or be empty: nothing is ever overwritten.
-    pub fn make(&self) -> Result<Made, Error> {
+    ///
+    /// `identities`: where the administrator's certificate goes, if there is to be one.
+    pub fn make(&self, identities: &Identities) -> Result<Made, Error> {
         let first = self.hosts.first().ok_or_else(|| Error::Config("name the host by which others reach it".into()))?;
         let folder = std::path::absolute(&self.folder).map_err(|source| self.failed("find", &self.folder, source))?;
         if std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -88,7 +90,12 @@ impl Setup {
         let manager = format!("https://{}:{}", bracketed(first), self.manager_port);
         let rights = Rights { administrate: true, ..Rights::default() };
         let fingerprint = Some(authority.fingerprint());
-        let administrator = Identity::new("administrator", &[manager.clone()], key, fingerprint, rights)?;
+        let mut administrator = Identity::new("administrator", &[manager.clone()], key, fingerprint, rights)?;
+        if self.clients == ClientsWanted::Required {
+            let key = ClientKey::new().map_err(Error::certificate)?;
+            let chain = authority.client_for(administrator.name(), &key.public_key(), LEAF_LIFETIME);
+            identities.keep_certificate(&mut administrator, key, chain.map_err(Error::certificate)?)?;
+        }
         Ok(Made { configuration, manager, bus: format!("tls://{}:{}", bracketed(first), self.bus_port), administrator })
     }
 

@@ -22,7 +22,7 @@ pub(crate) async fn restore(global: &Global, options: Restore) -> Result<Exit, E
     let source = &options.source;
     let location = Location::parse(&options.location)?;
     let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker(global, &state, crate::membership::Wanted::Read(source)).await?;
     let bar = spinner(global, &format!("{source}: reading the log"));
     let timeline = Timeline::read(&log::founded(broker.clone(), source).await?).await?;
     let step = options.at.find(&timeline, source, now_millis())?;

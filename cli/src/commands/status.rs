@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::arguments::{Global, Status};
 use crate::commands::cases::CaseCounter;
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::counted;
 use crate::session;
 
@@ -46,17 +47,18 @@ async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter
     let running = session::local_bus(state).status();
     // Looking at the status starts nothing.
     let broker = match (&global.bus, &running) {
-        (None, None) => None,
-        _ => Some(session::broker(global, state).await?),
+        (None, None) if global.manager.is_none() => None,
+        _ => Some(session::bus(global, state, Wanted::Anything).await?),
     };
     let bus = match (&global.bus, &running) {
+        _ if global.manager.is_some() => json!({ "url": global.manager, "local": false, "running": true }),
         (Some(url), _) => json!({ "url": url, "local": false, "running": true }),
         (None, Some(running)) => json!({ "url": running.url, "local": true, "running": true, "pid": running.pid }),
         (None, None) => json!({ "url": null, "local": true, "running": false }),
     };
     let mut names: Vec<_> = state.sources()?;
     if let Some(broker) = &broker {
-        names.extend(broker.sources().await.map_err(deltabus_bus::Error::from)?);
+        names.extend(broker.sources().await?);
     }
     names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
     names.sort();
@@ -71,7 +73,7 @@ async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter
         source["here"] = folder.is_dir().into();
         source["running"] = is_busy(&folder).into();
         if let Some(broker) = &broker {
-            let log = Log::new(broker.clone(), name.clone());
+            let log = Log::new(broker.of(&name).await?, name.clone());
             // There only where somebody stands by, or did.
             let lease = lease::find(&log).await?;
             source["active"] = lease.holder().into();

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::arguments::{Global, Transmit};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{bytes_text, counted, spinner};
 use crate::{config, session};
 
@@ -16,10 +17,12 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     let (global, configs) = configs(global, &options)?;
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
-    let broker = session::broker(&global, &state).await?;
+    let Some(first) = configs.first() else { return Err(Error::Config("no source is named".into())) };
+    let bus = session::bus(&global, &state, Wanted::Publish(&first.source)).await?;
     let mut transmitters = Vec::new();
     for config in configs {
-        transmitters.push(Transmitter::open(config, broker.clone(), &state)?);
+        let broker = bus.of(&config.source).await?;
+        transmitters.push(Transmitter::open(config, broker, &state)?);
     }
     if options.once {
         let mut exit = Exit::Done;
@@ -43,16 +46,20 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
                 exit = Exit::Differs;
             }
         }
+        bus.report().await;
         return Ok(exit);
     }
     let stop = session::stop_signal()?;
+    bus.attend(&stop);
     let mut tasks = JoinSet::new();
     for transmitter in transmitters {
         tracing::info!(source = %transmitter.source(), "transmitting");
         let stop = stop.clone();
         tasks.spawn(transmitter.run(stop, log_round));
     }
-    super::finish(tasks, &stop).await
+    let exit = super::finish(tasks, &stop).await?;
+    bus.dismissal()?;
+    Ok(exit)
 }
 
 /// The global options and the sources, from the command line or a file.

@@ -21,6 +21,7 @@ use tokio::task::block_in_place;
 use crate::arguments::{Global, Verify};
 use crate::destinations::{self, Naming};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::moment::{Moment, now_millis};
 use crate::output::{Paint, counted, fields_text, key_text, key_values, name_of, spinner};
 use crate::session;
@@ -32,12 +33,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub(crate) async fn verify(global: &Global, options: Verify) -> Result<Exit, Error> {
-    let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing)?;
+    let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing).await?;
     let state = session::state(&global)?;
-    let broker = session::broker(&global, &state).await?;
     let (mut differs, mut unread) = (false, false);
     for config in configs {
-        let verified = verify_one(&global, &options, config, broker.clone(), &state).await?;
+        let broker = session::broker(&global, &state, Wanted::Read(&config.source)).await?;
+        let verified = verify_one(&global, &options, config, broker, &state).await?;
         unread |= !verified.unread.is_empty();
         differs |= !verified.is_equal();
     }
