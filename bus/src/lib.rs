@@ -62,6 +62,7 @@ mod log;
 pub mod memory;
 mod reader;
 mod reverse;
+pub mod signature;
 mod snapshot;
 mod timeline;
 mod version;

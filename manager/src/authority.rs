@@ -14,7 +14,7 @@ use prost::Message;
 
 use crate::claims::{self, Seconds};
 use crate::registry::{Decision, Heard, Invitation, Participant, Registry, Signatures};
-use crate::rights::{NAMES_MAX, Rights};
+use crate::rights::{NAMES_MAX, RECEIVERS_MAX, Rights};
 use crate::{Error, Keys};
 
 /// Tokens are good for at most this long.
@@ -419,7 +419,9 @@ fn end(keys: &mut BTreeMap<String, u64>, key: &str, now_millis: u64) {
 
 fn within(rights: &Rights) -> Result<(), Error> {
     if rights.is_too_much() {
-        return Err(Error::Refused(format!("one participant has at most {NAMES_MAX} names of a kind")));
+        return Err(Error::Refused(format!(
+            "one participant has at most {NAMES_MAX} sources of a kind and {RECEIVERS_MAX} receivers"
+        )));
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! A manager as its participants and administrators see it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use data_encoding::BASE64URL_NOPAD;
 use deltabus_bus::access::{Access, Issued, Issuer, Login};
+use deltabus_bus::signature::{Signing, Trust};
 use deltabus_certificates::{ClientKey, Existing};
 use deltabus_proto::manager::v1;
 use deltabus_proto::manager::v1::administration_client::AdministrationClient;
@@ -292,6 +294,29 @@ fn channel(url: &str, tls: &Arc<ClientConfig>) -> Result<Channel, Error> {
     Ok(endpoint.connect_with_connector_lazy(connect))
 }
 
+/// How long it is believed whose signatures count, before the manager is asked again.
+const TRUST_AGE: Duration = Duration::from_secs(60);
+
+/// A signature that nobody knows is asked about at most this often for a source.
+const TRUST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Whose signatures count for a source, as the manager said.
+struct Known {
+    at: Instant,
+    publishers: BTreeMap<String, u64>,
+    receivers: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Known {
+    /// What is known of a key under a subject: until when it counts, 0: still.
+    fn until(&self, tail: &str, key: &str) -> Option<u64> {
+        match tail.strip_prefix("reverse.") {
+            Some(receiver) => self.receivers.get(receiver)?.get(key).copied(),
+            None => self.publishers.get(key).copied(),
+        }
+    }
+}
+
 /// Gives a participant credentials for the bus: asked for anew at each connection.
 pub struct Membership {
     client: Arc<Client>,
@@ -300,13 +325,15 @@ pub struct Membership {
     version: std::sync::atomic::AtomicU64,
     /// Until when those are good, as far as half their life: then they are to be renewed.
     renew_at: std::sync::Mutex<Option<Instant>>,
+    /// Whose signatures count, by source.
+    known: Mutex<HashMap<SourceName, Known>>,
 }
 
 impl Membership {
     /// For somebody with an identity.
     pub fn new(client: Arc<Client>, identities: Identities) -> Arc<Membership> {
-        let (version, renew_at) = (0.into(), std::sync::Mutex::new(None));
-        Arc::new(Membership { client, identities, version, renew_at })
+        let (version, renew_at, known) = (0.into(), std::sync::Mutex::new(None), Mutex::default());
+        Arc::new(Membership { client, identities, version, renew_at, known })
     }
 
     /// The client.
@@ -318,7 +345,8 @@ impl Membership {
     pub fn access(self: &Arc<Self>, plain: bool) -> Result<Access, Error> {
         let tls = if plain { None } else { Some(Arc::new(self.client.identity.tls()?)) };
         let inbox = Some(format!("_INBOX_{}", self.client.identity.name()));
-        Ok(Access { login: Login::Issued(self.clone()), tls, inbox })
+        let signing = Some(Signing { key: self.client.identity.key().clone(), trust: self.clone() });
+        Ok(Access { login: Login::Issued(self.clone()), tls, inbox, signing })
     }
 
     /// Whether the credentials should be replaced by now: half their life is over, or the rights are of another version.
@@ -343,5 +371,43 @@ impl Issuer for Membership {
         }
         let signature = self.client.identity.key().sign(nonce).map_err(|error| error.to_string())?;
         Ok(Issued { jwt: given.jwt, signature })
+    }
+}
+
+#[async_trait]
+impl Trust for Membership {
+    async fn accepts(&self, source: &SourceName, tail: &str, key: &str, millis: u64) -> Result<bool, String> {
+        // What it sent itself, nobody has to tell it about: a receiver isn't told whose edits count.
+        if tail.starts_with("reverse.") && key == self.client.identity.public_key() {
+            return Ok(true);
+        }
+        let mut known = self.known.lock().await;
+        let age = known.get(source).map(|known| known.at.elapsed());
+        let until = known.get(source).and_then(|known| known.until(tail, key));
+        let is_old =
+            age.is_none_or(|age| age > TRUST_AGE) || (until.is_none() && age.is_none_or(|age| age > TRUST_PAUSE));
+        if is_old {
+            match self.client.locate(source).await {
+                Ok(located) => {
+                    known.insert(source.clone(), told(located));
+                }
+                // What was known goes on to count while the manager is away; a stranger has to wait.
+                Err(error) if until.is_none() => {
+                    return Err(format!("whose signatures count isn't known: {}", deltabus_bus::causes(&error)));
+                }
+                Err(_) => {}
+            }
+        }
+        let until = known.get(source).and_then(|known| known.until(tail, key));
+        Ok(until.is_some_and(|until| until == 0 || millis <= until))
+    }
+}
+
+fn told(located: v1::LocateResponse) -> Known {
+    let keys = |keys: Vec<v1::SigningKey>| keys.into_iter().map(|key| (key.key, key.until_millis)).collect();
+    Known {
+        at: Instant::now(),
+        publishers: keys(located.publishers),
+        receivers: located.receivers.into_iter().map(|of| (of.receiver, keys(of.keys))).collect(),
     }
 }

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// How many sources or receivers one participant can have of a kind; what it may do is written out on each of its connections.
 pub const NAMES_MAX: usize = 256;
 
+/// How many receivers' names: they are combined with each other where a right names one twice.
+pub const RECEIVERS_MAX: usize = 16;
+
 /// How long the answer to a question may be published by whoever was asked, in nanoseconds.
 const ANSWER_NANOS: u64 = 10_000_000_000;
 
@@ -88,21 +91,30 @@ const TABLE: &[Line] = &[
     line(Right::Publish, Way::Publish, "$JS.API.STREAM.INFO.deltabus_{source}_SNAPSHOT"),
     line(Right::Publish, Way::Publish, "$JS.API.STREAM.INFO.deltabus_{source}_REVERSE"),
     line(Right::Publish, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}"),
+    line(Right::Publish, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}.>"),
     line(Right::Publish, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT"),
+    line(Right::Publish, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT.>"),
     line(Right::Publish, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE"),
+    line(Right::Publish, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.>"),
     // A receiver follows the log and reads what is stored.
     line(Right::Read, Way::Listen, "deltabus.{source}.live"),
     line(Right::Read, Way::Publish, "$JS.API.STREAM.INFO.deltabus_{source}"),
     line(Right::Read, Way::Publish, "$JS.API.STREAM.INFO.deltabus_{source}_SNAPSHOT"),
     line(Right::Read, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}"),
+    line(Right::Read, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}.>"),
     line(Right::Read, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT"),
-    // Edits go out under its own names, and only its own can be looked up.
+    line(Right::Read, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT.>"),
+    // Edits go out under its own names, and of those on their way only its own can be read. (The stream holds one source: the
+    // star is that source.)
     line(Right::Reverse, Way::Publish, "deltabus.{source}.reverse.{receiver}"),
+    line(Right::Reverse, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.*.reverse.{receiver}"),
     line(
         Right::Reverse,
         Way::Publish,
-        "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.{source}.reverse.{receiver}",
+        "$JS.API.CONSUMER.CREATE.deltabus_{source}_REVERSE.{receiver}.deltabus.*.reverse.{receiver}",
     ),
+    line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.MSG.NEXT.deltabus_{source}_REVERSE.{receiver}"),
+    line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.DELETE.deltabus_{source}_REVERSE.{receiver}"),
 ];
 
 const fn line(right: Right, way: Way, subject: &'static str) -> Line {
@@ -144,7 +156,8 @@ impl Rights {
 
     /// Whether there are more names than one participant can have.
     pub fn is_too_much(&self) -> bool {
-        [&self.publish, &self.read, &self.reverse, &self.receivers].iter().any(|names| names.len() > NAMES_MAX)
+        let sources = [&self.publish, &self.read, &self.reverse];
+        sources.iter().any(|names| names.len() > NAMES_MAX) || self.receivers.len() > RECEIVERS_MAX
     }
 
     /// All of both.

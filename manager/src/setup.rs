@@ -90,7 +90,8 @@ impl Setup {
         let manager = format!("https://{}:{}", bracketed(first), self.manager_port);
         let rights = Rights { administrate: true, ..Rights::default() };
         let fingerprint = Some(authority.fingerprint());
-        let mut administrator = Identity::new("administrator", std::slice::from_ref(&manager), key, fingerprint, rights)?;
+        let mut administrator =
+            Identity::new("administrator", std::slice::from_ref(&manager), key, fingerprint, rights)?;
         if self.clients == ClientsWanted::Required {
             let key = ClientKey::new().map_err(Error::certificate)?;
             let chain = authority.client_for(administrator.name(), &key.public_key(), LEAF_LIFETIME);
