@@ -34,13 +34,15 @@ pub(crate) enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn is_allowed(self, rights: &Rights) -> bool {
+    /// How well somebody with these rights is suited; 0: not at all.
+    fn suits(self, rights: &Rights) -> u8 {
         match self {
-            Wanted::Publish(source) => rights.publish.contains(source.as_str()),
-            // Whoever may write the log may read it.
-            Wanted::Read(source) => rights.concerns(source.as_str()),
-            Wanted::Anything => !rights.administrate,
-            Wanted::Administrate => rights.administrate,
+            Wanted::Publish(source) => u8::from(rights.publish.contains(source.as_str())),
+            // Whoever may write the log may read it, but it is another's business.
+            Wanted::Read(source) if rights.read.contains(source.as_str()) => 2,
+            Wanted::Read(source) => u8::from(rights.concerns(source.as_str())),
+            Wanted::Anything => u8::from(!rights.administrate),
+            Wanted::Administrate => u8::from(rights.administrate),
         }
     }
 }
@@ -72,8 +74,12 @@ pub(crate) async fn identity(global: &Global, state: &StateDirectory, wanted: Wa
     let mut all = identities.all()?;
     if let Some(name) = &global.identity {
         all.retain(|identity| identity.name() == name);
-    } else if all.iter().any(|identity| wanted.is_allowed(identity.rights())) {
-        all.retain(|identity| wanted.is_allowed(identity.rights()));
+    } else if let Some(best) = all.iter().map(|identity| wanted.suits(identity.rights())).max().filter(|best| *best > 0)
+    {
+        all.retain(|identity| wanted.suits(identity.rights()) == best);
+        if wanted == Wanted::Anything {
+            all.truncate(1);
+        }
     } else {
         // What it may do may have changed since it was last told.
         all.retain(|identity| !identity.rights().administrate || wanted == Wanted::Administrate);
@@ -95,7 +101,7 @@ pub(crate) async fn identity(global: &Global, state: &StateDirectory, wanted: Wa
         })),
         _ => {
             let names: Vec<_> = all.iter().map(Identity::name).collect();
-            Err(Error::Config(format!("several could do this: pick one with --identity ({})", names.join(", "))))
+            Err(Error::Config(format!("who is to do this? Pick one with --identity ({})", names.join(", "))))
         }
     }
 }
