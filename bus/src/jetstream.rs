@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::access::Access;
+use crate::access::{Access, without_login};
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
@@ -100,11 +100,12 @@ impl JetStream {
     /// Fails if none answers within a few seconds, lets nobody in who comes with this access, or is too old. Later interruptions
     /// are bridged: requests fail while they last, and the connection comes back by itself, with fresh credentials.
     pub async fn connect(urls: &str, access: &Access) -> Result<JetStream, BrokerError> {
-        let unavailable = |problem: String| BrokerError::Unavailable { url: urls.to_owned(), problem };
+        let (urls, in_address) = without_login(urls);
+        let unavailable = |problem: String| BrokerError::Unavailable { url: urls.clone(), problem };
         let cuts = watch::Sender::new(0);
         let counted = cuts.clone();
         let mut options = access
-            .options()
+            .options(in_address)
             .await
             .map_err(unavailable)?
             .name("deltabus")
@@ -125,11 +126,11 @@ impl JetStream {
         let client = options.connect(addresses).await.map_err(|error| unavailable(connect_problem(&error)))?;
         let version = client.server_info().version;
         if !version::serves(&version) {
-            return Err(BrokerError::Version { url: urls.to_owned(), version, wanted: version::MIN_TEXT });
+            return Err(BrokerError::Version { url: urls, version, wanted: version::MIN_TEXT });
         }
         let context =
             jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
-        Ok(JetStream { client, context, url: urls.to_owned(), cuts, signing: access.signing.clone() })
+        Ok(JetStream { client, context, url: urls, cuts, signing: access.signing.clone() })
     }
 
     /// Whether the connection stands at this moment.

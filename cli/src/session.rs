@@ -148,8 +148,8 @@ async fn plain(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker
     let bus = local_bus(state);
     let mut attempt = 1;
     loop {
-        let url = tokio::task::block_in_place(|| bus.ensure())?.url;
-        match JetStream::connect(&url, &access(global, &url)?).await {
+        let running = tokio::task::block_in_place(|| bus.ensure())?;
+        match JetStream::connect(&running.url, &running.access()).await {
             Ok(broker) => {
                 tokio::spawn(keep_alive(bus));
                 return Ok(Arc::new(broker));

@@ -117,14 +117,18 @@ impl World {
         self.bus_status("")["pid"].as_i64().expect("the bus is running") as i32
     }
 
-    /// Where the world's bus listens.
+    /// Where the world's bus listens, with the login that its own clients have.
     pub fn bus_url(&self) -> String {
         self.bus_url_with("")
     }
 
     /// The same of the bus that these options mean, `--state …`.
     pub fn bus_url_with(&self, options: &str) -> String {
-        self.bus_status(options)["url"].as_str().expect("the bus is running").to_owned()
+        let status = self.bus_status(options);
+        let folder = Path::new(status["folder"].as_str().expect("a bus has a folder"));
+        let secret = std::fs::read_to_string(folder.join("secret")).expect("a bus has a login");
+        let url = status["url"].as_str().expect("the bus is running");
+        url.replace("nats://", &format!("nats://local:{}@", secret.trim()))
     }
 
     fn bus_status(&self, options: &str) -> serde_json::Value {

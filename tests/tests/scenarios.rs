@@ -152,7 +152,11 @@ fn add(world: &World, file: &str, person: [&str; 3]) {
 fn on_the_bus(world: &World, work: impl AsyncFnOnce(async_nats::jetstream::Context)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = async_nats::connect(world.bus_url()).await.unwrap();
+        let url = world.bus_url();
+        let (login, address) = url.strip_prefix("nats://").unwrap().split_once('@').unwrap();
+        let (user, password) = login.split_once(':').unwrap();
+        let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+        let client = options.connect(address).await.unwrap();
         work(async_nats::jetstream::new(client)).await;
     });
 }

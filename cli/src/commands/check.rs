@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_interfaces::{Error as InterfaceError, Interface, Location, Mark, NoContents};
 use deltabus_receiver::Filter;
@@ -79,7 +80,9 @@ async fn check_common(global: &Global, findings: &mut Findings) -> Result<(), Er
         Some(url) => {
             let connected = async {
                 let connected = JetStream::connect(url, &session::access(global, url)?).await;
-                connected.map(|_| format!("{url} answers")).map_err(|error| deltabus_bus::Error::from(error).into())
+                connected
+                    .map(|broker| format!("{} answers", broker.url()))
+                    .map_err(|error| deltabus_bus::Error::from(error).into())
             };
             findings.note("bus", connected.await);
         }
