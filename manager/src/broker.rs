@@ -88,14 +88,32 @@ impl Broker {
                     if now != known {
                         known = now;
                         tracing::info!("certificates have changed; the broker reads them again");
-                        signal(child.as_ref(), Signal::HUP);
+                        match &child {
+                            Some(child) => signal(Some(child), Signal::HUP),
+                            None => self.signal_other(Signal::HUP),
+                        }
                     }
                 }
             }
         }
-        signal(child.as_ref(), Signal::TERM);
-        if let Some(mut child) = child {
-            let _ = tokio::time::timeout(END, child.wait()).await;
+        match child {
+            Some(mut child) => {
+                signal(Some(&child), Signal::TERM);
+                let _ = tokio::time::timeout(END, child.wait()).await;
+            }
+            None => self.signal_other(Signal::TERM),
+        }
+    }
+
+    /// Tells one that was left by a manager that was killed.
+    fn signal_other(&self, signal: Signal) {
+        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Nobody holds it, so none is running, and its number may be another's by now.
+            return;
+        }
+        let pid = std::fs::read_to_string(self.configuration.with_file_name("nats-server.pid")).ok();
+        if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.trim().parse().ok()?)) {
+            let _ = kill_process(pid, signal);
         }
     }
 

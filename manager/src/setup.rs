@@ -104,6 +104,7 @@ impl Setup {
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
         BROKER
             .replace("<port>", &self.bus_port.to_string())
+            .replace("<pid>", &quoted(folder.join("nats-server.pid")))
             .replace("<store>", &quoted(folder.join("jetstream")))
             .replace("<accounts>", &quoted(folder.join("accounts")))
             .replace("<certificate>", &quoted(folder.join("certificates/server.pem")))

@@ -11,6 +11,7 @@ pub mod broker;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
 pub mod clock;
+pub mod managed;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod proxy;
