@@ -150,16 +150,15 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// As somebody; the manager is asked at once, so that its word comes first and not a connection that fails.
-    pub(crate) async fn join(identity: Identity, state: &StateDirectory) -> Result<Member, Error> {
+    /// As somebody.
+    pub(crate) fn join(identity: Identity, state: &StateDirectory) -> Result<Member, Error> {
         let client = Arc::new(Client::new(identity)?);
-        client.credentials().await?;
         let membership = Membership::new(client, identities(state));
         let (brokers, dismissed) = (Arc::default(), Arc::default());
         Ok(Member { membership, brokers, state: state.clone(), dismissed })
     }
 
-    /// The bus that has a source.
+    /// The bus that has a source. The manager is asked first, so that its refusal is seen and not a connection that fails.
     pub(crate) async fn broker(&self, source: &SourceName) -> Result<Arc<JetStream>, Error> {
         let located = self.membership.client().locate(source).await?;
         let mut brokers = self.brokers.lock().await;

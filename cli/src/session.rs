@@ -121,7 +121,7 @@ pub(crate) async fn bus(global: &Global, state: &StateDirectory, wanted: Wanted<
         return Ok(Bus::Plain(plain(global, state).await?));
     }
     let identity = membership::identity(global, state, wanted).await?;
-    Ok(Bus::Managed(Member::join(identity, state).await?))
+    Ok(Bus::Managed(Member::join(identity, state)?))
 }
 
 /// The bus that has the source of which a command speaks.
