@@ -61,6 +61,7 @@ pub mod local;
 mod log;
 pub mod memory;
 mod reader;
+pub mod refused;
 mod reverse;
 pub mod signature;
 mod snapshot;

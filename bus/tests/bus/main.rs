@@ -4,6 +4,7 @@ mod acceptance;
 mod brokers;
 mod conformance;
 mod crash;
+mod hostile;
 mod lease;
 mod local;
 mod log;
