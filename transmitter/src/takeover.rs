@@ -19,11 +19,11 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
     match accepted {
-        Accepted::Nothing => found_anew(log, store, None).await?,
+        Accepted::Nothing => found(log, store, staged).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
-            found_anew(log, store, None).await?;
+            found(log, store, staged).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -68,6 +68,15 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
         }
     }
     Ok(writer)
+}
+
+/// Lets a log begin that has nothing: it is new, or was lost. Without a state, what a snapshot still has is gone on from: it says
+/// also which edits were taken.
+async fn found(log: &Log, store: &Store, staged: Revision) -> Result<(), Error> {
+    match staged.number == 0 && deltabus_bus::pointer(log).await?.is_some() {
+        true => rebuild(log, store).await,
+        false => found_anew(log, store, None).await,
+    }
 }
 
 /// Whether a set in the outbox starts from `reached`, so that it and those after it can be sent.
