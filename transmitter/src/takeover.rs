@@ -19,11 +19,11 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
     match accepted {
-        Accepted::Nothing => found(log, store, staged).await?,
+        Accepted::Nothing => found_anew(log, store, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
-            found(log, store, staged).await?;
+            found_anew(log, store, None).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -56,10 +56,6 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
                     tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
                     rebuild(log, store).await?;
                 }
-                _ if staged.number == 0 && deltabus_bus::pointer(log).await?.is_some() => {
-                    tracing::warn!(reason, "there is no state; it is rebuilt from the snapshot");
-                    rebuild(log, store).await?;
-                }
                 reached => {
                     tracing::warn!(reason, "the log lost what it had; it is founded anew from the state");
                     found_anew(log, store, reached).await?;
@@ -68,15 +64,6 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
         }
     }
     Ok(writer)
-}
-
-/// Lets a log begin that has nothing: it is new, or was lost. Without a state, what a snapshot still has is gone on from: it says
-/// also which edits were taken.
-async fn found(log: &Log, store: &Store, staged: Revision) -> Result<(), Error> {
-    match staged.number == 0 && deltabus_bus::pointer(log).await?.is_some() {
-        true => rebuild(log, store).await,
-        false => found_anew(log, store, None).await,
-    }
 }
 
 /// Whether a set in the outbox starts from `reached`, so that it and those after it can be sent.
@@ -89,11 +76,18 @@ fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
 /// Lets the log begin with the state, once there is one. `reached`: what of the log is still true.
 ///
 /// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
-/// the sets that go answered is answered anew.
+/// the sets that go answered is answered anew. Without a state, a snapshot that is left is gone on from: it says also which
+/// edits were taken.
 async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
-    let highest = highest_number(log).await?;
+    let snapshot = deltabus_bus::pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
+    if staged.number == 0 && snapshot > 0 {
+        tracing::warn!("there is no state; it is rebuilt from the snapshot");
+        // That comes back here, with a state.
+        return Box::pin(rebuild(log, store)).await;
+    }
+    let highest = highest_number(log).await?.max(snapshot);
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
         Some(owed) => decode_set(&owed.0)?.replies,
@@ -123,10 +117,9 @@ async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Resu
     Ok(batch.commit()?)
 }
 
-/// The highest number that the log or its snapshot has.
+/// The highest number that the log has.
 async fn highest_number(log: &Log) -> Result<u64, Error> {
-    let snapshot = deltabus_bus::pointer(log).await?;
-    let mut highest = snapshot.map_or(0, |manifest| manifest.position.revision.number);
+    let mut highest = 0;
     let mut take = |entry| match entry {
         Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
         Entry::Set(set) => highest = highest.max(set.set.next.number),
