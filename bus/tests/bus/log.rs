@@ -171,7 +171,7 @@ async fn an_interrupted_set_in_parts_is_as_if_it_were_not_there(broker: Arc<dyn 
 }
 
 /// Stores a message past the writer, as nobody should.
-async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
+pub(crate) async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
     let payload = envelope(term, content);
     log.broker().append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("it is stored");
 }

@@ -127,16 +127,21 @@ impl People {
         self.transmitter = None;
     }
 
-    pub(crate) fn receiver_on(&self, state: &StateDirectory) -> Receiver {
+    fn receiver_on(&self, state: &StateDirectory) -> Receiver {
         let name = ReceiverName::new("oslo").unwrap();
         let mut config = deltabus_receiver::Config::new(self.name.clone(), self.location(&self.copy, "copy"), name);
         config.reverse = true;
         Receiver::open(config, Arc::new(self.broker.clone()), state).unwrap()
     }
 
+    /// One that goes on.
+    pub(crate) fn receiver(&self) -> Receiver {
+        self.receiver_on(&self.state())
+    }
+
     /// The receiver is started, goes one round and ends.
     pub(crate) async fn receive(&self) -> Round {
-        self.receiver_on(&self.state()).receive_once().await.unwrap()
+        self.receiver().receive_once().await.unwrap()
     }
 
     /// The receiver takes what there is, and ends as `probe` says.
