@@ -119,7 +119,8 @@ pub(crate) struct Demo {
 
 /// Publish a source and take its edits back.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: deltabus transmit people 'csv:people.csv?key=id'")]
+#[command(after_help = "Examples: deltabus transmit people 'csv:people.csv?key=id'\n          \
+deltabus transmit people 'csv:people.csv?key=id' --open 0.0.0.0:4222")]
 pub(crate) struct Transmit {
     /// The source's name on the bus
     #[arg(required_unless_present = "config")]
@@ -133,6 +134,13 @@ pub(crate) struct Transmit {
     /// Sources from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
+    /// Let receivers on other devices in, with TLS and a token: the local bus listens there, for example 0.0.0.0:4222,
+    /// until the source is transmitted without this again
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) open: Option<String>,
+    /// A name or address by which those devices reach this machine, beside its own; may be given several times
+    #[arg(long, value_name = "HOST", requires = "open")]
+    pub(crate) host: Vec<String>,
     /// How often to look beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,
@@ -186,6 +194,10 @@ pub(crate) struct Destinations {
     /// Destinations from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
+    /// The token that lets in to a bus that a transmitter opened; `-` reads standard input [default: DELTABUS_TOKEN, else the one
+    /// that let in before]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// Keep a destination equal to a source.

@@ -1,7 +1,7 @@
 //! What every command that talks to a bus needs: the state directory, the bus, metrics, and when to stop.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deltabus_bus::access::Access;
@@ -9,11 +9,13 @@ use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
 use deltabus_certificates::{IdentityFiles, Trust, client_config};
+use deltabus_record::schema::SourceName;
 use deltabus_state::StateDirectory;
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
+use crate::direct;
 use crate::error::Error;
 
 /// Where state is kept unless told otherwise.
@@ -49,11 +51,7 @@ const TLS_SCHEME: &str = "tls://";
 
 /// How this process speaks TLS to the bus at `url`; `None` where nobody asks for TLS.
 fn tls(global: &Global, url: &str) -> Result<Option<Arc<ClientConfig>>, Error> {
-    let identity = match (&global.tls_certificate, &global.tls_key) {
-        (None, None) => None,
-        (Some(certificate), Some(key)) => Some(IdentityFiles { certificate: certificate.clone(), key: key.clone() }),
-        _ => return Err(Error::Config("--tls-certificate and --tls-key go together".into())),
-    };
+    let identity = identity(global)?;
     let asked = url.split(',').any(|url| url.trim().starts_with(TLS_SCHEME));
     let trust = match &global.tls_ca {
         Some(path) => Trust::File(path.clone()),
@@ -61,6 +59,33 @@ fn tls(global: &Global, url: &str) -> Result<Option<Arc<ClientConfig>>, Error> {
         None => return Ok(None),
     };
     Ok(Some(Arc::new(client_config(&trust, identity.as_ref())?)))
+}
+
+/// The certificate that this process shows where it is asked for one.
+pub(crate) fn identity(global: &Global) -> Result<Option<IdentityFiles>, Error> {
+    match (&global.tls_certificate, &global.tls_key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            Ok(Some(IdentityFiles { certificate: certificate.clone(), key: key.clone() }))
+        }
+        _ => Err(Error::Config("--tls-certificate and --tls-key go together".into())),
+    }
+}
+
+/// Connects to the bus for what has to do with these sources: with a token where there is one, in `token_file` or kept.
+pub(crate) async fn broker_of(
+    global: &Global,
+    state: &StateDirectory,
+    sources: &[SourceName],
+    token_file: Option<&Path>,
+) -> Result<Arc<dyn Broker>, Error> {
+    let Some(ticket) = direct::ticket(global, state, sources, token_file)? else {
+        return broker(global, state).await;
+    };
+    let connected = JetStream::connect(ticket.bus(), &ticket.access(global)?).await;
+    let broker = connected.map_err(deltabus_bus::Error::from)?;
+    ticket.keep(state)?;
+    Ok(Arc::new(broker))
 }
 
 /// Connects to the bus: the one named, or the local one, which is started if it isn't running.
@@ -78,8 +103,9 @@ pub(crate) async fn broker(global: &Global, state: &StateDirectory) -> Result<Ar
         let running = tokio::task::block_in_place(|| bus.ensure())?;
         match JetStream::connect(&running.url, &running.access()).await {
             Ok(broker) => {
-                tokio::spawn(keep_alive(bus));
-                return Ok(Arc::new(broker));
+                let broker = Arc::new(broker);
+                tokio::spawn(keep_alive(bus, Arc::downgrade(&broker), running.url));
+                return Ok(broker);
             }
             // It was just ending.
             Err(error) if error.is_transient() && attempt < LOCAL_ATTEMPTS => attempt += 1,
@@ -96,16 +122,26 @@ const LOCAL_PAUSE: Duration = Duration::from_millis(200);
 /// How often is looked whether the local bus still lives: as often as clients try to reach it again, about.
 const LOCAL_LOOK: Duration = Duration::from_secs(1);
 
-/// Starts the local bus again whenever it has died.
-async fn keep_alive(bus: LocalBus) {
+/// Starts the local bus again whenever it has died, and follows it where it listens elsewhere from then on.
+async fn keep_alive(bus: LocalBus, broker: Weak<JetStream>, mut url: String) {
     loop {
         tokio::time::sleep(LOCAL_LOOK).await;
-        let bus = bus.clone();
-        match tokio::task::spawn_blocking(move || bus.revive()).await {
-            Ok(Ok(Some(running))) => tracing::warn!(url = running.url, "the local bus had died and was started again"),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the local bus has died and can't be started again"),
-            Err(_) => return,
+        let looking = bus.clone();
+        let looked = tokio::task::spawn_blocking(move || (looking.revive(), looking.status())).await;
+        let Ok((revived, running)) = looked else { return };
+        match revived {
+            Ok(Some(running)) => tracing::warn!(url = running.url, "the local bus had died and was started again"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the local bus has died and can't be started again"),
+        }
+        let Some(broker) = broker.upgrade() else { return };
+        let Some(running) = running.filter(|running| running.url != url) else { continue };
+        match broker.move_to(&running.url, &running.access()).await {
+            Ok(()) => {
+                tracing::info!(url = running.url, "the local bus listens elsewhere now");
+                url = running.url;
+            }
+            Err(error) => tracing::debug!(%error, "the local bus can't be reached where it is now"),
         }
     }
 }

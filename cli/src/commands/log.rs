@@ -28,7 +28,8 @@ pub(crate) async fn founded(broker: Arc<dyn Broker>, source: &SourceName) -> Res
 /// The accepted history, oldest first.
 pub(crate) async fn entries(global: &Global, source: &SourceName) -> Result<(BusLog, Vec<Entry>), Error> {
     let state = session::state(global)?;
-    let log = founded(session::broker(global, &state).await?, source).await?;
+    let broker = session::broker_of(global, &state, std::slice::from_ref(source), None).await?;
+    let log = founded(broker, source).await?;
     let found = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&found);
     history(&log, &mut |entry| sink.lock().expect("nobody panics with this lock").push(entry)).await?;

@@ -21,7 +21,9 @@ use crate::session;
 pub(crate) async fn plan(global: &Global, options: Plan) -> Result<Exit, Error> {
     let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing)?;
     let state = session::state(&global)?;
-    let broker = session::broker(&global, &state).await?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    let token_file = options.destinations.token_file.as_deref();
+    let broker = session::broker_of(&global, &state, &sources, token_file).await?;
     let mut exit = Exit::Done;
     for config in configs {
         if plan_one(&global, &options, config, broker.clone(), &state).await? {

@@ -19,7 +19,9 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     }
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
-    let broker = session::broker(&global, &state).await?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    let token_file = options.destinations.token_file.as_deref();
+    let broker = session::broker_of(&global, &state, &sources, token_file).await?;
     let mut receivers = Vec::new();
     for config in configs {
         receivers.push(Receiver::open(config, broker.clone(), &state)?);

@@ -22,7 +22,7 @@ pub(crate) async fn restore(global: &Global, options: Restore) -> Result<Exit, E
     let source = &options.source;
     let location = Location::parse(&options.location)?;
     let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker_of(global, &state, std::slice::from_ref(&options.source), None).await?;
     let bar = spinner(global, &format!("{source}: reading the log"));
     let timeline = Timeline::read(&log::founded(broker.clone(), source).await?).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);

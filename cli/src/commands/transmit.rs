@@ -1,5 +1,6 @@
 //! `deltabus transmit`: publish sources and take their edits back.
 
+use deltabus_bus::local::Opening;
 use deltabus_interfaces::Location;
 use deltabus_record::schema::SourceName;
 use deltabus_record::text::printable;
@@ -9,13 +10,22 @@ use tokio::task::JoinSet;
 use crate::arguments::{Global, Transmit};
 use crate::error::{Error, Exit};
 use crate::output::{bytes_text, counted, spinner};
-use crate::{config, session};
+use crate::{config, direct, session};
 
 /// Runs the command.
 pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit, Error> {
-    let (global, configs) = configs(global, &options)?;
+    let (global, configs, opening) = configs(global, &options)?;
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    if global.bus.is_none() {
+        let opened = direct::open_or_close(&session::local_bus(&state), &sources, opening.as_ref())?;
+        if let Some(opened) = opened.filter(|_| !global.quiet) {
+            eprintln!("{}", direct::hint(&sources, &opened));
+        }
+    } else if opening.is_some() {
+        return Err(Error::Config("--open opens the local bus, and --bus names another".into()));
+    }
     let broker = session::broker(&global, &state).await?;
     let mut transmitters = Vec::new();
     for config in configs {
@@ -55,12 +65,15 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     super::finish(tasks, &stop).await
 }
 
-/// The global options and the sources, from the command line or a file.
-fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>), Error> {
+/// The global options, the sources, and whether the local bus is to be opened for them, from the command line or a file.
+fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>, Option<Opening>), Error> {
+    let (mut open, mut hosts) = (options.open.clone(), options.host.clone());
     let (global, mut configs) = match (&options.config, &options.source, &options.location) {
         (Some(path), ..) => {
             let file = config::transmitter(path)?;
             let global = file.under(global);
+            open = open.or_else(|| file.open.clone());
+            hosts.extend(file.hosts.iter().cloned());
             let configs = file.source.iter().map(|source| source.config(path)).collect::<Result<Vec<_>, _>>()?;
             (global, configs)
         }
@@ -74,7 +87,8 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>),
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
     }
-    Ok((global, configs))
+    let opening = open.map(|open| direct::opening(&open, &hosts)).transpose()?;
+    Ok((global, configs, opening))
 }
 
 fn round_text(source: &SourceName, round: &Round) -> String {

@@ -30,7 +30,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn verify(global: &Global, options: Verify) -> Result<Exit, Error> {
     let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing)?;
     let state = session::state(&global)?;
-    let broker = session::broker(&global, &state).await?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    let token_file = options.destinations.token_file.as_deref();
+    let broker = session::broker_of(&global, &state, &sources, token_file).await?;
     let (mut differs, mut unread) = (false, false);
     for config in configs {
         let verified = verify_one(&global, &options, config, broker.clone(), &state).await?;
