@@ -60,6 +60,7 @@ impl World {
             .current_dir(self.folder.path())
             .env("DELTABUS_STATE", self.path("state"))
             .env_remove("DELTABUS_BUS")
+            .env_remove("DELTABUS_TOKEN")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
     }

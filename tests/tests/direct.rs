@@ -86,6 +86,33 @@ fn a_receiver_elsewhere_needs_an_address_and_a_token() {
 }
 
 #[test]
+fn large_files_go_both_ways() {
+    in_networks("large_files_go_both_ways", |elsewhere| {
+        let world = World::new();
+        let content = |seed: u64, length: u64| -> Vec<u8> {
+            (0..length).map(|at| ((at + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+        };
+        let transmit = "transmit photos tree:photos --once --open 0.0.0.0:4222";
+        let receive = "receive photos tree:copy --once --reverse --bus tls://10.77.0.1:4222 --token-file photos.token";
+        std::fs::create_dir(world.path("photos")).unwrap();
+        std::fs::write(world.path("photos/small"), content(1, 100)).unwrap();
+        std::fs::write(world.path("photos/large"), content(2, 3_000_000)).unwrap();
+        world.run(transmit).exits(0);
+        take_token(&world, "photos");
+        run_elsewhere(&world, elsewhere, receive).exits(0);
+        world.run("diff tree:photos tree:copy").exits(0);
+        std::fs::write(world.path("copy/large"), content(3, 2_000_000)).unwrap();
+        std::fs::write(world.path("copy/another"), content(4, 500_000)).unwrap();
+        run_elsewhere(&world, elsewhere, receive).exits(0);
+        world.run(transmit).exits(0);
+        assert_eq!(std::fs::read(world.path("photos/large")).unwrap(), content(3, 2_000_000));
+        assert_eq!(std::fs::read(world.path("photos/another")).unwrap(), content(4, 500_000));
+        run_elsewhere(&world, elsewhere, receive).exits(0);
+        world.run("diff tree:photos tree:copy").exits(0);
+    });
+}
+
+#[test]
 fn who_has_a_wrong_token_or_meets_a_wrong_bus_is_told_so() {
     in_networks("who_has_a_wrong_token_or_meets_a_wrong_bus_is_told_so", |elsewhere| {
         let world = world();
@@ -139,6 +166,8 @@ fn sources_are_opened_and_closed_each_by_itself() {
         let pid = world.broker_pid();
         world.run(&format!("{TRANSMIT} --once --open 0.0.0.0:4222")).exits(0);
         assert_eq!(world.broker_pid(), pid, "what is open already is left alone");
+        let status = world.run("bus status").exits(0).stdout();
+        assert!(status.contains("open to other devices at 0.0.0.0:4222"), "{status}");
         let orders = "transmit orders csv:orders.csv?key=id --once";
         let ran = world.run(&format!("{orders} --open 0.0.0.0:4333")).exits(2);
         assert!(ran.stderr().contains("open at 0.0.0.0:4222 for people"), "{}", ran.text());
@@ -160,6 +189,7 @@ fn sources_are_opened_and_closed_each_by_itself() {
         assert!(receive("people").exits(2).stderr().contains("doesn't let us in"));
         receive("orders").exits(0);
         world.run(orders).exits(0);
+        assert!(!world.run("bus status").exits(0).stdout().contains("open"));
         assert!(receive("orders").exits(2).stderr().contains("can't be reached"));
         // The same token opens again.
         world.run(&format!("{TRANSMIT} --once --open {HERE}:4222")).exits(0);

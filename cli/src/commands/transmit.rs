@@ -87,6 +87,11 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>, 
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
     }
+    if open.is_none() && !hosts.is_empty() {
+        return Err(Error::Config(
+            "`hosts` says by which names the bus is reached that `open` opens; there is none".into(),
+        ));
+    }
     let opening = open.map(|open| direct::opening(&open, &hosts)).transpose()?;
     Ok((global, configs, opening))
 }
