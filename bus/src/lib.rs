@@ -54,6 +54,7 @@ pub mod access;
 pub mod broker;
 mod clock;
 pub mod contents;
+pub mod direct;
 mod error;
 pub mod jetstream;
 pub mod lease;

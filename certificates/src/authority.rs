@@ -278,6 +278,11 @@ fn client_params(name: &str, lifetime: Duration) -> Result<CertificateParams, Er
     Ok(params)
 }
 
+/// Whether a certificate can name this host: a host name or an IP address.
+pub fn is_host(host: &str) -> bool {
+    alternative_name(host).is_ok()
+}
+
 fn alternative_name(host: &str) -> Result<SanType, Error> {
     let wrong = || Error::Host { host: host.to_owned() };
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {

@@ -43,7 +43,7 @@ mod server;
 mod token;
 
 pub use authority::{
-    AUTHORITY_LIFETIME, Authority, ClientKey, Identity, LEAF_LIFETIME, hosts, is_due, subject, validity,
+    AUTHORITY_LIFETIME, Authority, ClientKey, Identity, LEAF_LIFETIME, hosts, is_due, is_host, subject, validity,
 };
 pub use client::{Pin, Trust, client_config};
 pub use error::{Error, explain};

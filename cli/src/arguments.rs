@@ -51,8 +51,9 @@ pub(crate) struct Global {
         help_heading = "Everywhere"
     )]
     pub(crate) manager: Option<String>,
-    /// A file with a token that lets this device in, once; - reads standard input
-    #[arg(long, global = true, env = "DELTABUS_TOKEN_FILE", value_name = "FILE", help_heading = "Everywhere")]
+    /// A file with the token that lets this device in: by a manager, or to a bus that a transmitter opened; `-` reads standard input.
+    /// Needed once [default: DELTABUS_TOKEN]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub(crate) token_file: Option<PathBuf>,
     /// The token itself: from the environment only, since arguments can be seen by everybody
     #[arg(skip = std::env::var("DELTABUS_TOKEN").ok().filter(|token| !token.is_empty()))]
@@ -150,7 +151,8 @@ pub(crate) struct Demo {
 
 /// Publish a source and take its edits back.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: deltabus transmit people 'csv:people.csv?key=id'")]
+#[command(after_help = "Examples: deltabus transmit people 'csv:people.csv?key=id'\n          \
+deltabus transmit people 'csv:people.csv?key=id' --open 0.0.0.0:4222")]
 pub(crate) struct Transmit {
     /// The source's name on the bus
     #[arg(required_unless_present = "config")]
@@ -164,6 +166,13 @@ pub(crate) struct Transmit {
     /// Sources from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
+    /// Let receivers on other devices in, with TLS and a token: the local bus listens there, for example 0.0.0.0:4222,
+    /// until the source is transmitted without this again
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) open: Option<String>,
+    /// A name or address by which those devices reach this machine, beside its own; may be given several times
+    #[arg(long, value_name = "HOST", requires = "open")]
+    pub(crate) host: Vec<String>,
     /// How often to look beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,

@@ -27,6 +27,9 @@ pub(crate) struct TransmitterConfig {
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) state: Option<PathBuf>,
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    pub(crate) open: Option<String>,
+    #[serde(default)]
+    pub(crate) hosts: Vec<String>,
     pub(crate) source: Vec<SourceConfig>,
 }
 

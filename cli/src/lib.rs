@@ -12,6 +12,7 @@ mod arguments;
 mod commands;
 mod config;
 mod destinations;
+mod direct;
 mod error;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -107,7 +107,7 @@ pub(crate) async fn identity(global: &Global, state: &StateDirectory, wanted: Wa
 }
 
 /// The token that was given, if one was.
-fn token(global: &Global) -> Result<Option<Token>, Error> {
+pub(crate) fn token(global: &Global) -> Result<Option<Token>, Error> {
     let (text, place) = match (&global.token_file, &global.token) {
         (Some(path), _) if path.as_os_str() == "-" => {
             let mut line = String::new();

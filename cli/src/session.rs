@@ -1,7 +1,7 @@
 //! What every command that talks to a bus needs: the state directory, the bus, metrics, and when to stop.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deltabus_bus::access::Access;
@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
+use crate::direct;
 use crate::error::Error;
 use crate::membership::{self, Member, Wanted};
 
@@ -51,11 +52,7 @@ const TLS_SCHEME: &str = "tls://";
 
 /// How this process speaks TLS to the bus at `url`; `None` where nobody asks for TLS.
 fn tls(global: &Global, url: &str) -> Result<Option<Arc<ClientConfig>>, Error> {
-    let identity = match (&global.tls_certificate, &global.tls_key) {
-        (None, None) => None,
-        (Some(certificate), Some(key)) => Some(IdentityFiles { certificate: certificate.clone(), key: key.clone() }),
-        _ => return Err(Error::Config("--tls-certificate and --tls-key go together".into())),
-    };
+    let identity = identity(global)?;
     let asked = url.split(',').any(|url| url.trim().starts_with(TLS_SCHEME));
     let trust = match &global.tls_ca {
         Some(path) => Trust::File(path.clone()),
@@ -63,6 +60,17 @@ fn tls(global: &Global, url: &str) -> Result<Option<Arc<ClientConfig>>, Error> {
         None => return Ok(None),
     };
     Ok(Some(Arc::new(client_config(&trust, identity.as_ref())?)))
+}
+
+/// The certificate that this process shows where it is asked for one.
+pub(crate) fn identity(global: &Global) -> Result<Option<IdentityFiles>, Error> {
+    match (&global.tls_certificate, &global.tls_key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            Ok(Some(IdentityFiles { certificate: certificate.clone(), key: key.clone() }))
+        }
+        _ => Err(Error::Config("--tls-certificate and --tls-key go together".into())),
+    }
 }
 
 /// The bus of a command that may speak of several sources.
@@ -116,9 +124,15 @@ impl Bus {
 }
 
 /// Connects to the bus: through the manager, to the one named, or to the local one, which is started if it isn't running.
-pub(crate) async fn bus(global: &Global, state: &StateDirectory, wanted: Wanted<'_>) -> Result<Bus, Error> {
+/// `sources`: those that are to be read there.
+pub(crate) async fn bus(
+    global: &Global,
+    state: &StateDirectory,
+    wanted: Wanted<'_>,
+    sources: &[SourceName],
+) -> Result<Bus, Error> {
     if global.manager.is_none() {
-        return Ok(Bus::Plain(plain(global, state).await?));
+        return Ok(Bus::Plain(plain(global, state, sources).await?));
     }
     let identity = membership::identity(global, state, wanted).await?;
     Ok(Bus::Managed(Member::join(identity, state)?))
@@ -130,14 +144,23 @@ pub(crate) async fn broker(
     state: &StateDirectory,
     wanted: Wanted<'_>,
 ) -> Result<Arc<dyn Broker>, Error> {
-    let (Wanted::Publish(source) | Wanted::Read(source)) = wanted else {
-        return Err(Error::Config("no source is named".into()));
+    let (source, read) = match wanted {
+        Wanted::Publish(source) => (source, [].as_slice()),
+        Wanted::Read(source) => (source, std::slice::from_ref(source)),
+        Wanted::Anything | Wanted::Administrate => return Err(Error::Config("no source is named".into())),
     };
-    bus(global, state, wanted).await?.of(source).await
+    bus(global, state, wanted, read).await?.of(source).await
 }
 
-/// Connects to the one named, or to the local one.
-async fn plain(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
+/// Connects to the one named, or to the local one: for what has to do with these sources, with a token where there is one, given
+/// or kept.
+async fn plain(global: &Global, state: &StateDirectory, sources: &[SourceName]) -> Result<Arc<dyn Broker>, Error> {
+    if let Some(ticket) = direct::ticket(global, state, sources)? {
+        let connected = JetStream::connect(ticket.bus(), &ticket.access(global)?).await;
+        let broker = connected.map_err(deltabus_bus::Error::from)?;
+        ticket.keep(state)?;
+        return Ok(Arc::new(broker));
+    }
     if let Some(url) = &global.bus {
         let connected = JetStream::connect(url, &access(global, url)?).await;
         return Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?));
@@ -151,8 +174,9 @@ async fn plain(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker
         let running = tokio::task::block_in_place(|| bus.ensure())?;
         match JetStream::connect(&running.url, &running.access()).await {
             Ok(broker) => {
-                tokio::spawn(keep_alive(bus));
-                return Ok(Arc::new(broker));
+                let broker = Arc::new(broker);
+                tokio::spawn(keep_alive(bus, Arc::downgrade(&broker), running.url));
+                return Ok(broker);
             }
             // It was just ending.
             Err(error) if error.is_transient() && attempt < LOCAL_ATTEMPTS => attempt += 1,
@@ -169,16 +193,26 @@ const LOCAL_PAUSE: Duration = Duration::from_millis(200);
 /// How often is looked whether the local bus still lives: as often as clients try to reach it again, about.
 const LOCAL_LOOK: Duration = Duration::from_secs(1);
 
-/// Starts the local bus again whenever it has died.
-async fn keep_alive(bus: LocalBus) {
+/// Starts the local bus again whenever it has died, and follows it where it listens elsewhere from then on.
+async fn keep_alive(bus: LocalBus, broker: Weak<JetStream>, mut url: String) {
     loop {
         tokio::time::sleep(LOCAL_LOOK).await;
-        let bus = bus.clone();
-        match tokio::task::spawn_blocking(move || bus.revive()).await {
-            Ok(Ok(Some(running))) => tracing::warn!(url = running.url, "the local bus had died and was started again"),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the local bus has died and can't be started again"),
-            Err(_) => return,
+        let looking = bus.clone();
+        let looked = tokio::task::spawn_blocking(move || (looking.revive(), looking.status())).await;
+        let Ok((revived, running)) = looked else { return };
+        match revived {
+            Ok(Some(running)) => tracing::warn!(url = running.url, "the local bus had died and was started again"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the local bus has died and can't be started again"),
+        }
+        let Some(broker) = broker.upgrade() else { return };
+        let Some(running) = running.filter(|running| running.url != url) else { continue };
+        match broker.move_to(&running.url, &running.access()).await {
+            Ok(()) => {
+                tracing::info!(url = running.url, "the local bus listens elsewhere now");
+                url = running.url;
+            }
+            Err(error) => tracing::debug!(%error, "the local bus can't be reached where it is now"),
         }
     }
 }

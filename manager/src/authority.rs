@@ -314,7 +314,8 @@ impl Authority {
     async fn push(&self, revocations: &BTreeMap<String, Seconds>) -> Result<(), Error> {
         let failed = |problem: String| Error::Records { doing: "enforced", problem };
         let account = self.keys.account(revocations, now_seconds())?;
-        let asked = self.system.client().request("$SYS.REQ.CLAIMS.UPDATE", account.into());
+        let client = self.system.client();
+        let asked = client.request("$SYS.REQ.CLAIMS.UPDATE", account.into());
         let answer = tokio::time::timeout(CLAIMS_ANSWER, asked).await;
         let answer = answer.map_err(|_| failed("the broker doesn't answer".into()))?;
         let answer = answer.map_err(|error| failed(deltabus_bus::causes(&error)))?;

@@ -113,6 +113,9 @@ const TABLE: &[Line] = &[
         Way::Publish,
         "$JS.API.CONSUMER.CREATE.deltabus_{source}_REVERSE.{receiver}.deltabus.*.reverse.{receiver}",
     ),
+    // What large values in edits hold: stored under its hash, by which every reader tests it.
+    line(Right::Reverse, Way::Publish, "deltabus.{source}.snapshot.chunk.*"),
+    line(Right::Reverse, Way::Publish, "deltabus.{source}.snapshot.value.*"),
     line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.MSG.NEXT.deltabus_{source}_REVERSE.{receiver}"),
     line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.DELETE.deltabus_{source}_REVERSE.{receiver}"),
 ];

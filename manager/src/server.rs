@@ -115,7 +115,7 @@ pub async fn start(configuration: &Configuration) -> Result<Running, Error> {
     };
     let bus = Arc::new(connect(Role::Manager).await?);
     let system = Arc::new(connect(Role::System).await?);
-    let registry = persistently(async || Registry::open(bus.client(), configuration.replicas).await).await?;
+    let registry = persistently(async || Registry::open(&bus.client(), configuration.replicas).await).await?;
     let authority = Arc::new(Authority {
         keys,
         registry,

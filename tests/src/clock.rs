@@ -34,7 +34,9 @@ impl Clock {
 
     /// Starts a command line that believes it and goes on.
     pub fn start(&self, world: &World, line: &str) -> Running {
-        world.start_as(line, |command| self.believed_by(command))
+        let mut command = world.command(line);
+        self.believed_by(&mut command);
+        world.start_as(line, command)
     }
 }
 

@@ -302,6 +302,7 @@ fn receiver(source: &str, name: &str) -> HashSet<(bool, &'static str)> {
         (true, format!("deltabus.{source}.live")),
         (true, format!("_INBOX_{name}.>")),
         (false, format!("deltabus.{source}.reverse.{name}")),
+        (false, format!("deltabus.{source}.snapshot.chunk.00")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}.deltabus.{source}.changes")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT.deltabus.{source}.snapshot.pointer")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.{source}.reverse.{name}")),

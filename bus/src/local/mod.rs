@@ -5,9 +5,11 @@
 //! the server itself for as long as it lives. nats-server does not lock its data: two on one folder would both
 //! acknowledge the same sequences.
 
+mod opening;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,12 +21,18 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
 
+use opening::Open;
+pub use opening::{Opened, Opening};
+
 use crate::access::{Access, Login};
 use crate::error::causes;
 use crate::{Error, version};
 
 /// The configuration, with the places for paths and port in angle brackets.
 const CONFIGURATION: &str = include_str!("../../../broker-config/single.conf");
+
+/// Where it listens, in that configuration.
+const LISTEN: &str = "listen: \"127.0.0.1:<port>\"";
 
 /// How long a server may take to come up: it reads back what it stored.
 const START: Duration = Duration::from_secs(60);
@@ -172,7 +180,12 @@ impl LocalBus {
         }
         fs::create_dir_all(&self.folder).map_err(|error| self.failed("make the folder", &error))?;
         // Two commands that start at the same moment start one server.
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
+        self.ensure_locked(&lock)
+    }
+
+    /// The same for who has locked the folder.
+    fn ensure_locked(&self, _lock: &File) -> Result<Running, Error> {
         let secret = self.ensure_secret()?;
         let server_lock =
             File::options().create(true).truncate(false).write(true).open(self.folder.join("server.lock"));
@@ -198,7 +211,7 @@ impl LocalBus {
             }
         }
         let (program, version) = find_server()?;
-        let port = self.port_before();
+        let port = self.port_before().filter(|_| self.open_for().is_none());
         let start = |port| self.start(&program, &version, port, &secret, &server_lock);
         match start(port) {
             // Somebody may have taken the port in between.
@@ -217,7 +230,7 @@ impl LocalBus {
     ) -> Result<Running, Error> {
         let _ = fs::remove_file(self.folder.join(STOPPED));
         let configuration = self.folder.join("nats-server.conf");
-        write_private(&configuration, &self.configuration(port, secret), Existing::Replace)
+        write_private(&configuration, &self.configuration(port, secret, self.open_for().as_ref()), Existing::Replace)
             .map_err(|error| self.failed("write the configuration", &causes(&error)))?;
         let ports = self.folder.join("ports");
         let _ = fs::remove_dir_all(&ports);
@@ -283,7 +296,15 @@ impl LocalBus {
     /// Blocks as [`LocalBus::ensure`] does.
     pub fn revive(&self) -> Result<Option<Running>, Error> {
         let died = self.recorded().is_some() && self.status().is_none() && !self.folder.join(STOPPED).exists();
-        if died { self.ensure().map(Some) } else { Ok(None) }
+        if !died {
+            return Ok(None);
+        }
+        let lock = self.lock()?;
+        // Whoever held the lock may have ended it only to start it again.
+        if self.status().is_some() || self.folder.join(STOPPED).exists() {
+            return Ok(None);
+        }
+        self.ensure_locked(&lock).map(Some)
     }
 
     /// Ends the server and waits until it has written everything; `false` if none was running.
@@ -295,8 +316,14 @@ impl LocalBus {
         if self.status().is_none() {
             return Ok(false);
         }
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let Some(running) = self.status() else { return Ok(false) };
+        self.end(&lock, &running)?;
+        Ok(true)
+    }
+
+    /// Ends the server, for who has locked the folder.
+    fn end(&self, _lock: &File, running: &Running) -> Result<(), Error> {
         let pid = Pid::from_raw(running.pid).ok_or_else(|| Error::Local("bus.json names no process".into()))?;
         // SIGTERM, not a lame duck: a single server would give JetStream up first and refuse what is under way.
         kill_process(pid, Signal::TERM)
@@ -308,7 +335,7 @@ impl LocalBus {
             }
             std::thread::park_timeout(LOOK);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The running server if it takes connections.
@@ -351,11 +378,12 @@ impl LocalBus {
         TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
     }
 
-    fn configuration(&self, port: Option<u16>, Secret(secret): &Secret) -> String {
+    fn configuration(&self, port: Option<u16>, secret: &Secret, open: Option<&Open>) -> String {
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
-        let login =
-            format!("\n# Who may use it.\nauthorization {{ users: [ {{ user: {USER:?}, password: {secret:?} }} ] }}\n");
-        (CONFIGURATION.to_owned() + &login)
+        let listen = open.map_or(LISTEN.to_owned(), |open| format!("listen: \"{}\"", open.listen()));
+        let entrance = self.entrance(secret, open);
+        format!("{CONFIGURATION}\n# Who may use it.\n{entrance}")
+            .replace(LISTEN, &listen)
             .replace("<port>", &port.map_or("-1".into(), |port| port.to_string()))
             .replace("<store>", &quoted(self.folder.join("jetstream")))
             .replace("<ports>", &quoted(self.folder.join("ports")))
@@ -422,11 +450,17 @@ fn greeting_version(url: &str) -> Option<String> {
     Some(greeting["version"].as_str()?.to_owned())
 }
 
-/// The address in a ports file, once the server listens.
+/// The address in a ports file by which clients on this machine reach the server, once it listens.
 fn listening(ports: &Path) -> Option<String> {
     let text = fs::read(ports).ok()?;
     let ports: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    Some(ports["nats"][0].as_str()?.to_owned())
+    let addresses = ports["nats"].as_array()?.iter().filter_map(|url| url.as_str()?.rsplit('/').next()?.parse().ok());
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    // One that listens everywhere names all addresses of the machine.
+    let loopback = |address: &&SocketAddr| address.ip().is_loopback();
+    let address = addresses.iter().find(|address| loopback(address) && address.is_ipv4());
+    let address = address.or(addresses.iter().find(loopback)).or(addresses.first())?;
+    Some(format!("nats://{address}"))
 }
 
 fn last_line(path: &Path) -> Option<String> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use deltabus_bus::access::Access;
-use deltabus_bus::broker::{Expect, Stream, Subject};
+use deltabus_bus::broker::{Broker, Expect, Follow, Hint, Stream, Subject};
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
 
@@ -120,6 +120,30 @@ fn a_port_that_was_taken_meanwhile_is_given_up() {
     drop(taken);
 }
 
+#[tokio::test]
+async fn a_client_follows_a_bus_that_listens_elsewhere() {
+    ends(async {
+        let server = Server::start();
+        let access = server.running.access();
+        let broker = JetStream::connect(&server.running.url, &access).await.expect("it takes connections");
+        let people = source("people");
+        broker.prepare(&people).await.expect("streams can be made");
+        let mut live = broker.follow(&people, Follow::Changes).await.expect("it can be followed");
+        server.bus.stop().expect("it ends");
+        let address = server.running.url.strip_prefix("nats://").expect("an address");
+        let _taken = std::net::TcpListener::bind(address).expect("the port is free");
+        let again = server.bus.ensure().expect("it starts");
+        assert_ne!(again.url, server.running.url);
+        broker.move_to(&again.url, &again.access()).await.expect("it takes connections");
+        assert!(live.next().await.is_none(), "what was followed before has ended");
+        assert_eq!(broker.url(), again.url);
+        let mut live = broker.follow(&people, Follow::Changes).await.expect("it can be followed");
+        broker.append(&people, &Subject::changes(), "one".into(), Expect::Last(0)).await.expect("it is stored");
+        assert!(matches!(live.next().await, Some(Hint::Stored(stored)) if stored.payload == "one"));
+    })
+    .await;
+}
+
 #[test]
 fn only_its_owner_reads_its_configuration() {
     use std::os::unix::fs::PermissionsExt;
@@ -149,7 +173,7 @@ async fn who_has_no_login_is_not_let_in_and_no_message_shows_one() {
         }
         let url = server.running.url.replace("nats://", &format!("nats://local:{secret}@"));
         let broker = JetStream::connect(&url, &Access::default()).await.expect("it is let in");
-        assert_eq!(deltabus_bus::broker::Broker::url(&broker), server.running.url);
+        assert_eq!(broker.url(), server.running.url);
         assert!(!format!("{:?}", server.running).contains(secret));
         for file in ["bus.json", "nats-server.log"] {
             let text = fs::read_to_string(server.bus.folder().join(file)).expect("it is there");
@@ -196,7 +220,7 @@ async fn one_that_an_older_version_started_without_logins_is_used_until_it_ends(
         older.wait().expect("it has ended");
         let again = server.bus.ensure().expect("it starts");
         assert_eq!(again.url, used.url);
-        let asked = || deltabus_bus::broker::Broker::sources(&broker);
+        let asked = || broker.sources();
         while asked().await.is_err() {
             tokio::task::yield_now().await;
         }

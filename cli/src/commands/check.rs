@@ -10,7 +10,7 @@ use deltabus_receiver::Filter;
 use crate::arguments::{Check, Global};
 use crate::config::{self, Config};
 use crate::error::{Error, Exit};
-use crate::session;
+use crate::{direct, session};
 
 /// Runs the command: every finding is a line; exit code 2 if one of them is trouble.
 pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error> {
@@ -20,6 +20,11 @@ pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error
         Config::Transmitter(file) => {
             let global = file.under(global);
             check_common(&global, &mut findings).await?;
+            if let Some(open) = &file.open {
+                let opening = direct::opening(open, &file.hosts);
+                findings
+                    .note("open", opening.map(|opening| format!("the local bus is to be open at {}", opening.listen)));
+            }
             for source in &file.source {
                 let name = format!("source {}", source.name);
                 match source.config(path) {

@@ -20,8 +20,9 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     }
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
-    let Some(first) = configs.first() else { return Err(Error::Config("no destination is named".into())) };
-    let bus = session::bus(&global, &state, Wanted::Read(&first.source)).await?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
+    let bus = session::bus(&global, &state, Wanted::Read(first), &sources).await?;
     let mut receivers = Vec::new();
     for config in configs {
         let broker = bus.of(&config.source).await?;

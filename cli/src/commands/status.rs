@@ -48,7 +48,7 @@ async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter
     // Looking at the status starts nothing.
     let broker = match (&global.bus, &running) {
         (None, None) if global.manager.is_none() => None,
-        _ => Some(session::bus(global, state, Wanted::Anything).await?),
+        _ => Some(session::bus(global, state, Wanted::Anything, &[]).await?),
     };
     let bus = match (&global.bus, &running) {
         _ if global.manager.is_some() => json!({ "url": global.manager, "local": false, "running": true }),
