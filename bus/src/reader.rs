@@ -338,6 +338,7 @@ impl Reader {
             }
             Some(v1::envelope::Content::Foundation(foundation)) => {
                 let revision = wire::revision_in(foundation.revision.as_ref());
+                wire::check_number("a foundation", revision.number)?;
                 if !self.anchored {
                     self.position.revision = revision;
                     self.anchored = true;

@@ -399,16 +399,16 @@ fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
     let cursor = |cursor: v1::ReverseCursor| {
         let receiver =
             ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire("a snapshot's manifest", error))?;
+        wire::check_number("a snapshot's manifest", cursor.number)?;
         Ok((receiver, cursor.number))
     };
+    let revision = wire::revision_in(manifest.revision.as_ref());
+    for number in [manifest.term, manifest.sequence, revision.number] {
+        wire::check_number("a snapshot's manifest", number)?;
+    }
     Ok(Manifest {
         id: manifest.id,
-        position: Position {
-            term: manifest.term,
-            sequence: manifest.sequence,
-            check: manifest.check,
-            revision: wire::revision_in(manifest.revision.as_ref()),
-        },
+        position: Position { term: manifest.term, sequence: manifest.sequence, check: manifest.check, revision },
         collections: manifest.collections.into_iter().map(wire::collection_schema_in).collect::<Result<_, Error>>()?,
         parts: manifest.parts,
         bytes: manifest.bytes,

@@ -227,6 +227,7 @@ pub(crate) fn serve_metrics(global: &Global) -> Result<(), Error> {
         .set_buckets(&buckets)
         .and_then(metrics_exporter_prometheus::PrometheusBuilder::install);
     built.map_err(|error| Error::Config(format!("metrics can't be served at {address}: {error}")))?;
+    deltabus_bus::refused::describe();
     deltabus_transmitter::metrics::describe();
     deltabus_receiver::metrics::describe();
     tracing::info!(%address, "metrics are served");
