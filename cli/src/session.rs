@@ -15,7 +15,7 @@ use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
-use crate::direct;
+use crate::direct::{self, Ticket};
 use crate::error::Error;
 
 /// Where state is kept unless told otherwise.
@@ -79,13 +79,18 @@ pub(crate) async fn broker_of(
     sources: &[SourceName],
     token_file: Option<&Path>,
 ) -> Result<Arc<dyn Broker>, Error> {
-    let Some(ticket) = direct::ticket(global, state, sources, token_file)? else {
-        return broker(global, state).await;
-    };
+    broker_by(global, state, direct::ticket(global, state, sources, token_file)?.as_ref()).await
+}
+
+/// Connects to the bus with a token, where there is one.
+pub(crate) async fn broker_by(
+    global: &Global,
+    state: &StateDirectory,
+    ticket: Option<&Ticket>,
+) -> Result<Arc<dyn Broker>, Error> {
+    let Some(ticket) = ticket else { return broker(global, state).await };
     let connected = JetStream::connect(ticket.bus(), &ticket.access(global)?).await;
-    let broker = connected.map_err(deltabus_bus::Error::from)?;
-    ticket.keep(state)?;
-    Ok(Arc::new(broker))
+    Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?))
 }
 
 /// Connects to the bus: the one named, or the local one, which is started if it isn't running.

@@ -229,7 +229,7 @@ async fn by_receiver(
     let mut config = Config::new(source.clone(), location, receiver.clone());
     config.reverse = status["reverse"].as_bool().unwrap_or_default();
     config.on_error = OnError::DeadLetter;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker_of(global, &state, std::slice::from_ref(source), None).await?;
     let mut opened = Receiver::open(config, broker, &state).map_err(|error| match error {
         ReceiverError::State(StateError::Busy { .. }) => {
             Error::Trouble(format!("receiver `{receiver}` of `{source}` has just started; run this again"))

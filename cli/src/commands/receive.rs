@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::arguments::{Global, Receive};
 use crate::destinations::{self, Naming};
+use crate::direct;
 use crate::error::{Error, Exit};
 use crate::output::{counted, spinner};
 use crate::session;
@@ -21,7 +22,11 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     session::serve_metrics(&global)?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     let token_file = options.destinations.token_file.as_deref();
-    let broker = session::broker_of(&global, &state, &sources, token_file).await?;
+    let ticket = direct::ticket(&global, &state, &sources, token_file)?;
+    let broker = session::broker_by(&global, &state, ticket.as_ref()).await?;
+    if let Some(ticket) = ticket {
+        ticket.keep(&state)?;
+    }
     let mut receivers = Vec::new();
     for config in configs {
         receivers.push(Receiver::open(config, broker.clone(), &state)?);
