@@ -70,6 +70,11 @@ fn a_receiver_elsewhere_needs_an_address_and_a_token() {
         let verify = "verify people sqlite:far.db --bus tls://10.77.0.1:4222";
         run_elsewhere(&world, elsewhere, verify).exits(0);
         run_elsewhere(&world, elsewhere, "log people --bus tls://10.77.0.1:4222").exits(0);
+        world.wait("the receiver is seen to be as far as the bus", || {
+            let status = run_elsewhere(&world, elsewhere, "status --json --bus tls://10.77.0.1:4222").exits(0).stdout();
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            status["receivers"][0]["lag"] == 0 && status["sources"][0]["published"].as_u64() >= Some(1)
+        });
 
         // A bus that is started again is open again.
         deltabus_tests::kill(world.broker_pid());

@@ -1,5 +1,6 @@
 //! `deltabus status`: sources and receivers, how far they are and what is wrong.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::arguments::{Global, Status};
 use crate::error::{Error, Exit};
 use crate::output::counted;
-use crate::session;
+use crate::{direct, session};
 
 /// How often `--watch` looks.
 const WATCH: Duration = Duration::from_secs(1);
@@ -42,20 +43,31 @@ pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Err
 async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error> {
     let running = session::local_bus(state).status();
     // Looking at the status starts nothing.
-    let broker = match (&global.bus, &running) {
+    let mut names: Vec<_> = state.sources()?;
+    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
+    // Tokens let in to one source each.
+    let mut single = BTreeMap::new();
+    for name in &names {
+        if let Some(ticket) = direct::ticket(global, state, std::slice::from_ref(name), None)?
+            && !single.contains_key(name)
+        {
+            single.insert(name.clone(), session::broker_by(global, state, Some(&ticket)).await?);
+        }
+    }
+    let whole = match (&global.bus, &running) {
         (None, None) => None,
+        _ if !single.is_empty() => None,
         _ => Some(session::broker(global, state).await?),
     };
+    if let Some(broker) = &whole {
+        names.extend(broker.sources().await.map_err(deltabus_bus::Error::from)?);
+    }
+    let url = whole.as_ref().or(single.values().next()).map(|broker| broker.url());
     let bus = match (&global.bus, &running) {
-        (Some(url), _) => json!({ "url": url, "local": false, "running": true }),
+        (Some(_), _) => json!({ "url": url, "local": false, "running": true }),
         (None, Some(running)) => json!({ "url": running.url, "local": true, "running": true, "pid": running.pid }),
         (None, None) => json!({ "url": null, "local": true, "running": false }),
     };
-    let mut names: Vec<_> = state.sources()?;
-    if let Some(broker) = &broker {
-        names.extend(broker.sources().await.map_err(deltabus_bus::Error::from)?);
-    }
-    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
     names.sort();
     names.dedup();
     let mut sources = Vec::new();
@@ -67,7 +79,7 @@ async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error>
         let mut revision = source["revision"].as_u64().unwrap_or(0);
         source["here"] = folder.is_dir().into();
         source["running"] = is_busy(&folder).into();
-        if let Some(broker) = &broker {
+        if let Some(broker) = whole.as_ref().or(single.get(&name)) {
             let log = Log::new(broker.clone(), name.clone());
             if let Some(position) = log_end(&log).await {
                 revision = revision.max(position.revision.number);
