@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use deltabus_bus::{
     Accepted, Entry, Event, Log, Position, Reader, ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
 };
-use deltabus_record::change::{ChangeSet, Revision};
+use deltabus_record::change::{ChangeSet, ReverseCursor, Revision};
 use deltabus_state::{Store, Working};
 
 use crate::Error;
@@ -18,12 +18,22 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
         (ledger::position(&view)?, ledger::revision(&view)?)
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
+    let snapshot = deltabus_bus::pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     match accepted {
         Accepted::Nothing => found_anew(log, store, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
             found_anew(log, store, None).await?;
+        }
+        // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
+        Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
+            tracing::warn!(
+                reached = revision.number,
+                snapshot,
+                "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
+            );
+            rebuild(log, store).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -161,13 +171,13 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
         batch.outbox_remove(waiting.revision.number);
     }
     // What these sets answered is for whoever wrote the log to answer, or to be taken again.
-    let mut cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     for reply in replies {
         let cursor = cursors.entry(reply.reverse.receiver).or_default();
-        *cursor = (*cursor).min(reply.reverse.number - 1);
+        cursor.rewind(reply.reverse.number - 1);
     }
     for (receiver, cursor) in &cursors {
-        ledger::put_cursor(&mut batch, receiver, *cursor)?;
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_reverse(&mut batch, ReversePlace::default())?;
     ledger::put_revision(&mut batch, &back_to)?;
@@ -186,15 +196,14 @@ fn apply(store: &Store, set: &ChangeSet, position: &Position) -> Result<(), Erro
     }
     let mut batch = store.batch();
     working.write(&mut batch)?;
-    let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     let mut answered = cursors.clone();
     for reply in &set.replies {
         // A decision by hand speaks of a reverse set that was answered before.
-        let answered = answered.entry(reply.reverse.receiver.clone()).or_default();
-        *answered = (*answered).max(reply.reverse.number);
+        answered.entry(reply.reverse.receiver.clone()).or_default().take(reply.reverse.number);
     }
-    for (receiver, number) in answered.iter().filter(|(receiver, number)| cursors.get(*receiver) != Some(*number)) {
-        ledger::put_cursor(&mut batch, receiver, *number)?;
+    for (receiver, cursor) in answered.iter().filter(|(receiver, cursor)| cursors.get(*receiver) != Some(*cursor)) {
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_revision(&mut batch, &set.next)?;
     ledger::put_position(&mut batch, position)?;
@@ -243,8 +252,8 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
     }
     ledger::forget_cursors(&store.view(), &mut batch)?;
     ledger::put_owed(&mut batch, None)?;
-    for (receiver, number) in &manifest.cursors {
-        ledger::put_cursor(&mut batch, receiver, *number)?;
+    for (receiver, cursor) in &manifest.cursors {
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_revision(&mut batch, &manifest.position.revision)?;
     ledger::put_position(&mut batch, &manifest.position)?;

@@ -1,8 +1,10 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
+use std::collections::BTreeMap;
+
 use deltabus_bus::{ReversePlace, causes};
 use deltabus_interfaces::{Error as InterfaceError, Stamp, in_place};
-use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
+use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
@@ -63,22 +65,15 @@ impl Transmitter {
         let base = ledger::revision(&view)?;
         let mut batch = self.store.batch();
         ledger::put_reverse(&mut batch, last)?;
-        let mut cursors: std::collections::BTreeMap<_, u64> = ledger::cursors(&view)?.into_iter().collect();
-        let fresh: Vec<_> = sets
-            .iter()
-            .filter(|set| {
-                let cursor = cursors.entry(set.id.receiver.clone()).or_default();
-                let new = set.id.number > *cursor;
-                *cursor = (*cursor).max(set.id.number);
-                new
-            })
-            .collect();
+        let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
+        let fresh: Vec<_> =
+            sets.iter().filter(|set| cursors.entry(set.id.receiver.clone()).or_default().take(set.id.number)).collect();
         if fresh.is_empty() {
             return Ok(in_place(|| batch.commit())?);
         }
         let merged = in_place(|| self.merge(&view, base, &fresh))?;
-        for (receiver, number) in &cursors {
-            ledger::put_cursor(&mut batch, receiver, *number)?;
+        for (receiver, cursor) in &cursors {
+            ledger::put_cursor(&mut batch, receiver, cursor)?;
         }
         for (set, reply) in fresh.iter().zip(&merged.replies) {
             let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
