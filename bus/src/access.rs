@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use nkeys::KeyPair;
 use rustls::ClientConfig;
 
+use crate::signature::Signing;
+
 /// What a client needs besides an address.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -17,6 +19,8 @@ pub struct Access {
     pub tls: Option<Arc<ClientConfig>>,
     /// The subject below which answers to it come, one token; `None`: the usual `_INBOX`. Rights may be tied to it.
     pub inbox: Option<String>,
+    /// How it signs and whom it believes; `None`: nobody signs anything.
+    pub signing: Option<Signing>,
 }
 
 /// Who a client is.

@@ -24,12 +24,14 @@ fn inbox(source: &SourceName) -> String {
 
 /// How a receiver of the source comes in; `password` is the token's.
 pub fn access(source: &SourceName, password: String, tls: Arc<ClientConfig>) -> Access {
-    Access { login: Login::Password { user: user(source), password }, tls: Some(tls), inbox: Some(inbox(source)) }
+    let login = Login::Password { user: user(source), password };
+    Access { login, tls: Some(tls), inbox: Some(inbox(source)), ..Access::default() }
 }
 
 /// What that user may do, in nats-server's form.
 pub(crate) fn permissions(source: &SourceName) -> serde_json::Value {
     let mut publish = Vec::new();
+    // No consumers: one could be told to deliver to any subject, where its maker may not write, and the log would store it.
     for stream in Stream::ALL {
         let name = stream.name(source);
         publish.push(format!("$JS.API.STREAM.INFO.{name}"));

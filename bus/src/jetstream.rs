@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event, HeaderMap, RequestErrorKind, Subscriber};
@@ -19,12 +21,13 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::access::{Access, without_login};
+use crate::access::{Access, Login, without_login};
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
 };
 use crate::error::causes;
+use crate::signature::{Signing, UNTRUSTED, last_value};
 use crate::version;
 
 /// How long the broker may take to answer one request before the outcome counts as unknown.
@@ -62,8 +65,20 @@ const REVERSE_BYTES: i64 = 1024 * 1024 * 1024;
 /// The most messages in one atomic batch, a limit of the server's.
 const ATOMIC_MESSAGES: usize = 1_000;
 
+/// Where heartbeats and republished sets are, below `deltabus.<source>.`.
+const LIVE: &str = "live";
+
+/// Where questions to the transmitter are.
+const TRANSMITTER: &str = "transmitter";
+
 /// A stream that may hold less than this is of little use.
 const LIMIT_MIN: i64 = 64 * 1024 * 1024;
+
+/// Messages that a consumer is asked for at once, each as large as the broker takes.
+const READER_MESSAGES: usize = 8;
+
+/// How long a server keeps a consumer that nobody asks.
+const READER_IDLE: Duration = Duration::from_secs(10);
 
 /// The class of errors by which JetStream says that it can't now.
 const SERVICE_UNAVAILABLE: usize = 503;
@@ -78,6 +93,17 @@ pub struct JetStream {
     cuts: watch::Sender<u64>,
     /// How often the broker was found elsewhere: subscriptions made before have ended.
     moves: watch::Sender<u64>,
+    signing: Option<Signing>,
+    reading: Reading,
+}
+
+/// How one subject of a stream is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// By direct get, which needs the right to read the whole stream.
+    Stream,
+    /// By a consumer, whose right can be limited to the subject.
+    Subject,
 }
 
 /// The broker where it is now, and the client that speaks to it.
@@ -98,7 +124,11 @@ impl JetStream {
     pub async fn connect(urls: &str, access: &Access) -> Result<JetStream, BrokerError> {
         let cuts = watch::Sender::new(0);
         let link = RwLock::new(Link::connect(urls, access, &cuts).await?);
-        Ok(JetStream { link, cuts, moves: watch::Sender::new(0) })
+        let reading = match access.login {
+            Login::Issued(_) => Reading::Subject,
+            Login::Nobody | Login::File(_) | Login::Password { .. } => Reading::Stream,
+        };
+        Ok(JetStream { link, cuts, moves: watch::Sender::new(0), signing: access.signing.clone(), reading })
     }
 
     /// Goes on with the broker at `urls`, which is the same one that has moved. What is under way fails, and subscriptions end as
@@ -116,7 +146,8 @@ impl JetStream {
         self.link.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn client(&self) -> Client {
+    /// The client itself, for what is not a source's log: a manager's own records.
+    pub fn client(&self) -> Client {
         self.link().client
     }
 
@@ -200,10 +231,7 @@ impl JetStream {
             };
             let answer = answer.ok_or_else(|| self.unanswered())?;
             match answer.status.map(|status| status.as_u16()) {
-                None | Some(200) => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
-                    doing: "read",
-                    problem: "a stored message came without its sequence".into(),
-                })?),
+                None | Some(200) => found.push(self.stored(source, &answer).await?),
                 // 204 ends a batch, 404 says that there is nothing.
                 Some(204 | 404) => return Ok(found),
                 Some(503) => {
@@ -372,7 +400,7 @@ impl Broker for JetStream {
         if bytes > self.payload_max() {
             return Err(AppendError::TooLarge { bytes });
         }
-        let message = PublishMessage::build().payload(payload);
+        let message = PublishMessage::build().headers(self.signed(source, &subject.tail, &payload)).payload(payload);
         let message = match expect {
             Expect::Any => message,
             Expect::Last(sequence) => message.expected_last_sequence(sequence),
@@ -397,8 +425,61 @@ impl Broker for JetStream {
     }
 
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
-        let request = json!({ "last_by_subj": subject.full(source) });
-        self.direct_one(source, subject.stream, request).await
+        self.direct_one(source, subject).await
+    }
+
+    async fn read_subject(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        if self.reading == Reading::Stream {
+            let full = subject.full(source);
+            let request =
+                json!({ "seq": from.max(1), "next_by_subj": full, "batch": BATCH_MESSAGES, "max_bytes": bytes_max });
+            return self.direct(source, subject.stream, request).await;
+        }
+        let name = subject.tail.rsplit('.').next().unwrap_or(&subject.tail);
+        let config = consumer::pull::Config {
+            name: Some(name.to_owned()),
+            filter_subject: subject.full(source),
+            deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+            ack_policy: consumer::AckPolicy::None,
+            inactive_threshold: READER_IDLE,
+            num_replicas: 1,
+            ..consumer::pull::Config::default()
+        };
+        let stream = subject.stream.name(source);
+        // One that was left by a process that ended begins elsewhere.
+        let _ = self.answer(self.context().delete_consumer_from_stream(name, &stream)).await;
+        let made = self.answer(self.context().create_consumer_on_stream(config, &stream)).await;
+        let reader = made.ok_or_else(|| self.unanswered())?.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                BrokerError::NoSource { source_name: source.clone() }
+            }
+            _ => self.unavailable(&error),
+        })?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let mut batch =
+            reader.fetch().max_messages(READER_MESSAGES).messages().await.map_err(|error| self.unavailable(&error))?;
+        while let Some(message) = self.answer(batch.next()).await.ok_or_else(|| self.unanswered())? {
+            let message =
+                message.map_err(|error| BrokerError::Unavailable { url: self.url(), problem: error.to_string() })?;
+            let info =
+                message.info().map_err(|error| BrokerError::Refused { doing: "read", problem: error.to_string() })?;
+            let millis = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+            let place = Place { sequence: info.stream_sequence, tail: subject.tail.clone(), millis };
+            let unknown = |problem| BrokerError::Unavailable { url: self.url(), problem };
+            bytes += message.payload.len();
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push(place.stored(source, &message, self.signing.as_ref()).await.map_err(unknown)?);
+        }
+        let _ = self.answer(self.context().delete_consumer_from_stream(name, &stream)).await;
+        Ok(found)
     }
 
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
@@ -459,17 +540,21 @@ impl Broker for JetStream {
         let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
         // The subscription must stand before the log's end is looked at.
         client.flush().await.map_err(|error| self.unavailable(&error))?;
-        Ok(Box::new(Following { source: source.clone(), subscriber, moves }))
+        Ok(Box::new(Following { source: source.clone(), subscriber, moves, signing: self.signing.clone() }))
     }
 
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
         let subject = format!("deltabus.{source}.live");
-        self.client().publish(subject, payload).await.map_err(|error| self.unavailable(&error))
+        let headers = self.signed(source, LIVE, &payload);
+        self.client().publish_with_headers(subject, headers, payload).await.map_err(|error| self.unavailable(&error))
     }
 
     async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {
         let subject = format!("deltabus.{source}.transmitter");
-        match timeout(TRANSMITTER_ANSWER, self.client().request(subject, question)).await {
+        let headers = self.signed(source, TRANSMITTER, &question);
+        let client = self.client();
+        let asked = client.request_with_headers(subject, headers, question);
+        match timeout(TRANSMITTER_ANSWER, asked).await {
             Err(_) => Ok(None),
             Ok(Ok(answer)) => Ok(Some(answer.payload)),
             Ok(Err(error)) => match error.kind() {
@@ -486,7 +571,8 @@ impl Broker for JetStream {
         let client = self.client();
         let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
         client.flush().await.map_err(|error| self.unavailable(&error))?;
-        Ok(Box::new(Asked { client, subscriber, moves }))
+        let (source, signing) = (source.clone(), self.signing.clone());
+        Ok(Box::new(Asked { source, client, subscriber, moves, signing }))
     }
 
     fn payload_max(&self) -> usize {
@@ -533,6 +619,7 @@ impl JetStream {
         let inbox = client.new_inbox();
         let id = inbox.rsplit('.').next().unwrap_or(&inbox);
         let headers = |sequence: usize| {
+            // Contents: their subjects name their hashes, which is as good as a signature.
             let mut headers = HeaderMap::new();
             headers.insert(NATS_BATCH_ID, id);
             headers.insert(NATS_BATCH_SEQUENCE, sequence.to_string());
@@ -560,15 +647,11 @@ impl JetStream {
         Ok(())
     }
 
-    /// One message by direct get.
-    async fn direct_one(
-        &self,
-        source: &SourceName,
-        stream: Stream,
-        request: serde_json::Value,
-    ) -> Result<Option<Stored>, BrokerError> {
-        let subject = format!("$JS.API.DIRECT.GET.{}", stream.name(source));
-        let asked = self.answer(self.client().request(subject, Bytes::from(request.to_string()))).await;
+    /// The last message of a subject by direct get, in the form that can be allowed for one subject.
+    async fn direct_one(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
+        let stream = subject.stream;
+        let api = format!("$JS.API.DIRECT.GET.{}.{}", stream.name(source), subject.full(source));
+        let asked = self.answer(self.client().request(api, Bytes::new())).await;
         let answer = match asked.ok_or_else(|| self.unanswered())? {
             Ok(answer) => answer,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
@@ -585,41 +668,109 @@ impl JetStream {
                 let problem = answer.description.map_or_else(|| status.to_string(), |text| text.to_string());
                 Err(BrokerError::Refused { doing: "read", problem })
             }
-            _ => Ok(stored(source, &answer)),
+            _ => Ok(Some(self.stored(source, &answer).await?)),
         }
     }
 }
 
-/// A stored message from its direct get answer or its republished copy.
-fn stored(source: &SourceName, message: &async_nats::Message) -> Option<Stored> {
-    let headers = message.headers.as_ref()?;
-    let sequence = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
-    let subject = headers.get("Nats-Subject")?.as_str();
-    let tail = subject.strip_prefix("deltabus.")?.strip_prefix(source.as_str())?.strip_prefix('.')?;
-    // A copy: the client's payloads are slices of a large read buffer that they would keep alive.
-    Some(Stored { sequence, tail: tail.to_owned(), payload: Bytes::copy_from_slice(&message.payload) })
+impl JetStream {
+    /// The headers of a message: its signature, where there are signatures.
+    fn signed(&self, source: &SourceName, tail: &str, payload: &[u8]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(signing) = &self.signing {
+            signing.sign(source, tail, payload, &mut headers);
+        }
+        headers
+    }
+
+    /// A stored message from its direct get answer.
+    async fn stored(&self, source: &SourceName, message: &async_nats::Message) -> Result<Stored, BrokerError> {
+        let place = Place::of(source, message).ok_or_else(|| BrokerError::Refused {
+            doing: "read",
+            problem: "a stored message came without its sequence".into(),
+        })?;
+        let unknown = |problem| BrokerError::Unavailable { url: self.url(), problem };
+        place.stored(source, message, self.signing.as_ref()).await.map_err(unknown)
+    }
+}
+
+/// Where a message is stored, and since when, as the server says.
+struct Place {
+    sequence: u64,
+    tail: String,
+    millis: u64,
+}
+
+impl Place {
+    /// From the headers of a direct get answer or a republished copy.
+    fn of(source: &SourceName, message: &async_nats::Message) -> Option<Place> {
+        let headers = message.headers.as_ref()?;
+        let sequence = last_value(headers, "Nats-Sequence")?.parse().ok()?;
+        let subject = last_value(headers, "Nats-Subject")?;
+        let tail = tail_of(source, subject)?;
+        let time = last_value(headers, "Nats-Time-Stamp").and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or_else(now_millis);
+        Some(Place { sequence, tail: tail.to_owned(), millis })
+    }
+
+    /// The message there, if it is to be believed; an error: nobody can say.
+    async fn stored(
+        self,
+        source: &SourceName,
+        message: &async_nats::Message,
+        signing: Option<&Signing>,
+    ) -> Result<Stored, String> {
+        let Place { sequence, tail, millis } = self;
+        let payload = match signing {
+            Some(signing) => signing.checked(source, &tail, message, millis).await?,
+            // A copy: the client's payloads are slices of a large read buffer that they would keep alive.
+            None => Bytes::copy_from_slice(&message.payload),
+        };
+        Ok(Stored { sequence, tail, payload })
+    }
+}
+
+fn tail_of<'a>(source: &SourceName, subject: &'a str) -> Option<&'a str> {
+    subject.strip_prefix("deltabus.")?.strip_prefix(source.as_str())?.strip_prefix('.')
+}
+
+fn now_millis() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 struct Following {
     source: SourceName,
     subscriber: Subscriber,
+    signing: Option<Signing>,
     moves: watch::Receiver<u64>,
 }
 
 #[async_trait]
 impl Live for Following {
     async fn next(&mut self) -> Option<Hint> {
-        let message = until_moved(&mut self.subscriber, &mut self.moves).await?;
-        Some(match stored(&self.source, &message) {
-            Some(stored) => Hint::Stored(stored),
-            None => Hint::Beat(Bytes::copy_from_slice(&message.payload)),
-        })
+        loop {
+            let message = until_moved(&mut self.subscriber, &mut self.moves).await?;
+            let hint = match Place::of(&self.source, &message) {
+                Some(place) => place.stored(&self.source, &message, self.signing.as_ref()).await.map(Hint::Stored),
+                None => match &self.signing {
+                    None => Ok(Hint::Beat(Bytes::copy_from_slice(&message.payload))),
+                    Some(signing) => signing.checked(&self.source, LIVE, &message, now_millis()).await.map(Hint::Beat),
+                },
+            };
+            // It was only a hint: what nobody can judge now is read from the store later.
+            if let Ok(hint) = hint {
+                return Some(hint);
+            }
+        }
     }
 }
 
 struct Asked {
+    source: SourceName,
     client: Client,
     subscriber: Subscriber,
+    signing: Option<Signing>,
     moves: watch::Receiver<u64>,
 }
 
@@ -640,8 +791,17 @@ struct AskedOne {
 #[async_trait]
 impl Questions for Asked {
     async fn next(&mut self) -> Option<Box<dyn Question>> {
-        let message = until_moved(&mut self.subscriber, &mut self.moves).await?;
-        Some(Box::new(AskedOne { client: self.client.clone(), message }))
+        loop {
+            let mut message = until_moved(&mut self.subscriber, &mut self.moves).await?;
+            if let Some(signing) = &self.signing {
+                match signing.checked(&self.source, TRANSMITTER, &message, now_millis()).await {
+                    Ok(payload) if payload != UNTRUSTED => message.payload = payload,
+                    // Whoever asked asks again.
+                    _ => continue,
+                }
+            }
+            return Some(Box::new(AskedOne { client: self.client.clone(), message }));
+        }
     }
 }
 

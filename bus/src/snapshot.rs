@@ -13,12 +13,13 @@ use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use metrics::counter;
 use prost::Message;
 
 use crate::Error;
 use crate::broker::{AppendError, Expect, Stored, Subject};
 use crate::log::{Log, Position};
-use crate::wire;
+use crate::{refused, wire};
 
 /// Records are packed into parts of about this many bytes before compression; compressed they are well below the
 /// payload limit. A record larger than that goes on in the next parts.
@@ -349,16 +350,25 @@ async fn fetch(log: Log, id: String, revision: Revision, part: u32) -> Result<Fe
     let gone = || Error::SnapshotGone { revision, part };
     let slot = id.chars().next().ok_or_else(gone)?;
     let stored = log.broker.last(&log.source, &part_subject(slot, part)).await?.ok_or_else(gone)?;
-    let message = v1::SnapshotPart::decode(stored.payload).map_err(|error| wire::wire("a snapshot", error))?;
-    wire::check_version("a snapshot", message.version)?;
-    if message.snapshot != id {
-        return Err(gone());
-    }
-    let plain = wire::decompress("a snapshot", &message.records, message.length, PIECE_BYTES_MAX as u64)?;
-    if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
-        return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
-    }
-    Ok(Fetched { plain, continued: message.continued })
+    let message = v1::SnapshotPart::decode(stored.payload).map_err(|error| wire::wire("a snapshot", error));
+    let opened = message.and_then(|message| {
+        wire::check_version("a snapshot", message.version)?;
+        if message.snapshot != id {
+            return Err(gone());
+        }
+        let plain = wire::decompress("a snapshot", &message.records, message.length, PIECE_BYTES_MAX as u64)?;
+        if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
+            return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
+        }
+        Ok(Fetched { plain, continued: message.continued })
+    });
+    opened.map_err(|error| match error {
+        Error::Wire { problem, .. } => {
+            counter!(refused::MESSAGES, "source" => log.source.to_string(), "what" => refused::SNAPSHOT).increment(1);
+            Error::SnapshotDamaged { revision, part, problem }
+        }
+        error => error,
+    })
 }
 
 fn part_subject(slot: char, part: u32) -> Subject {

@@ -18,6 +18,9 @@ use crate::error::Error;
 #[serde(deny_unknown_fields)]
 pub(crate) struct TransmitterConfig {
     pub(crate) bus: Option<String>,
+    pub(crate) manager: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) identity: Option<String>,
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) tls_certificate: Option<PathBuf>,
@@ -39,6 +42,8 @@ pub(crate) struct SourceConfig {
     pub(crate) poll: Option<String>,
     pub(crate) conflicts: Option<Policy>,
     pub(crate) max_delete: Option<String>,
+    #[serde(default)]
+    pub(crate) standby: bool,
 }
 
 /// receiver.toml
@@ -47,6 +52,9 @@ pub(crate) struct SourceConfig {
 pub(crate) struct ReceiverConfig {
     pub(crate) name: Option<String>,
     pub(crate) bus: Option<String>,
+    pub(crate) manager: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) identity: Option<String>,
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) tls_certificate: Option<PathBuf>,
@@ -89,6 +97,9 @@ pub(crate) enum Config {
 /// What every configuration may say of the global options.
 struct Common<'a> {
     bus: &'a Option<String>,
+    manager: &'a Option<String>,
+    token_file: &'a Option<PathBuf>,
+    identity: &'a Option<String>,
     credentials: &'a Option<PathBuf>,
     tls_ca: &'a Option<PathBuf>,
     tls_certificate: &'a Option<PathBuf>,
@@ -105,6 +116,9 @@ impl Common<'_> {
             *typed = typed.take().or_else(|| written.clone());
         }
         add(&mut merged.bus, self.bus);
+        add(&mut merged.manager, self.manager);
+        add(&mut merged.token_file, self.token_file);
+        add(&mut merged.identity, self.identity);
         add(&mut merged.credentials, self.credentials);
         add(&mut merged.tls_ca, self.tls_ca);
         add(&mut merged.tls_certificate, self.tls_certificate);
@@ -118,18 +132,44 @@ impl Common<'_> {
 impl TransmitterConfig {
     /// The global options with what this file adds; what was typed wins.
     pub(crate) fn under(&self, global: &Global) -> Global {
-        let TransmitterConfig { bus, credentials, tls_ca, tls_certificate, tls_key, state, metrics, .. } = self;
+        let TransmitterConfig {
+            bus,
+            manager,
+            token_file,
+            identity,
+            credentials,
+            tls_ca,
+            tls_certificate,
+            tls_key,
+            state,
+            metrics,
+            ..
+        } = self;
         let metrics = *metrics;
-        Common { bus, credentials, tls_ca, tls_certificate, tls_key, state, metrics }.under(global)
+        Common { bus, manager, token_file, identity, credentials, tls_ca, tls_certificate, tls_key, state, metrics }
+            .under(global)
     }
 }
 
 impl ReceiverConfig {
     /// The global options with what this file adds; what was typed wins.
     pub(crate) fn under(&self, global: &Global) -> Global {
-        let ReceiverConfig { bus, credentials, tls_ca, tls_certificate, tls_key, state, metrics, .. } = self;
+        let ReceiverConfig {
+            bus,
+            manager,
+            token_file,
+            identity,
+            credentials,
+            tls_ca,
+            tls_certificate,
+            tls_key,
+            state,
+            metrics,
+            ..
+        } = self;
         let metrics = *metrics;
-        Common { bus, credentials, tls_ca, tls_certificate, tls_key, state, metrics }.under(global)
+        Common { bus, manager, token_file, identity, credentials, tls_ca, tls_certificate, tls_key, state, metrics }
+            .under(global)
     }
 }
 
@@ -206,6 +246,7 @@ impl SourceConfig {
         if let Some(policy) = self.conflicts {
             config.conflicts = policy.into();
         }
+        config.standby = self.standby;
         Ok(config)
     }
 }

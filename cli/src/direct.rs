@@ -1,7 +1,7 @@
 //! Straight from a transmitter to receivers elsewhere: the transmitter's local bus is opened, and a token lets receivers in.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use deltabus_bus::access::Access;
@@ -13,10 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments::{Global, LogFormat};
 use crate::error::Error;
-use crate::session;
-
-/// The environment's way to a token.
-const TOKEN: &str = "DELTABUS_TOKEN";
+use crate::{membership, session};
 
 /// Opens the local bus for receivers of these sources, or closes it for them where `opening` asks for nothing.
 pub(crate) fn open_or_close(
@@ -81,13 +78,8 @@ pub(crate) struct Ticket {
 
 /// The token for the bus that is named: the one given, else the one that let us in before. `None`: there is none, and none is
 /// needed as far as known.
-pub(crate) fn ticket(
-    global: &Global,
-    state: &StateDirectory,
-    sources: &[SourceName],
-    file: Option<&Path>,
-) -> Result<Option<Ticket>, Error> {
-    let given = given(file)?;
+pub(crate) fn ticket(global: &Global, state: &StateDirectory, sources: &[SourceName]) -> Result<Option<Ticket>, Error> {
+    let given = membership::token(global)?;
     let Some(bus) = global.bus.clone() else {
         return match given {
             Some(_) => Err(Error::Config("a token is for a bus elsewhere: name it with --bus".into())),
@@ -155,21 +147,4 @@ fn kept_at(state: &StateDirectory, source: &SourceName) -> PathBuf {
 fn kept(state: &StateDirectory, source: &SourceName, bus: &str) -> Option<Token> {
     let kept: Kept = serde_json::from_slice(&fs::read(kept_at(state, source)).ok()?).ok()?;
     (kept.bus == bus).then(|| kept.token.parse().ok())?
-}
-
-/// The token that the command line or the environment names.
-fn given(file: Option<&Path>) -> Result<Option<Token>, Error> {
-    let text = match file {
-        Some(path) if path == Path::new("-") => std::io::read_to_string(std::io::stdin())
-            .map_err(|source| Error::Io { doing: "read", path: "standard input".into(), source })?,
-        Some(path) => {
-            fs::read_to_string(path).map_err(|source| Error::Io { doing: "read", path: path.to_owned(), source })?
-        }
-        None => match std::env::var(TOKEN) {
-            Ok(text) if !text.is_empty() => text,
-            _ => return Ok(None),
-        },
-    };
-    let place = file.map_or(TOKEN.to_owned(), |path| path.display().to_string());
-    text.parse().map(Some).map_err(|error| Error::Config(format!("{place}: {error}")))
 }

@@ -41,6 +41,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Receiver(#[from] deltabus_receiver::Error),
     #[error(transparent)]
+    Manager(#[from] deltabus_manager::Error),
+    #[error(transparent)]
     Mapping(#[from] deltabus_record::mapping::MappingError),
     #[error("{place}: the key {key} occurs twice{}", other.as_ref().map(|other| format!(", also in {other}")).unwrap_or_default())]
     DuplicateKey { place: String, key: String, other: Option<String> },

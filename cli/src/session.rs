@@ -1,6 +1,6 @@
 //! What every command that talks to a bus needs: the state directory, the bus, metrics, and when to stop.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::arguments::Global;
 use crate::direct::{self, Ticket};
 use crate::error::Error;
+use crate::membership::{self, Member, Wanted};
 
 /// Where state is kept unless told otherwise.
 pub(crate) fn state_path(global: &Global) -> Result<PathBuf, Error> {
@@ -72,29 +73,112 @@ pub(crate) fn identity(global: &Global) -> Result<Option<IdentityFiles>, Error> 
     }
 }
 
-/// Connects to the bus for what has to do with these sources: with a token where there is one, in `token_file` or kept.
-pub(crate) async fn broker_of(
-    global: &Global,
-    state: &StateDirectory,
-    sources: &[SourceName],
-    token_file: Option<&Path>,
-) -> Result<Arc<dyn Broker>, Error> {
-    broker_by(global, state, direct::ticket(global, state, sources, token_file)?.as_ref()).await
+/// The bus of a command that may speak of several sources.
+pub(crate) enum Bus {
+    /// One for all, and the token that lets in to it, if that is how.
+    Plain(Arc<dyn Broker>, Option<Ticket>),
+    /// As the manager says.
+    Managed(Member),
 }
 
-/// Connects to the bus with a token, where there is one.
-pub(crate) async fn broker_by(
+impl Bus {
+    /// The bus that has a source.
+    pub(crate) async fn of(&self, source: &SourceName) -> Result<Arc<dyn Broker>, Error> {
+        match self {
+            Bus::Plain(broker, _) => Ok(broker.clone()),
+            Bus::Managed(member) => Ok(member.broker(source).await?),
+        }
+    }
+
+    /// The sources that are there, as far as this process may know.
+    pub(crate) async fn sources(&self) -> Result<Vec<SourceName>, Error> {
+        match self {
+            Bus::Plain(broker, _) => Ok(broker.sources().await.map_err(deltabus_bus::Error::from)?),
+            Bus::Managed(member) => member.sources().await,
+        }
+    }
+
+    /// Where it is; `None` where only the manager knows.
+    pub(crate) fn url(&self) -> Option<String> {
+        match self {
+            Bus::Plain(broker, _) => Some(broker.url()),
+            Bus::Managed(_) => None,
+        }
+    }
+
+    /// Keeps the token that let us in, if one did, for later runs.
+    pub(crate) fn keep_token(&self, state: &StateDirectory) -> Result<(), Error> {
+        match self {
+            Bus::Plain(_, Some(ticket)) => ticket.keep(state),
+            Bus::Plain(_, None) | Bus::Managed(_) => Ok(()),
+        }
+    }
+
+    /// Tells the manager, where there is one, how everything stands, until `stop`.
+    pub(crate) fn attend(&self, stop: &CancellationToken) {
+        if let Bus::Managed(member) = self {
+            member.attend(stop);
+        }
+    }
+
+    /// Tells it once.
+    pub(crate) async fn report(&self) {
+        if let Bus::Managed(member) = self
+            && let Err(error) = member.report().await
+        {
+            tracing::warn!(error = crate::commands::one_line(&error), "the manager was not told how this stands");
+        }
+    }
+
+    /// Whether the manager ended this process.
+    pub(crate) fn dismissal(&self) -> Result<(), Error> {
+        match self {
+            Bus::Plain(..) => Ok(()),
+            Bus::Managed(member) => member.dismissal(),
+        }
+    }
+}
+
+/// Connects to the bus: through the manager, to the one named, or to the local one, which is started if it isn't running.
+/// `sources`: those that are to be read there.
+pub(crate) async fn bus(
     global: &Global,
     state: &StateDirectory,
-    ticket: Option<&Ticket>,
+    wanted: Wanted<'_>,
+    sources: &[SourceName],
+) -> Result<Bus, Error> {
+    if global.manager.is_none() {
+        return Ok(match direct::ticket(global, state, sources)? {
+            Some(ticket) => Bus::Plain(broker_by(global, &ticket).await?, Some(ticket)),
+            None => Bus::Plain(plain(global, state).await?, None),
+        });
+    }
+    let identity = membership::identity(global, state, wanted).await?;
+    Ok(Bus::Managed(Member::join(identity, state)?))
+}
+
+/// The bus that has the source of which a command speaks.
+pub(crate) async fn broker(
+    global: &Global,
+    state: &StateDirectory,
+    wanted: Wanted<'_>,
 ) -> Result<Arc<dyn Broker>, Error> {
-    let Some(ticket) = ticket else { return broker(global, state).await };
+    let (source, read) = match wanted {
+        Wanted::Publish(source) => (source, [].as_slice()),
+        Wanted::Read(source) => (source, std::slice::from_ref(source)),
+        Wanted::Anything | Wanted::Administrate => return Err(Error::Config("no source is named".into())),
+    };
+    bus(global, state, wanted, read).await?.of(source).await
+}
+
+/// Connects with a token.
+pub(crate) async fn broker_by(global: &Global, ticket: &Ticket) -> Result<Arc<dyn Broker>, Error> {
     let connected = JetStream::connect(ticket.bus(), &ticket.access(global)?).await;
     Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?))
 }
 
-/// Connects to the bus: the one named, or the local one, which is started if it isn't running.
-pub(crate) async fn broker(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
+/// Connects to the one named, or to the local one.
+async fn plain(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
     if let Some(url) = &global.bus {
         let connected = JetStream::connect(url, &access(global, url)?).await;
         return Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?));

@@ -269,8 +269,17 @@ fn snapshot() -> Vec<u8> {
 
 fn controls() -> Vec<Vec<u8>> {
     let beat = v1::Heartbeat { term: 1, revision: None, sequence: 5 }.encode_to_vec();
-    let questions = [Question::Who, Question::Confirm, Question::Snapshot];
-    questions.iter().map(|question| question.to_bytes().to_vec()).chain([beat]).collect()
+    let lease = v1::Lease {
+        version: VERSION,
+        holder: "one, process 7".into(),
+        nonce: 9,
+        term: 1,
+        renewal: 3,
+        good_for_millis: 5_000,
+        released: false,
+    };
+    let questions = [Question::Who, Question::StandBy("one, process 7".into()), Question::Confirm, Question::Snapshot];
+    questions.iter().map(|question| question.to_bytes().to_vec()).chain([beat, lease.encode_to_vec()]).collect()
 }
 
 fn states() -> Vec<Vec<u8>> {

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 pub mod broker;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
+pub mod clock;
+pub mod managed;
+#[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod proxy;
 

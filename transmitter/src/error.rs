@@ -131,6 +131,11 @@ impl Error {
 }
 
 impl Error {
+    /// Whether another transmitter is the active one now.
+    pub(crate) fn is_replaced(&self) -> bool {
+        matches!(self, Error::Active { .. } | Error::Bus(deltabus_bus::Error::Fenced { .. }))
+    }
+
     /// Whether the log is not what it was: it has to be claimed again.
     pub(crate) fn is_lost(&self) -> bool {
         match self {

@@ -30,6 +30,8 @@ pub const CONFLICTS: &str = "deltabus_transmitter_conflicts_total";
 pub const DEAD_LETTERS: &str = "deltabus_transmitter_dead_letters_total";
 /// 1 while a mass delete is held, by source.
 pub const HELD: &str = "deltabus_transmitter_held";
+/// 1 while this transmitter is the active one, 0 while it stands by, by source.
+pub const ACTIVE: &str = "deltabus_transmitter_active";
 /// Rounds that ended in an error, by source.
 pub const ERRORS: &str = "deltabus_transmitter_errors_total";
 
@@ -49,5 +51,6 @@ pub fn describe() {
     describe_counter!(DEAD_LETTERS, Unit::Count, "Edits that the source could not take");
     describe_gauge!(HELD, Unit::Count, "1 while a mass delete is held");
     describe_gauge!(UNREAD, Unit::Count, "Places at the source that could not be read, while the rest could");
+    describe_gauge!(ACTIVE, Unit::Count, "1 while active, 0 while standing by");
     describe_counter!(ERRORS, Unit::Count, "Rounds that ended in an error");
 }

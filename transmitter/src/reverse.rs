@@ -284,14 +284,16 @@ pub(crate) fn transaction_of(working: &Working<'_>) -> Transaction {
     transaction
 }
 
-/// Writes the source. Nothing is journalled: after a crash the next scan finds what was written as a change of the
-/// source's own, and merging the reverse set again finds that there is nothing to do.
+/// Writes the source, if `may` says so when all is ready for it: what follows then is one step. Nothing is journalled: after
+/// a crash the next scan finds what was written as a change of the source's own, and merging the reverse set again finds that
+/// there is nothing to do.
 pub(crate) fn write_source(
     interface: &dyn Interface,
     writes: &[(Collection, Vec<RecordWrite>)],
     expected: &Stamp,
     contents: &dyn Contents,
-) -> Result<Stamp, deltabus_interfaces::Error> {
+    may: &dyn Fn() -> Result<(), Error>,
+) -> Result<Stamp, Error> {
     let mut whole = Vec::with_capacity(writes.len());
     for (collection, writes) in writes {
         let kept = |slot: usize| {
@@ -304,7 +306,9 @@ pub(crate) fn write_source(
         .iter()
         .map(|(collection, writes)| CollectionWrite { collection, dropped: &[], action: Action::Write(writes) })
         .collect();
-    interface.stage(&mut writes, expected, None, contents)?.commit()
+    let staged = interface.stage(&mut writes, expected, None, contents)?;
+    may()?;
+    Ok(staged.commit()?)
 }
 
 /// The write with large values in their place, but for those that are `kept` by reference.

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::arguments::{Global, Transmit};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{bytes_text, counted, spinner};
 use crate::{config, direct, session};
 
@@ -18,18 +19,20 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
-    if global.bus.is_none() {
+    if global.bus.is_none() && global.manager.is_none() {
         let opened = direct::open_or_close(&session::local_bus(&state), &sources, opening.as_ref())?;
         if let Some(opened) = opened {
             direct::say(&global, &sources, &opened);
         }
     } else if opening.is_some() {
-        return Err(Error::Config("--open opens the local bus, and --bus names another".into()));
+        return Err(Error::Config("--open opens the local bus, and --bus or --manager names another".into()));
     }
-    let broker = session::broker(&global, &state).await?;
+    let Some(first) = sources.first() else { return Err(Error::Config("no source is named".into())) };
+    let bus = session::bus(&global, &state, Wanted::Publish(first), &[]).await?;
     let mut transmitters = Vec::new();
     for config in configs {
-        transmitters.push(Transmitter::open(config, broker.clone(), &state)?);
+        let broker = bus.of(&config.source).await?;
+        transmitters.push(Transmitter::open(config, broker, &state)?);
     }
     if options.once {
         let mut exit = Exit::Done;
@@ -53,16 +56,20 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
                 exit = Exit::Differs;
             }
         }
+        bus.report().await;
         return Ok(exit);
     }
     let stop = session::stop_signal()?;
+    bus.attend(&stop);
     let mut tasks = JoinSet::new();
     for transmitter in transmitters {
         tracing::info!(source = %transmitter.source(), "transmitting");
         let stop = stop.clone();
         tasks.spawn(transmitter.run(stop, log_round));
     }
-    super::finish(tasks, &stop).await
+    let exit = super::finish(tasks, &stop).await?;
+    bus.dismissal()?;
+    Ok(exit)
 }
 
 /// The global options, the sources, and whether the local bus is to be opened for them, from the command line or a file.
@@ -86,6 +93,7 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>, 
         config.poll = options.poll.or(config.poll);
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
+        config.standby |= options.standby;
     }
     if open.is_none() && !hosts.is_empty() {
         return Err(Error::Config(

@@ -1,7 +1,7 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
 use deltabus_bus::{ReversePlace, causes};
-use deltabus_interfaces::{Error as InterfaceError, Stamp, in_place};
+use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
 use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -13,6 +13,7 @@ use metrics::counter;
 use crate::ledger::{self};
 use crate::metrics as figures;
 use crate::reverse::{Edit, Prepared};
+use crate::tenure::Tenure;
 use crate::{Error, reverse};
 
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
@@ -38,6 +39,10 @@ impl Transmitter {
             }
             let mut attempt = 0;
             loop {
+                // Whoever was replaced while it was frozen or cut off writes nothing to the source.
+                if let Some(writer) = &self.writer {
+                    writer.confirm().await?;
+                }
                 match self.merge_and_stage(&sets, last, round) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < SOURCE_ATTEMPTS => {
                         attempt += 1;
@@ -153,8 +158,13 @@ impl Transmitter {
         let Some(expected) = &self.stamp else {
             return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
         };
-        let stamp = reverse::write_source(&*self.interface, &writes, expected, &self.contents)?;
+        let stamp = self.write_source(&writes, expected)?;
         Ok(Merged { transaction: reverse::transaction_of(working), replies, stamp: Some(stamp) })
+    }
+
+    fn write_source(&self, writes: &[(Collection, Vec<RecordWrite>)], expected: &Stamp) -> Result<Stamp, Error> {
+        let may = || self.tenure.as_ref().map_or(Ok(()), Tenure::check);
+        reverse::write_source(&*self.interface, writes, expected, &self.contents, &may)
     }
 
     pub(super) fn as_merged(&self) -> reverse::Source<'_> {
@@ -194,10 +204,10 @@ impl Transmitter {
                     let writes = reverse::source_writes_from(&trial, &working)?;
                     let written = match (&stamp, writes.is_empty()) {
                         (_, true) => Ok(None),
-                        (Some(expected), false) => {
-                            reverse::write_source(&*self.interface, &writes, expected, &self.contents).map(Some)
+                        (Some(expected), false) => self.write_source(&writes, expected).map(Some),
+                        (None, false) => {
+                            Err(InterfaceError::Changed { place: self.config.location.to_string() }.into())
                         }
-                        (None, false) => Err(InterfaceError::Changed { place: self.config.location.to_string() }),
                     };
                     match written {
                         Ok(now) => {
@@ -208,11 +218,11 @@ impl Transmitter {
                             stamp = now.or(stamp);
                             reply.verdicts.extend(verdicts);
                         }
-                        Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
-                        Err(error) => {
+                        Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
                             let reason = causes(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
+                        Err(error) => return Err(error),
                     }
                 }
             }
