@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// How many sources or receivers one participant can have of a kind; what it may do is written out on each of its connections.
 pub const NAMES_MAX: usize = 256;
 
-/// How many receivers' names: they are combined with each other where a right names one twice.
+/// How many receivers' names one participant can have.
 pub const RECEIVERS_MAX: usize = 16;
 
 /// How long the answer to a question may be published by whoever was asked, in nanoseconds.
@@ -108,16 +108,9 @@ const TABLE: &[Line] = &[
     // star is that source.)
     line(Right::Reverse, Way::Publish, "deltabus.{source}.reverse.{receiver}"),
     line(Right::Reverse, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.*.reverse.{receiver}"),
-    line(
-        Right::Reverse,
-        Way::Publish,
-        "$JS.API.CONSUMER.CREATE.deltabus_{source}_REVERSE.{receiver}.deltabus.*.reverse.{receiver}",
-    ),
     // What large values in edits hold: stored under its hash, by which every reader tests it.
     line(Right::Reverse, Way::Publish, "deltabus.{source}.snapshot.chunk.*"),
     line(Right::Reverse, Way::Publish, "deltabus.{source}.snapshot.value.*"),
-    line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.MSG.NEXT.deltabus_{source}_REVERSE.{receiver}"),
-    line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.DELETE.deltabus_{source}_REVERSE.{receiver}"),
 ];
 
 const fn line(right: Right, way: Way, subject: &'static str) -> Line {

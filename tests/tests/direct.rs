@@ -330,6 +330,9 @@ fn whoever_has_the_token_can_receive_and_send_edits_and_nothing_else() {
             raw.cant_publish(&format!("$JS.API.STREAM.INFO.{stream}"), "");
         }
         for subject in [
+            // What a consumer delivers comes from the server itself: it would be stored where its maker may not write.
+            "$JS.API.CONSUMER.CREATE.deltabus_people_REVERSE.x.deltabus.people.reverse.oslo",
+            "$JS.API.CONSUMER.DURABLE.CREATE.deltabus_people_REVERSE.x",
             "$JS.API.STREAM.NAMES",
             "$JS.API.STREAM.CREATE.own",
             "$JS.API.INFO",

@@ -306,9 +306,6 @@ fn receiver(source: &str, name: &str) -> HashSet<(bool, &'static str)> {
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}.deltabus.{source}.changes")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT.deltabus.{source}.snapshot.pointer")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.{source}.reverse.{name}")),
-        (false, format!("$JS.API.CONSUMER.CREATE.deltabus_{source}_REVERSE.{name}.deltabus.{source}.reverse.{name}")),
-        (false, format!("$JS.API.CONSUMER.MSG.NEXT.deltabus_{source}_REVERSE.{name}")),
-        (false, format!("$JS.API.CONSUMER.DELETE.deltabus_{source}_REVERSE.{name}")),
     ];
     for stream in ["", "_SNAPSHOT"] {
         may.push((false, format!("$JS.API.STREAM.INFO.deltabus_{source}{stream}")));
