@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use nkeys::KeyPair;
 use rustls::ClientConfig;
 
+use crate::signature::Signing;
+
 /// What a client needs besides an address.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -17,6 +19,8 @@ pub struct Access {
     pub tls: Option<Arc<ClientConfig>>,
     /// The subject below which answers to it come, one token; `None`: the usual `_INBOX`. Rights may be tied to it.
     pub inbox: Option<String>,
+    /// How it signs and whom it believes; `None`: nobody signs anything.
+    pub signing: Option<Signing>,
 }
 
 /// Who a client is.
@@ -61,10 +65,30 @@ impl Access {
     }
 }
 
+/// The addresses without the logins in them, for the client and for messages; and the login, if one has any:
+/// `nats://user:password@host:4222`.
+pub(crate) fn without_login(urls: &str) -> (String, Option<Login>) {
+    let mut found = None;
+    let plain = urls.split(',').map(|url| {
+        let (scheme, rest) = url.trim().split_once("://").unwrap_or(("", url.trim()));
+        let Some((login, address)) = rest.rsplit_once('@') else { return url.trim().to_owned() };
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        found = Some(Login::Password { user: user.into(), password: password.into() });
+        if scheme.is_empty() { address.to_owned() } else { format!("{scheme}://{address}") }
+    });
+    (plain.collect::<Vec<_>>().join(","), found)
+}
+
 impl Access {
     /// The client's options; an error is one line.
-    pub(crate) async fn options(&self) -> Result<ConnectOptions, String> {
-        let options = match &self.login {
+    ///
+    /// `in_address` is the login that came with the address; it counts where there is no other.
+    pub(crate) async fn options(&self, in_address: Option<Login>) -> Result<ConnectOptions, String> {
+        let login = match (&self.login, in_address) {
+            (Login::Nobody, Some(login)) => login,
+            (login, _) => login.clone(),
+        };
+        let options = match &login {
             Login::Nobody => ConnectOptions::new(),
             Login::Password { user, password } => {
                 ConnectOptions::with_user_and_password(user.clone(), password.clone())
@@ -124,4 +148,28 @@ fn block<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let begin = format!("BEGIN {name}");
     let after = text.lines().skip_while(|line| !line.contains(&begin)).nth(1)?.trim();
     (!after.is_empty() && !after.starts_with('-')).then_some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(urls: &str, plain: &str, login: Option<(&str, &str)>) {
+        let (found, by) = without_login(urls);
+        assert_eq!(found, plain);
+        let by = by.map(|by| match by {
+            Login::Password { user, password } => (user, password),
+            _ => panic!("addresses hold names and passwords"),
+        });
+        assert_eq!(by, login.map(|(user, password)| (user.to_owned(), password.to_owned())));
+    }
+
+    #[test]
+    fn a_login_in_an_address_is_taken_out_of_it() {
+        check("nats://a:4222, tls://b", "nats://a:4222,tls://b", None);
+        check("nats://me:secret@a:4222", "nats://a:4222", Some(("me", "secret")));
+        check("nats://me:se@:cret@[::1]:4222,nats://b", "nats://[::1]:4222,nats://b", Some(("me", "se@:cret")));
+        check("me:secret@a", "a", Some(("me", "secret")));
+        check("", "", None);
+    }
 }

@@ -435,6 +435,22 @@ pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<
     history_between(log, 0, u64::MAX, take).await
 }
 
+/// The same of about the last `bytes` of the log, whole messages and at least one; gives whether that is all that is still
+/// there.
+pub async fn history_tail(log: &Log, bytes: u64, take: &mut (dyn FnMut(Entry) + Send)) -> Result<bool, Error> {
+    let extent = log.broker.extent(&log.source, Stream::Changes).await?.unwrap_or_default();
+    let messages = (extent.last + 1).saturating_sub(extent.first);
+    if extent.bytes <= bytes || messages <= 1 {
+        history_between(log, extent.first, extent.last, take).await?;
+        return Ok(true);
+    }
+    // As if all were of one size.
+    let part = u128::from(messages) * u128::from(bytes) / u128::from(extent.bytes);
+    let part = u64::try_from(part).unwrap_or(messages).clamp(1, messages);
+    history_between(log, extent.last + 1 - part, extent.last, take).await?;
+    Ok(part == messages)
+}
+
 /// The same of the messages from `first` to `last`.
 pub(crate) async fn history_between(
     log: &Log,

@@ -59,6 +59,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "postgres" => server_rows(),
         "location" => LOCATIONS.iter().map(|location| location.as_bytes().to_vec()).collect(),
         "configuration" => CONFIGURATIONS.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        "token" => TOKENS.iter().map(|token| token.as_bytes().to_vec()).collect(),
         "filter" => {
             let row =
                 Row::of(&[Value::Integer(7), Value::text("Kari"), Value::Null, Value::List(vec![Value::Integer(1)])]);
@@ -456,4 +457,11 @@ const FILTERS: &[&str] = &[
     "b.exists(x, x == 1) && {'a': 1}.a == 1",
     "id * 9223372036854775807 > 1 || id / 0 == 1",
     "timestamp('2024-02-29T00:00:00Z') < timestamp(name)",
+];
+
+/// Both kinds, and one that is cut off.
+const TOKENS: [&str; 3] = [
+    "AQKrq6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq3NlY3JldA",
+    "AQEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AQKrq6urq6urq6ur",
 ];

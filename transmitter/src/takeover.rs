@@ -26,11 +26,11 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
     match accepted {
-        Accepted::Nothing => found_anew(log, store, None).await?,
+        Accepted::Nothing => found_anew(log, store, policy, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
-            found_anew(log, store, None).await?;
+            found_anew(log, store, policy, None).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -48,7 +48,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
                     Err(error) if misfits(&error) => {
                         // No reader gets on either: what it has is written by nobody who knows the source.
                         tracing::error!(%error, "the log doesn't lead on from the state; it is founded anew");
-                        found_anew(log, store, None).await?;
+                        found_anew(log, store, policy, None).await?;
                     }
                     Err(error) => return Err(error),
                 }
@@ -68,13 +68,9 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
                     tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
                     rebuild_or_found(log, store, policy).await?;
                 }
-                _ if staged.number == 0 && readable_pointer(log).await?.is_some() => {
-                    tracing::warn!(reason, "there is no state; it is rebuilt from the snapshot");
-                    rebuild_or_found(log, store, policy).await?;
-                }
                 reached => {
                     tracing::warn!(reason, "the log lost what it had; it is founded anew from the state");
-                    found_anew(log, store, reached).await?;
+                    found_anew(log, store, policy, reached).await?;
                 }
             }
         }
@@ -171,11 +167,18 @@ fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
 /// Lets the log begin with the state, once there is one. `reached`: what of the log is still true.
 ///
 /// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
-/// the sets that go answered is answered anew.
-async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
-    let highest = highest_number(log).await?;
+/// the sets that go answered is answered anew. Without a state, a snapshot that is left is gone on from: it says also which
+/// edits were taken.
+async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: Option<Revision>) -> Result<(), Error> {
+    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
+    if staged.number == 0 && snapshot > 0 {
+        tracing::warn!("there is no state; it is rebuilt from the snapshot");
+        // That comes back here, with a state.
+        return Box::pin(rebuild_or_found(log, store, policy)).await;
+    }
+    let highest = highest_number(log).await?.max(snapshot);
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
         Some(owed) => decode_set(&owed.0)?.replies,
@@ -221,10 +224,9 @@ async fn readable_pointer(log: &Log) -> Result<Option<Manifest>, Error> {
     }
 }
 
-/// The highest number that the log or its snapshot has.
+/// The highest number that the log has.
 async fn highest_number(log: &Log) -> Result<u64, Error> {
-    let snapshot = readable_pointer(log).await?;
-    let mut highest = snapshot.map_or(0, |manifest| manifest.position.revision.number);
+    let mut highest = 0;
     let mut take = |entry| match entry {
         Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
         Entry::Set(set) => highest = highest.max(set.set.next.number),
@@ -344,7 +346,7 @@ async fn rebuild_or_found(log: &Log, store: &Store, policy: ConflictPolicy) -> R
         Err(error) => return Err(error),
     };
     tracing::warn!(reason, "the log can't be followed from its snapshot; it is founded anew");
-    found_anew(log, store, None).await
+    found_anew(log, store, policy, None).await
 }
 
 /// Makes the state anew from snapshot and log. Gives the reason if the log can't be followed from there.

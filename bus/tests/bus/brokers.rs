@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use deltabus_bus::Log;
-use deltabus_bus::access::Access;
 use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::{LocalBus, Running};
@@ -37,7 +36,7 @@ impl Server {
     }
 
     pub(crate) async fn connect(&self) -> Arc<dyn Broker> {
-        Arc::new(JetStream::connect(&self.running.url, &Access::default()).await.expect("it takes connections"))
+        Arc::new(JetStream::connect(&self.running.url, &self.running.access()).await.expect("it takes connections"))
     }
 }
 
