@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Subject};
+use deltabus_bus::lease;
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_bus::{
     Clock, Delivered, Entry, Error as BusError, Event, LastReverse, Log, Position, Reader, SystemClock, encode_reverse,
@@ -285,6 +287,38 @@ async fn a_forged_set_that_fits_is_taken_back_by_the_next_scan() {
     assert!(last.set.time_millis < now() + 2 * 3_600_000, "{}", last.set.time_millis);
 }
 
+/// Nobody can tell a forged claim from another transmitter's; one that stands by comes back when nobody answers for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stands_by_takes_the_log_back_from_a_claim_of_nobody() {
+    let world = World::new(ConflictPolicy::Source);
+    let state = StateDirectory::open(world.folder.path().join("state")).unwrap();
+    let location = Location::parse(&format!("csv:{}?key=id", world.path().display())).unwrap();
+    let mut config = Config::new(world.log.source().clone(), location);
+    (config.standby, config.poll) = (true, Some(Duration::from_millis(100)));
+    let transmitter = Transmitter::open(config, world.log.broker().clone(), &state).unwrap();
+    let (sender, mut rounds) = tokio::sync::mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let after = move |_: &_, result: &Result<Round, Error>| {
+        let _ = sender.send(result.as_ref().map_or(0, |round| round.revision));
+    };
+    let running = tokio::spawn(transmitter.run(stop.clone(), after));
+    for revision in 1..=3 {
+        if revision > 1 {
+            let claim = v1::Claim { transmitter: "nobody".into(), nonce: 1 };
+            let term = world.end().await.term + 5;
+            let envelope = v1::Envelope { version: 1, term, content: Some(v1::envelope::Content::Claim(claim)) };
+            world.put(&Subject::changes(), envelope.encode_to_vec().into()).await;
+            world.change(1, &format!("note {revision}"));
+        }
+        while rounds.recv().await.expect("it goes on") < revision {}
+        assert_eq!(world.end().await.revision.number, revision);
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    // It ended in an orderly way: whoever stands by needs not wait.
+    assert_eq!(lease::find(&world.log).await.unwrap().holder(), None);
+}
+
 /// A set of another source, or of this one at another time, leads on from nothing that was reached. The transmitter notices
 /// also when it has nothing to publish.
 #[tokio::test(start_paused = true)]
@@ -297,7 +331,7 @@ async fn a_set_of_elsewhere_is_noticed_by_a_transmitter_at_rest() {
     let next = Revision { number: base.number + 1, ..base };
     world.forge(end.term, &ChangeSet { base, next, time_millis: 0, transactions: vec![], replies: vec![] }).await;
     transmitter.transmit_once().await.unwrap();
-    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    tokio::time::advance(Duration::from_secs(60)).await;
     let told = transmitter.transmit_once().await.unwrap_err();
     assert!(matches!(told, Error::Bus(BusError::Disturbed { .. })), "{told}");
     transmitter.transmit_once().await.unwrap();
