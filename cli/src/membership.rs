@@ -27,6 +27,8 @@ pub(crate) enum Wanted<'a> {
     Publish(&'a SourceName),
     /// Read it.
     Read(&'a SourceName),
+    /// Read it from now on.
+    Receive(&'a SourceName),
     /// Whatever there is.
     Anything,
     /// Administer the manager.
@@ -39,8 +41,8 @@ impl Wanted<'_> {
         match self {
             Wanted::Publish(source) => u8::from(rights.publish.contains(source.as_str())),
             // Whoever may write the log may read it, but it is another's business.
-            Wanted::Read(source) if rights.read.contains(source.as_str()) => 2,
-            Wanted::Read(source) => u8::from(rights.concerns(source.as_str())),
+            Wanted::Read(source) | Wanted::Receive(source) if rights.read.contains(source.as_str()) => 2,
+            Wanted::Read(source) | Wanted::Receive(source) => u8::from(rights.concerns(source.as_str())),
             Wanted::Anything => u8::from(!rights.administrate),
             Wanted::Administrate => u8::from(rights.administrate),
         }

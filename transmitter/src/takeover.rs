@@ -9,7 +9,7 @@ use deltabus_bus::{
     SnapshotReader, Writer, decode_set, encode_set,
 };
 use deltabus_interfaces::in_place;
-use deltabus_record::change::{ChangeSet, ConflictPolicy, Revision};
+use deltabus_record::change::{ChangeSet, ConflictPolicy, ReverseCursor, Revision};
 use deltabus_state::{Store, Working};
 
 use crate::ledger::{self, Waiting, Weights};
@@ -25,12 +25,22 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
         (ledger::position(&view)?, ledger::revision(&view)?)
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
+    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     match accepted {
         Accepted::Nothing => found_anew(log, store, policy, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
             found_anew(log, store, policy, None).await?;
+        }
+        // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
+        Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
+            tracing::warn!(
+                reached = revision.number,
+                snapshot,
+                "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
+            );
+            rebuild_or_found(log, store, policy).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -48,7 +58,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
                     Err(error) if misfits(&error) => {
                         // No reader gets on either: what it has is written by nobody who knows the source.
                         tracing::error!(%error, "the log doesn't lead on from the state; it is founded anew");
-                        found_anew(log, store, policy, None).await?;
+                        found_from(log, store, None).await?;
                     }
                     Err(error) => return Err(error),
                 }
@@ -146,7 +156,7 @@ async fn pass_answered(log: &Log, store: &Store) -> Result<(), Error> {
         let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
         let waiting = log.reverse_sets(ledger::reverse(&view)?).await?;
         let is_answered = |set: &deltabus_record::change::ReverseSet| {
-            cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= *cursor)
+            cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last())
         };
         // Nobody takes what can't be understood.
         let answered = waiting.iter().take_while(|waiting| waiting.set.as_ref().map_or(true, is_answered));
@@ -164,20 +174,24 @@ fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
     Ok(decode_set(&first.set.0)?.base == reached)
 }
 
-/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true.
+/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true. Without a state, a snapshot
+/// that is left is gone on from: it says also which edits were taken.
+async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: Option<Revision>) -> Result<(), Error> {
+    if ledger::revision(&store.view())?.number == 0 && readable_pointer(log).await?.is_some() {
+        tracing::warn!("there is no state; it is rebuilt from the snapshot");
+        return rebuild_or_found(log, store, policy).await;
+    }
+    found_from(log, store, reached).await
+}
+
+/// Lets the log begin with the state, or, where there is none, leaves that to the first look at the source.
 ///
 /// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
-/// the sets that go answered is answered anew. Without a state, a snapshot that is left is gone on from: it says also which
-/// edits were taken.
-async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: Option<Revision>) -> Result<(), Error> {
+/// the sets that go answered is answered anew.
+async fn found_from(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
     let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
-    if staged.number == 0 && snapshot > 0 {
-        tracing::warn!("there is no state; it is rebuilt from the snapshot");
-        // That comes back here, with a state.
-        return Box::pin(rebuild_or_found(log, store, policy)).await;
-    }
     let highest = highest_number(log).await?.max(snapshot);
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
@@ -270,13 +284,13 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
         batch.outbox_remove(waiting.revision.number);
     }
     // What these sets answered is for whoever wrote the log to answer, or to be taken again.
-    let mut cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     for reply in replies {
         let cursor = cursors.entry(reply.reverse.receiver).or_default();
-        *cursor = (*cursor).min(reply.reverse.number - 1);
+        cursor.rewind(reply.reverse.number - 1);
     }
     for (receiver, cursor) in &cursors {
-        ledger::put_cursor(&mut batch, receiver, *cursor)?;
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_reverse(&mut batch, ReversePlace::default())?;
     ledger::put_revision(&mut batch, &back_to)?;
@@ -304,15 +318,14 @@ fn apply(log: &Log, store: &Store, delivered: &Delivered, policy: ConflictPolicy
     for (collection, change) in changes.flat_map(|changes| changes.changes.iter().map(|it| (&changes.collection, it))) {
         ledger::remember(&mut batch, collection, change, time_millis, policy);
     }
-    let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     let mut answered = cursors.clone();
     for reply in &set.replies {
         // A decision by hand speaks of a reverse set that was answered before.
-        let answered = answered.entry(reply.reverse.receiver.clone()).or_default();
-        *answered = (*answered).max(reply.reverse.number);
+        answered.entry(reply.reverse.receiver.clone()).or_default().take(reply.reverse.number);
     }
-    for (receiver, number) in answered.iter().filter(|(receiver, number)| cursors.get(*receiver) != Some(*number)) {
-        ledger::put_cursor(&mut batch, receiver, *number)?;
+    for (receiver, cursor) in answered.iter().filter(|(receiver, cursor)| cursors.get(*receiver) != Some(*cursor)) {
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     let weights = ledger::weights(&view)?;
     ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + delivered.bytes, ..weights })?;
@@ -346,7 +359,7 @@ async fn rebuild_or_found(log: &Log, store: &Store, policy: ConflictPolicy) -> R
         Err(error) => return Err(error),
     };
     tracing::warn!(reason, "the log can't be followed from its snapshot; it is founded anew");
-    found_anew(log, store, policy, None).await
+    found_from(log, store, None).await
 }
 
 /// Makes the state anew from snapshot and log. Gives the reason if the log can't be followed from there.
@@ -376,8 +389,8 @@ async fn rebuild(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<Opt
     }
     ledger::forget_cursors(&store.view(), &mut batch)?;
     ledger::put_owed(&mut batch, None)?;
-    for (receiver, number) in &manifest.cursors {
-        ledger::put_cursor(&mut batch, receiver, *number)?;
+    for (receiver, cursor) in &manifest.cursors {
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_revision(&mut batch, &manifest.position.revision)?;
     ledger::put_position(&mut batch, &manifest.position)?;

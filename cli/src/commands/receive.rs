@@ -22,7 +22,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     session::serve_metrics(&global)?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
-    let bus = session::bus(&global, &state, Wanted::Read(first), &sources).await?;
+    let bus = session::bus(&global, &state, Wanted::Receive(first), &sources).await?;
     let mut receivers = Vec::new();
     for config in configs {
         let broker = bus.of(&config.source).await?;

@@ -121,6 +121,8 @@ pub struct Receiver {
     large: Arc<LargeValues>,
     pending: Pending,
     dead: DeadLetters,
+    /// Which numbers of reverse sets the source has answered is known.
+    numbers_known: bool,
     /// Sets that are not known to have arrived may be on the bus all the same.
     unsure: bool,
     /// The destination's stamp when it was last known to hold what is expected.
@@ -202,6 +204,7 @@ impl Receiver {
             large,
             pending: Pending::default(),
             dead: DeadLetters::default(),
+            numbers_known: false,
             unsure: true,
             stamp: None,
             found: None,
@@ -399,6 +402,9 @@ impl Receiver {
                     }
                     if let Some(end) = end {
                         self.caught_up(&end)?;
+                        if ledger::reconcile(&self.store.view())? {
+                            self.tend(&mut round).await?;
+                        }
                     }
                 }
                 () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,

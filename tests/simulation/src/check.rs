@@ -31,8 +31,11 @@ pub(crate) fn difference(run: &Run) -> Option<String> {
 /// How a destination differs from the source.
 fn unequal(source: &Tables, destination: &Shelf) -> Option<String> {
     let Some(tables) = destination.tables() else { return Some("nothing is there".into()) };
-    if tables.len() != source.len() {
-        return Some(format!("{} tables instead of {}", tables.len(), source.len()));
+    let surplus = |table: &&Table| {
+        !source.iter().any(|wanted| wanted.name == table.name) && !destination.orphans.contains(&table.name)
+    };
+    if let Some(table) = tables.iter().find(surplus).filter(|_| !destination.kind.single) {
+        return Some(format!("{} is left over", table.name));
     }
     source.iter().find_map(|wanted| {
         let there = match destination.kind.single {

@@ -321,8 +321,8 @@ impl Process {
                     Receiver::with_interface(config, interface, log, &state).map_err(|error| told(&error))?;
                 let after = |_: &_, _: &_, result: &Result<deltabus_receiver::Round, deltabus_receiver::Error>| {
                     let mut plight = Plight::default();
-                    if result.as_ref().is_ok_and(|round| round.joined) {
-                        run.users.joined(at);
+                    if let Ok(round) = result {
+                        run.users.caught_up(at, round.joined, round.revision);
                     }
                     match result {
                         Ok(round) => life.note(|| {
@@ -372,7 +372,10 @@ impl Process {
             }
             run.world.note(self.name, || format!("state: {chore:?}"));
             let forgets = |since: u64| match self.role {
-                Role::Receiver(at) => run.users.forgotten_by(at, since),
+                Role::Receiver(at) => {
+                    lock(&self.shelf).orphan();
+                    run.users.forgotten_by(at, since, run.chronicle.reached().number);
+                }
                 Role::Transmitter => run.chronicle.relied_on(),
             };
             let done = match chore {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use deltabus_bus::{ReversePlace, causes, refused};
 use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
-use deltabus_record::change::{Change, Outcome, Reply, ReverseSet, Revision, Transaction};
+use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName};
@@ -99,7 +99,7 @@ impl Transmitter {
             for reversed in batch {
                 bytes += reversed.bytes;
                 match reversed.set {
-                    Ok(set) if cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= *cursor) => {}
+                    Ok(set) if cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last()) => {}
                     Ok(set) if known >= RECEIVERS_MAX && !cursors.contains_key(&set.id.receiver) => {
                         counter!(refused::MESSAGES, "source" => self.label(), "what" => refused::REVERSE).increment(1);
                         let receiver = set.id.receiver;
@@ -163,22 +163,15 @@ impl Transmitter {
         let base = ledger::revision(&view)?;
         let mut batch = self.store.batch();
         ledger::put_reverse(&mut batch, last)?;
-        let mut cursors: std::collections::BTreeMap<_, u64> = ledger::cursors(&view)?.into_iter().collect();
-        let fresh: Vec<_> = sets
-            .iter()
-            .filter(|set| {
-                let cursor = cursors.entry(set.id.receiver.clone()).or_default();
-                let new = set.id.number > *cursor;
-                *cursor = (*cursor).max(set.id.number);
-                new
-            })
-            .collect();
+        let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
+        let fresh: Vec<_> =
+            sets.iter().filter(|set| cursors.entry(set.id.receiver.clone()).or_default().take(set.id.number)).collect();
         if fresh.is_empty() {
             return Ok(in_place(|| batch.commit())?);
         }
         let merged = in_place(|| self.merge(&view, base, &fresh))?;
-        for (receiver, number) in &cursors {
-            ledger::put_cursor(&mut batch, receiver, *number)?;
+        for (receiver, cursor) in &cursors {
+            ledger::put_cursor(&mut batch, receiver, cursor)?;
         }
         for (set, reply) in fresh.iter().zip(&merged.replies) {
             let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
