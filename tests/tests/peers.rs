@@ -30,7 +30,11 @@ impl Peer {
     fn of(world: &World) -> Peer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let context = runtime.block_on(async {
-            let client = async_nats::connect(world.bus_url()).await.unwrap();
+            let url = world.bus_url();
+            let (login, place) = url.trim_start_matches("nats://").split_once('@').expect("the bus has a login");
+            let (user, password) = login.split_once(':').expect("a name and a secret");
+            let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+            let client = options.connect(place).await.unwrap();
             jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client)
         });
         Peer { runtime, context }

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Subject};
+use deltabus_bus::lease;
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_bus::{
-    Clock, Delivered, Entry, Error as BusError, Event, LastReverse, Log, Position, Reader, SystemClock, encode_set,
-    history, pointer,
+    Clock, Delivered, Entry, Error as BusError, Event, LastReverse, Log, Position, Reader, SystemClock, encode_reverse,
+    encode_set, history, pointer,
 };
 use deltabus_interfaces::Location;
 use deltabus_proto::v1;
@@ -283,6 +285,80 @@ async fn a_forged_set_that_fits_is_taken_back_by_the_next_scan() {
     assert_eq!(end.revision.number, next.number + 1);
     let last = world.sets().await.pop().expect("a set");
     assert!(last.set.time_millis < now() + 2 * 3_600_000, "{}", last.set.time_millis);
+}
+
+/// Nobody can tell a forged claim from another transmitter's; one that stands by comes back when nobody answers for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stands_by_takes_the_log_back_from_a_claim_of_nobody() {
+    let world = World::new(ConflictPolicy::Source);
+    let state = StateDirectory::open(world.folder.path().join("state")).unwrap();
+    let location = Location::parse(&format!("csv:{}?key=id", world.path().display())).unwrap();
+    let mut config = Config::new(world.log.source().clone(), location);
+    (config.standby, config.poll) = (true, Some(Duration::from_millis(100)));
+    let transmitter = Transmitter::open(config, world.log.broker().clone(), &state).unwrap();
+    let (sender, mut rounds) = tokio::sync::mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let after = move |_: &_, result: &Result<Round, Error>| {
+        let _ = sender.send(result.as_ref().map_or(0, |round| round.revision));
+    };
+    let running = tokio::spawn(transmitter.run(stop.clone(), after));
+    for revision in 1..=3 {
+        if revision > 1 {
+            let claim = v1::Claim { transmitter: "nobody".into(), nonce: 1 };
+            let term = world.end().await.term + 5;
+            let envelope = v1::Envelope { version: 1, term, content: Some(v1::envelope::Content::Claim(claim)) };
+            world.put(&Subject::changes(), envelope.encode_to_vec().into()).await;
+            world.change(1, &format!("note {revision}"));
+        }
+        while rounds.recv().await.expect("it goes on") < revision {}
+        assert_eq!(world.end().await.revision.number, revision);
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    // It ended in an orderly way: whoever stands by needs not wait.
+    assert_eq!(lease::find(&world.log).await.unwrap().holder(), None);
+}
+
+/// A set of another source, or of this one at another time, leads on from nothing that was reached. The transmitter notices
+/// also when it has nothing to publish.
+#[tokio::test(start_paused = true)]
+async fn a_set_of_elsewhere_is_noticed_by_a_transmitter_at_rest() {
+    let world = World::new(ConflictPolicy::Source);
+    let mut transmitter = world.transmitter();
+    transmitter.transmit_once().await.unwrap();
+    let end = world.end().await;
+    let base = Revision { number: end.revision.number + 5, digest: Digest { records: 7, sum: 7 } };
+    let next = Revision { number: base.number + 1, ..base };
+    world.forge(end.term, &ChangeSet { base, next, time_millis: 0, transactions: vec![], replies: vec![] }).await;
+    transmitter.transmit_once().await.unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let told = transmitter.transmit_once().await.unwrap_err();
+    assert!(matches!(told, Error::Bus(BusError::Disturbed { .. })), "{told}");
+    transmitter.transmit_once().await.unwrap();
+    assert!(world.end().await.revision.number > end.revision.number);
+}
+
+/// Whoever may send under any name may send under many.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_without_end_are_not_remembered_without_end() {
+    let world = World::new(ConflictPolicy::Source);
+    let mut transmitter = world.transmitter();
+    transmitter.transmit_once().await.unwrap();
+    world.send("oslo", 1, now(), vec![edit(1, "first", "of oslo")]).await;
+    transmitter.transmit_once().await.unwrap();
+    let id = ReverseId { receiver: name("many"), number: 1 };
+    let edits = transaction(vec![edit(2, "first", "of many")]);
+    let set = encode_reverse(&ReverseSet { id, base: Revision::default(), time_millis: now(), edits });
+    for number in 0..6_000 {
+        world.put(&Subject::reverse(&name(&format!("many-{number}"))), set.clone()).await;
+    }
+    transmitter.transmit_once().await.unwrap();
+    let answered = world.sets().await.iter().map(|set| set.set.replies.len()).sum::<usize>();
+    assert!((4_096..6_000).contains(&answered), "{answered}");
+    // Whoever is known is heard as ever.
+    world.send("oslo", 2, now(), vec![edit(3, "first", "of oslo")]).await;
+    transmitter.transmit_once().await.unwrap();
+    assert_eq!((world.note(1).as_str(), world.note(3).as_str()), ("of oslo", "of oslo"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

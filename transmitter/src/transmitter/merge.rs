@@ -26,6 +26,14 @@ const SHARE_SETS: usize = 100;
 const SHARE_EDITS: usize = 10_000;
 const SHARE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What all receivers together may have taken in one round, and how much of anything is read in it: names cost nothing where
+/// nobody grants them.
+const ROUND_SETS: usize = 1_000;
+const ROUND_BYTES: u64 = 256 * 1024 * 1024;
+
+/// So many receivers of one source are remembered; sets of further ones are passed over.
+const RECEIVERS_MAX: usize = 4_096;
+
 /// Sets of others are looked for so far behind the first one that is left for the next round.
 const AHEAD_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -33,6 +41,7 @@ const AHEAD_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Default)]
 struct Shares {
     of: BTreeMap<ReceiverName, Share>,
+    sets: usize,
     /// What was taken up to the first set that is left for the next round.
     left: Option<ReversePlace>,
     /// How much was read behind that.
@@ -53,10 +62,11 @@ impl Shares {
         let share = self.of.entry(set.id.receiver.clone()).or_default();
         let edits = set.edits.len();
         let fits = share.sets < SHARE_SETS && share.edits + edits <= SHARE_EDITS && share.bytes + bytes <= SHARE_BYTES;
-        share.used_up |= share.sets > 0 && !fits;
+        share.used_up |= share.sets > 0 && !fits || self.sets >= ROUND_SETS;
         if share.used_up {
             return false;
         }
+        self.sets += 1;
         share.sets += 1;
         share.edits += edits;
         share.bytes += bytes;
@@ -75,14 +85,26 @@ impl Transmitter {
         }
         let mut shares = Shares::default();
         let mut at = ledger::reverse(&self.store.view())?;
-        while shares.ahead_bytes < AHEAD_BYTES {
+        let mut bytes = 0;
+        let mut ended = false;
+        while shares.ahead_bytes < AHEAD_BYTES && shares.sets < ROUND_SETS && bytes < ROUND_BYTES {
             let batch = self.log.reverse_sets(at).await?;
-            let Some(last) = batch.last().map(|reversed| reversed.place) else { break };
+            let Some(last) = batch.last().map(|reversed| reversed.place) else {
+                ended = true;
+                break;
+            };
             let cursors: BTreeMap<_, _> = ledger::cursors(&self.store.view())?.into_iter().collect();
             let mut sets = Vec::new();
+            let known = cursors.len();
             for reversed in batch {
+                bytes += reversed.bytes;
                 match reversed.set {
                     Ok(set) if cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last()) => {}
+                    Ok(set) if known >= RECEIVERS_MAX && !cursors.contains_key(&set.id.receiver) => {
+                        counter!(refused::MESSAGES, "source" => self.label(), "what" => refused::REVERSE).increment(1);
+                        let receiver = set.id.receiver;
+                        tracing::error!(%receiver, "a reverse set is passed over: {RECEIVERS_MAX} receivers are known");
+                    }
                     Ok(set) if shares.take(&set, reversed.bytes) => {
                         if reverse::dated(&set, self.now_millis()) != set.time_millis {
                             self.refuse(figures::REASON_DATE, &set.id.receiver);
@@ -122,7 +144,7 @@ impl Transmitter {
                 }
             }
         }
-        round.more = shares.left.is_some();
+        round.more = shares.left.is_some() || !ended;
         Ok(())
     }
 
