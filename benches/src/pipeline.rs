@@ -48,10 +48,13 @@ impl Deltabus {
         }
     }
 
-    /// The broker's address.
-    pub(crate) fn url(&self) -> Result<String> {
+    /// A client of the broker.
+    pub(crate) async fn client(&self) -> Result<async_nats::Client> {
         let status: serde_json::Value = serde_json::from_str(&self.run("bus status --json")?)?;
-        Ok(status["url"].as_str().ok_or("the bus is not running")?.to_owned())
+        let url = status["url"].as_str().ok_or("the bus is not running")?;
+        let secret = std::fs::read_to_string(self.path("state/bus/secret"))?;
+        let options = async_nats::ConnectOptions::with_user_and_password("local".into(), secret.trim().into());
+        Ok(options.connect(url).await?)
     }
 
     /// The bytes of each set in the log, oldest first, as published.
@@ -86,7 +89,7 @@ pub(crate) fn publish(count: u64) -> Result<()> {
     let whole = start.elapsed().as_secs_f64();
     let bytes: u64 = deltabus.set_bytes()?.into_iter().skip(1).sum();
     let runtime = tokio::runtime::Runtime::new()?;
-    let raw = runtime.block_on(raw_publish(&deltabus.url()?, bytes))?;
+    let raw = runtime.block_on(raw_publish(&deltabus, bytes))?;
     println!("publishing {count} changed rows: {bytes} bytes in the log");
     println!("{:<44} {whole:>9.3} s", "deltabus transmit --once: scan, stage, publish");
     println!("{:<44} {raw:>9.3} s", "raw JetStream, the same bytes, 256 KiB each");
@@ -95,9 +98,9 @@ pub(crate) fn publish(count: u64) -> Result<()> {
 }
 
 /// Publishes `bytes` in messages of 256 KiB, each acknowledged before the next; seconds.
-async fn raw_publish(url: &str, bytes: u64) -> Result<f64> {
+async fn raw_publish(deltabus: &Deltabus, bytes: u64) -> Result<f64> {
     const MESSAGE: u64 = 256 * 1024;
-    let client = async_nats::connect(url).await?;
+    let client = deltabus.client().await?;
     let jetstream = async_nats::jetstream::new(client);
     let config = async_nats::jetstream::stream::Config {
         name: "raw".into(),

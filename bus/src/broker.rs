@@ -239,6 +239,16 @@ pub trait Broker: Send + Sync {
     /// The last message of a subject.
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError>;
 
+    /// The messages of one subject from sequence `from` on, in order, as many as fit in about `bytes_max`; empty at the end. Slow:
+    /// for whoever may see just that subject. Not for two readers of one subject at a time.
+    async fn read_subject(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError>;
+
     /// Whether a subject has a message, without fetching it.
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError>;
 

@@ -38,6 +38,15 @@ pub enum Error {
         /// Who.
         by: String,
     },
+    /// Somebody wrote to the log who has not claimed it.
+    #[error(
+        "somebody wrote to the log of `{source_name}` who is not its transmitter; it is claimed anew. See who may publish to \
+         deltabus.{source_name}.changes"
+    )]
+    Disturbed {
+        /// The source.
+        source_name: SourceName,
+    },
     /// The log doesn't have what it acknowledged.
     #[error("the log of `{source_name}` lost its end: it has message {last}, but {wanted} was acknowledged")]
     LogLost {
@@ -66,6 +75,18 @@ pub enum Error {
         revision: Revision,
         /// Which part.
         part: u32,
+    },
+    /// A part of a snapshot is not what was written.
+    #[error(
+        "part {part} of the snapshot at revision {revision} is damaged: {problem}; `deltabus snapshot` writes another"
+    )]
+    SnapshotDamaged {
+        /// Which snapshot.
+        revision: Revision,
+        /// Which part.
+        part: u32,
+        /// What is wrong.
+        problem: String,
     },
     /// A large value is not whole.
     #[error("a large value ({hash}) is missing from the bus")]
@@ -97,7 +118,10 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Broker(error) | Error::Append(AppendError::Broker(error)) => error.is_transient(),
-            Error::Append(AppendError::Unknown) | Error::SnapshotGone { .. } | Error::ContentChanged { .. } => true,
+            Error::Append(AppendError::Unknown)
+            | Error::SnapshotGone { .. }
+            | Error::SnapshotDamaged { .. }
+            | Error::ContentChanged { .. } => true,
             _ => false,
         }
     }

@@ -1,14 +1,18 @@
 //! JetStream as a broker.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber};
+use async_nats::{Client, ConnectError, ConnectErrorKind, Event, HeaderMap, RequestErrorKind, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use deltabus_record::schema::SourceName;
@@ -17,11 +21,13 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::access::{Access, without_login};
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
 };
 use crate::error::causes;
+use crate::signature::{Signing, UNTRUSTED, last_value};
 use crate::version;
 
 /// How long the broker may take to answer one request before the outcome counts as unknown.
@@ -59,8 +65,20 @@ const REVERSE_BYTES: i64 = 1024 * 1024 * 1024;
 /// The most messages in one atomic batch, a limit of the server's.
 const ATOMIC_MESSAGES: usize = 1_000;
 
+/// Where heartbeats and republished sets are, below `deltabus.<source>.`.
+const LIVE: &str = "live";
+
+/// Where questions to the transmitter are.
+const TRANSMITTER: &str = "transmitter";
+
 /// A stream that may hold less than this is of little use.
 const LIMIT_MIN: i64 = 64 * 1024 * 1024;
+
+/// Messages that a consumer is asked for at once, each as large as the broker takes.
+const READER_MESSAGES: usize = 8;
+
+/// How long a server keeps a consumer that nobody asks.
+const READER_IDLE: Duration = Duration::from_secs(10);
 
 /// The class of errors by which JetStream says that it can't now.
 const SERVICE_UNAVAILABLE: usize = 503;
@@ -70,55 +88,68 @@ const CONSUMERS_MAX: i32 = 1_000;
 
 /// A NATS server or cluster with JetStream.
 pub struct JetStream {
+    link: RwLock<Link>,
+    /// How often the connection broke.
+    cuts: watch::Sender<u64>,
+    /// How often the broker was found elsewhere: subscriptions made before have ended.
+    moves: watch::Sender<u64>,
+    signing: Option<Signing>,
+}
+
+/// The broker where it is now, and the client that speaks to it.
+#[derive(Clone)]
+struct Link {
     client: Client,
     context: jetstream::Context,
     url: String,
-    /// How often the connection broke.
-    cuts: watch::Sender<u64>,
+    /// Set when another link took its place. A client can't be ended while it looks for its server; it stops looking.
+    left: Arc<AtomicBool>,
 }
 
 impl JetStream {
-    /// Connects to one of `urls` (separated by commas), with a credentials file where one is given.
+    /// Connects to one of `urls` (separated by commas).
     ///
-    /// Fails if none answers within a few seconds or the server is too old. Later interruptions are bridged: requests fail
-    /// while they last, and the connection comes back by itself.
-    pub async fn connect(urls: &str, credentials: Option<&std::path::Path>) -> Result<JetStream, BrokerError> {
-        let unavailable = |problem: String| BrokerError::Unavailable { url: urls.to_owned(), problem };
+    /// Fails if none answers within a few seconds, lets nobody in who comes with this access, or is too old. Later interruptions
+    /// are bridged: requests fail while they last, and the connection comes back by itself, with fresh credentials.
+    pub async fn connect(urls: &str, access: &Access) -> Result<JetStream, BrokerError> {
         let cuts = watch::Sender::new(0);
-        let counted = cuts.clone();
-        let mut options = ConnectOptions::new()
-            .name("deltabus")
-            .connection_timeout(CONNECT)
-            .request_timeout(Some(ANSWER))
-            .subscription_capacity(SUBSCRIPTION_MESSAGES)
-            .reconnect_delay_callback(reconnect_delay)
-            .event_callback(move |event| {
-                if matches!(event, Event::Disconnected) {
-                    counted.send_modify(|cuts| *cuts += 1);
-                }
-                async move { log_event(&event) }
-            });
-        if let Some(path) = credentials {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
-            options = options
-                .credentials(&text)
-                .map_err(|error| unavailable(format!("the credentials file {}: {error}", path.display())))?;
-        }
-        let addresses: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
-        let client = options.connect(addresses).await.map_err(|error| unavailable(causes(&error)))?;
-        let version = client.server_info().version;
-        if !version::serves(&version) {
-            return Err(BrokerError::Version { url: urls.to_owned(), version, wanted: version::MIN_TEXT });
-        }
-        let context =
-            jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
-        Ok(JetStream { client, context, url: urls.to_owned(), cuts })
+        let link = RwLock::new(Link::connect(urls, access, &cuts).await?);
+        Ok(JetStream { link, cuts, moves: watch::Sender::new(0), signing: access.signing.clone() })
+    }
+
+    /// Goes on with the broker at `urls`, which is the same one that has moved. What is under way fails, and subscriptions end as
+    /// if the broker had ended them.
+    pub async fn move_to(&self, urls: &str, access: &Access) -> Result<(), BrokerError> {
+        let link = Link::connect(urls, access, &self.cuts).await?;
+        let before = std::mem::replace(&mut *self.link.write().unwrap_or_else(PoisonError::into_inner), link);
+        before.left.store(true, Ordering::Relaxed);
+        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.moves.send_modify(|moves| *moves += 1);
+        Ok(())
+    }
+
+    fn link(&self) -> Link {
+        self.link.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client itself, for what is not a source's log: a manager's own records.
+    pub fn client(&self) -> Client {
+        self.link().client
+    }
+
+    fn context(&self) -> jetstream::Context {
+        self.link().context
     }
 
     /// Whether the connection stands at this moment.
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.client().connection_state() == State::Connected
+    }
+
+    /// Connects anew, with credentials as they are given out now.
+    pub async fn renew(&self) {
+        // Only a client that has ended fails; whoever uses it will notice.
+        let _ = self.client().force_reconnect().await;
     }
 
     /// Waits for what is asked of the broker, at most [`ANSWER`] and only while the connection stands: what is under way
@@ -133,7 +164,7 @@ impl JetStream {
     }
 
     fn unanswered(&self) -> BrokerError {
-        BrokerError::Unavailable { url: self.url.clone(), problem: "no answer".into() }
+        BrokerError::Unavailable { url: self.url(), problem: "no answer".into() }
     }
 
     /// What a failed publish means for the message.
@@ -159,7 +190,7 @@ impl JetStream {
     }
 
     fn unavailable(&self, error: &dyn std::error::Error) -> BrokerError {
-        BrokerError::Unavailable { url: self.url.clone(), problem: causes(error) }
+        BrokerError::Unavailable { url: self.url(), problem: causes(error) }
     }
 
     /// Reads messages by direct get, which needs no consumer: one request, many answers, then an end.
@@ -171,10 +202,11 @@ impl JetStream {
     ) -> Result<Vec<Stored>, BrokerError> {
         let subject = format!("$JS.API.DIRECT.GET.{}", stream.name(source));
         let mut cuts = self.cuts.subscribe();
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| self.unavailable(&error))?;
+        let client = self.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| self.unavailable(&error))?;
         let payload = Bytes::from(request.to_string());
-        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|error| self.unavailable(&error))?;
+        client.publish_with_reply(subject, inbox, payload).await.map_err(|error| self.unavailable(&error))?;
         let mut found = Vec::new();
         loop {
             let answer = tokio::select! {
@@ -185,17 +217,14 @@ impl JetStream {
             };
             let answer = answer.ok_or_else(|| self.unanswered())?;
             match answer.status.map(|status| status.as_u16()) {
-                None | Some(200) => found.push(stored(source, &answer).ok_or_else(|| BrokerError::Refused {
-                    doing: "read",
-                    problem: "a stored message came without its sequence".into(),
-                })?),
+                None | Some(200) => found.push(self.stored(source, &answer).await?),
                 // 204 ends a batch, 404 says that there is nothing.
                 Some(204 | 404) => return Ok(found),
                 Some(503) => {
                     return match self.extent(source, stream).await? {
                         None => Err(BrokerError::NoSource { source_name: source.clone() }),
                         Some(_) => Err(BrokerError::Unavailable {
-                            url: self.url.clone(),
+                            url: self.url(),
                             problem: "the stream has no leader".into(),
                         }),
                     };
@@ -252,6 +281,52 @@ impl JetStream {
     }
 }
 
+impl Link {
+    async fn connect(urls: &str, access: &Access, cuts: &watch::Sender<u64>) -> Result<Link, BrokerError> {
+        let (urls, in_address) = without_login(urls);
+        let unavailable = |problem: String| BrokerError::Unavailable { url: urls.clone(), problem };
+        let counted = cuts.clone();
+        let left = Arc::new(AtomicBool::new(false));
+        let (looking, speaking) = (left.clone(), left.clone());
+        let mut options = access
+            .options(in_address)
+            .await
+            .map_err(unavailable)?
+            .name("deltabus")
+            .connection_timeout(CONNECT)
+            .request_timeout(Some(ANSWER))
+            .subscription_capacity(SUBSCRIPTION_MESSAGES)
+            .reconnect_delay_callback(reconnect_delay)
+            .reconnect_to_server_callback(move |_, _| {
+                let left = looking.load(Ordering::Relaxed);
+                async move { if left { std::future::pending().await } else { None } }
+            })
+            .event_callback(move |event| {
+                let left = speaking.load(Ordering::Relaxed);
+                if matches!(event, Event::Disconnected) && !left {
+                    counted.send_modify(|cuts| *cuts += 1);
+                }
+                async move {
+                    if !left {
+                        log_event(&event);
+                    }
+                }
+            });
+        if let Some(inbox) = &access.inbox {
+            options = options.custom_inbox_prefix(inbox);
+        }
+        let addresses: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+        let client = options.connect(addresses).await.map_err(|error| unavailable(connect_problem(&error)))?;
+        let version = client.server_info().version;
+        if !version::serves(&version) {
+            return Err(BrokerError::Version { url: urls, version, wanted: version::MIN_TEXT });
+        }
+        let context =
+            jetstream::context::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER).build(client.clone());
+        Ok(Link { client, context, url: urls, left })
+    }
+}
+
 #[async_trait]
 impl Broker for JetStream {
     async fn prepare(&self, source: &SourceName) -> Result<(), BrokerError> {
@@ -267,7 +342,7 @@ impl Broker for JetStream {
     }
 
     async fn sources(&self) -> Result<Vec<SourceName>, BrokerError> {
-        let mut names = self.context.stream_names();
+        let mut names = self.context().stream_names();
         let mut sources = Vec::new();
         while let Some(name) = names.next().await {
             let name = name.map_err(|error| self.unavailable(&error))?;
@@ -283,7 +358,7 @@ impl Broker for JetStream {
     }
 
     async fn extent(&self, source: &SourceName, stream: Stream) -> Result<Option<Extent>, BrokerError> {
-        let asked = self.answer(self.context.get_stream(stream.name(source))).await;
+        let asked = self.answer(self.context().get_stream(stream.name(source))).await;
         match asked.ok_or_else(|| self.unanswered())? {
             Ok(found) => {
                 let state = &found.cached_info().state;
@@ -311,7 +386,7 @@ impl Broker for JetStream {
         if bytes > self.payload_max() {
             return Err(AppendError::TooLarge { bytes });
         }
-        let message = PublishMessage::build().payload(payload);
+        let message = PublishMessage::build().headers(self.signed(source, &subject.tail, &payload)).payload(payload);
         let message = match expect {
             Expect::Any => message,
             Expect::Last(sequence) => message.expected_last_sequence(sequence),
@@ -319,7 +394,7 @@ impl Broker for JetStream {
             Expect::SubjectLast(sequence) => message.expected_last_subject_sequence(sequence),
         };
         let failed = |error: jetstream::context::PublishError| self.append_error(&error, bytes);
-        let stored = async { self.context.send_publish(subject.full(source), message).await?.await };
+        let stored = async { self.context().send_publish(subject.full(source), message).await?.await };
         let stored = self.answer(stored).await.ok_or(AppendError::Unknown)?.map_err(failed)?;
         Ok(stored.sequence)
     }
@@ -336,15 +411,63 @@ impl Broker for JetStream {
     }
 
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
-        let request = json!({ "last_by_subj": subject.full(source) });
-        self.direct_one(source, subject.stream, request).await
+        self.direct_one(source, subject).await
+    }
+
+    async fn read_subject(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        // A consumer, because the right to make one can be limited to one subject, where direct get reads whole streams.
+        let name = subject.tail.rsplit('.').next().unwrap_or(&subject.tail);
+        let config = consumer::pull::Config {
+            name: Some(name.to_owned()),
+            filter_subject: subject.full(source),
+            deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+            ack_policy: consumer::AckPolicy::None,
+            inactive_threshold: READER_IDLE,
+            num_replicas: 1,
+            ..consumer::pull::Config::default()
+        };
+        let stream = subject.stream.name(source);
+        // One that was left by a process that ended begins elsewhere.
+        let _ = self.answer(self.context().delete_consumer_from_stream(name, &stream)).await;
+        let made = self.answer(self.context().create_consumer_on_stream(config, &stream)).await;
+        let reader = made.ok_or_else(|| self.unanswered())?.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                BrokerError::NoSource { source_name: source.clone() }
+            }
+            _ => self.unavailable(&error),
+        })?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let mut batch =
+            reader.fetch().max_messages(READER_MESSAGES).messages().await.map_err(|error| self.unavailable(&error))?;
+        while let Some(message) = self.answer(batch.next()).await.ok_or_else(|| self.unanswered())? {
+            let message =
+                message.map_err(|error| BrokerError::Unavailable { url: self.url(), problem: error.to_string() })?;
+            let info =
+                message.info().map_err(|error| BrokerError::Refused { doing: "read", problem: error.to_string() })?;
+            let millis = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+            let place = Place { sequence: info.stream_sequence, tail: subject.tail.clone(), millis };
+            let unknown = |problem| BrokerError::Unavailable { url: self.url(), problem };
+            bytes += message.payload.len();
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push(place.stored(source, &message, self.signing.as_ref()).await.map_err(unknown)?);
+        }
+        let _ = self.answer(self.context().delete_consumer_from_stream(name, &stream)).await;
+        Ok(found)
     }
 
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
         let api = format!("STREAM.INFO.{}", subject.stream.name(source));
         let full = subject.full(source);
         let request = json!({ "subjects_filter": full });
-        let asked = self.answer(self.context.request(api, &request)).await;
+        let asked = self.answer(self.context().request(api, &request)).await;
         let info: serde_json::Value =
             asked.ok_or_else(|| self.unanswered())?.map_err(|error| self.unavailable(&error))?;
         Ok(info["state"]["subjects"].get(&full).is_some())
@@ -374,7 +497,7 @@ impl Broker for JetStream {
         let mut tails = Vec::new();
         loop {
             let request = json!({ "subjects_filter": format!("{before}{start}.>"), "offset": tails.len() });
-            let asked = self.answer(self.context.request(api.clone(), &request)).await;
+            let asked = self.answer(self.context().request(api.clone(), &request)).await;
             let info: serde_json::Value =
                 asked.ok_or_else(|| self.unanswered())?.map_err(|error| self.unavailable(&error))?;
             let page = info["state"]["subjects"].as_object().map(|page| page.keys()).into_iter().flatten();
@@ -392,20 +515,27 @@ impl Broker for JetStream {
             Follow::Changes => format!("deltabus.{source}.live"),
             Follow::Reverse => format!("deltabus.{source}.reverse.*"),
         };
-        let subscriber = self.client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
+        // In this order: what moves in between ends the subscription.
+        let moves = self.moves.subscribe();
+        let client = self.client();
+        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
         // The subscription must stand before the log's end is looked at.
-        self.client.flush().await.map_err(|error| self.unavailable(&error))?;
-        Ok(Box::new(Following { source: source.clone(), subscriber }))
+        client.flush().await.map_err(|error| self.unavailable(&error))?;
+        Ok(Box::new(Following { source: source.clone(), subscriber, moves, signing: self.signing.clone() }))
     }
 
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
         let subject = format!("deltabus.{source}.live");
-        self.client.publish(subject, payload).await.map_err(|error| self.unavailable(&error))
+        let headers = self.signed(source, LIVE, &payload);
+        self.client().publish_with_headers(subject, headers, payload).await.map_err(|error| self.unavailable(&error))
     }
 
     async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {
         let subject = format!("deltabus.{source}.transmitter");
-        match timeout(TRANSMITTER_ANSWER, self.client.request(subject, question)).await {
+        let headers = self.signed(source, TRANSMITTER, &question);
+        let client = self.client();
+        let asked = client.request_with_headers(subject, headers, question);
+        match timeout(TRANSMITTER_ANSWER, asked).await {
             Err(_) => Ok(None),
             Ok(Ok(answer)) => Ok(Some(answer.payload)),
             Ok(Err(error)) => match error.kind() {
@@ -417,19 +547,23 @@ impl Broker for JetStream {
 
     async fn questions(&self, source: &SourceName) -> Result<Box<dyn Questions>, BrokerError> {
         let subject = format!("deltabus.{source}.transmitter");
-        let subscriber = self.client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
-        self.client.flush().await.map_err(|error| self.unavailable(&error))?;
-        Ok(Box::new(Asked { client: self.client.clone(), subscriber }))
+        // In this order: what moves in between ends the subscription.
+        let moves = self.moves.subscribe();
+        let client = self.client();
+        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
+        client.flush().await.map_err(|error| self.unavailable(&error))?;
+        let (source, signing) = (source.clone(), self.signing.clone());
+        Ok(Box::new(Asked { source, client, subscriber, moves, signing }))
     }
 
     fn payload_max(&self) -> usize {
         // Headers count too; ours are small.
         const HEADERS: usize = 1024;
-        self.client.server_info().max_payload.saturating_sub(HEADERS)
+        self.client().server_info().max_payload.saturating_sub(HEADERS)
     }
 
     fn url(&self) -> String {
-        self.url.clone()
+        self.link().url
     }
 }
 
@@ -438,7 +572,7 @@ impl JetStream {
     /// had, less has to do.
     async fn create(&self, mut wanted: Config) -> Result<(), BrokerError> {
         loop {
-            let Err(error) = self.context.create_stream(wanted.clone()).await else { return Ok(()) };
+            let Err(error) = self.context().create_stream(wanted.clone()).await else { return Ok(()) };
             let full = matches!(
                 error.kind(),
                 jetstream::context::CreateStreamErrorKind::JetStream(error)
@@ -462,21 +596,23 @@ impl JetStream {
             return Err(AppendError::TooLarge { bytes: payload.len() });
         }
         let Some(((last, last_payload), first)) = batch.split_last() else { return Ok(()) };
-        let inbox = self.client.new_inbox();
+        let client = self.client();
+        let inbox = client.new_inbox();
         let id = inbox.rsplit('.').next().unwrap_or(&inbox);
         let headers = |sequence: usize| {
+            // Contents: their subjects name their hashes, which is as good as a signature.
             let mut headers = HeaderMap::new();
             headers.insert(NATS_BATCH_ID, id);
             headers.insert(NATS_BATCH_SEQUENCE, sequence.to_string());
             headers
         };
         for (at, (subject, payload)) in first.iter().enumerate() {
-            let sent = self.client.publish_with_headers(subject.full(source), headers(at + 1), payload.clone());
+            let sent = client.publish_with_headers(subject.full(source), headers(at + 1), payload.clone());
             sent.await.map_err(|error| self.unavailable(&error))?;
         }
         let mut commit = headers(batch.len());
         commit.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
-        let asked = self.client.request_with_headers(last.full(source), commit, last_payload.clone());
+        let asked = client.request_with_headers(last.full(source), commit, last_payload.clone());
         // Nobody knows what became of it: the same again does no harm.
         let answer = self.answer(asked).await.ok_or(AppendError::Unknown)?.map_err(|_| AppendError::Unknown)?;
         let answer: serde_json::Value = serde_json::from_slice(&answer.payload)
@@ -492,15 +628,11 @@ impl JetStream {
         Ok(())
     }
 
-    /// One message by direct get.
-    async fn direct_one(
-        &self,
-        source: &SourceName,
-        stream: Stream,
-        request: serde_json::Value,
-    ) -> Result<Option<Stored>, BrokerError> {
-        let subject = format!("$JS.API.DIRECT.GET.{}", stream.name(source));
-        let asked = self.answer(self.client.request(subject, Bytes::from(request.to_string()))).await;
+    /// The last message of a subject by direct get, in the form that can be allowed for one subject.
+    async fn direct_one(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
+        let stream = subject.stream;
+        let api = format!("$JS.API.DIRECT.GET.{}.{}", stream.name(source), subject.full(source));
+        let asked = self.answer(self.client().request(api, Bytes::new())).await;
         let answer = match asked.ok_or_else(|| self.unanswered())? {
             Ok(answer) => answer,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
@@ -517,40 +649,119 @@ impl JetStream {
                 let problem = answer.description.map_or_else(|| status.to_string(), |text| text.to_string());
                 Err(BrokerError::Refused { doing: "read", problem })
             }
-            _ => Ok(stored(source, &answer)),
+            _ => Ok(Some(self.stored(source, &answer).await?)),
         }
     }
 }
 
-/// A stored message from its direct get answer or its republished copy.
-fn stored(source: &SourceName, message: &async_nats::Message) -> Option<Stored> {
-    let headers = message.headers.as_ref()?;
-    let sequence = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
-    let subject = headers.get("Nats-Subject")?.as_str();
-    let tail = subject.strip_prefix("deltabus.")?.strip_prefix(source.as_str())?.strip_prefix('.')?;
-    // A copy: the client's payloads are slices of a large read buffer that they would keep alive.
-    Some(Stored { sequence, tail: tail.to_owned(), payload: Bytes::copy_from_slice(&message.payload) })
+impl JetStream {
+    /// The headers of a message: its signature, where there are signatures.
+    fn signed(&self, source: &SourceName, tail: &str, payload: &[u8]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(signing) = &self.signing {
+            signing.sign(source, tail, payload, &mut headers);
+        }
+        headers
+    }
+
+    /// A stored message from its direct get answer.
+    async fn stored(&self, source: &SourceName, message: &async_nats::Message) -> Result<Stored, BrokerError> {
+        let place = Place::of(source, message).ok_or_else(|| BrokerError::Refused {
+            doing: "read",
+            problem: "a stored message came without its sequence".into(),
+        })?;
+        let unknown = |problem| BrokerError::Unavailable { url: self.url(), problem };
+        place.stored(source, message, self.signing.as_ref()).await.map_err(unknown)
+    }
+}
+
+/// Where a message is stored, and since when, as the server says.
+struct Place {
+    sequence: u64,
+    tail: String,
+    millis: u64,
+}
+
+impl Place {
+    /// From the headers of a direct get answer or a republished copy.
+    fn of(source: &SourceName, message: &async_nats::Message) -> Option<Place> {
+        let headers = message.headers.as_ref()?;
+        let sequence = last_value(headers, "Nats-Sequence")?.parse().ok()?;
+        let subject = last_value(headers, "Nats-Subject")?;
+        let tail = tail_of(source, subject)?;
+        let time = last_value(headers, "Nats-Time-Stamp").and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or_else(now_millis);
+        Some(Place { sequence, tail: tail.to_owned(), millis })
+    }
+
+    /// The message there, if it is to be believed; an error: nobody can say.
+    async fn stored(
+        self,
+        source: &SourceName,
+        message: &async_nats::Message,
+        signing: Option<&Signing>,
+    ) -> Result<Stored, String> {
+        let Place { sequence, tail, millis } = self;
+        let payload = match signing {
+            Some(signing) => signing.checked(source, &tail, message, millis).await?,
+            // A copy: the client's payloads are slices of a large read buffer that they would keep alive.
+            None => Bytes::copy_from_slice(&message.payload),
+        };
+        Ok(Stored { sequence, tail, payload })
+    }
+}
+
+fn tail_of<'a>(source: &SourceName, subject: &'a str) -> Option<&'a str> {
+    subject.strip_prefix("deltabus.")?.strip_prefix(source.as_str())?.strip_prefix('.')
+}
+
+fn now_millis() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 struct Following {
     source: SourceName,
     subscriber: Subscriber,
+    signing: Option<Signing>,
+    moves: watch::Receiver<u64>,
 }
 
 #[async_trait]
 impl Live for Following {
     async fn next(&mut self) -> Option<Hint> {
-        let message = self.subscriber.next().await?;
-        Some(match stored(&self.source, &message) {
-            Some(stored) => Hint::Stored(stored),
-            None => Hint::Beat(Bytes::copy_from_slice(&message.payload)),
-        })
+        loop {
+            let message = until_moved(&mut self.subscriber, &mut self.moves).await?;
+            let hint = match Place::of(&self.source, &message) {
+                Some(place) => place.stored(&self.source, &message, self.signing.as_ref()).await.map(Hint::Stored),
+                None => match &self.signing {
+                    None => Ok(Hint::Beat(Bytes::copy_from_slice(&message.payload))),
+                    Some(signing) => signing.checked(&self.source, LIVE, &message, now_millis()).await.map(Hint::Beat),
+                },
+            };
+            // It was only a hint: what nobody can judge now is read from the store later.
+            if let Ok(hint) = hint {
+                return Some(hint);
+            }
+        }
     }
 }
 
 struct Asked {
+    source: SourceName,
     client: Client,
     subscriber: Subscriber,
+    signing: Option<Signing>,
+    moves: watch::Receiver<u64>,
+}
+
+/// The next message, until the broker has moved.
+async fn until_moved(subscriber: &mut Subscriber, moves: &mut watch::Receiver<u64>) -> Option<async_nats::Message> {
+    tokio::select! {
+        biased;
+        _ = moves.changed() => None,
+        message = subscriber.next() => message,
+    }
 }
 
 struct AskedOne {
@@ -561,8 +772,17 @@ struct AskedOne {
 #[async_trait]
 impl Questions for Asked {
     async fn next(&mut self) -> Option<Box<dyn Question>> {
-        let message = self.subscriber.next().await?;
-        Some(Box::new(AskedOne { client: self.client.clone(), message }))
+        loop {
+            let mut message = until_moved(&mut self.subscriber, &mut self.moves).await?;
+            if let Some(signing) = &self.signing {
+                match signing.checked(&self.source, TRANSMITTER, &message, now_millis()).await {
+                    Ok(payload) if payload != UNTRUSTED => message.payload = payload,
+                    // Whoever asked asks again.
+                    _ => continue,
+                }
+            }
+            return Some(Box::new(AskedOne { client: self.client.clone(), message }));
+        }
     }
 }
 
@@ -578,6 +798,16 @@ impl Question for AskedOne {
             let _ = self.client.publish(reply, answer).await;
             let _ = self.client.flush().await;
         }
+    }
+}
+
+/// Why no connection came to be.
+fn connect_problem(error: &ConnectError) -> String {
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => {
+            "it doesn't let us in with this login (credentials, password or token)".into()
+        }
+        _ => deltabus_certificates::explain(error).unwrap_or_else(|| causes(error)),
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! - [`Writer`] claims a term and publishes change sets, one message in flight, fenced by the log's order.
 //! - [`Reader`] gives out what is accepted by the same rule, live and from the store.
+//! - [`Lease`](lease::Lease) says which transmitter is active, for those that stand by.
 //! - [`SnapshotWriter`] and [`SnapshotReader`] carry all records at one revision.
 //! - [`Log::send_reverse`] and [`Log::reverse_sets`] carry edits back, [`Contents`] what large values hold.
 //!
@@ -49,16 +50,21 @@
 //! consumers and needs no right to delete. Nothing here retries for ever: an error says whether trying again may help
 //! ([`Error::is_transient`]), and the caller decides. Chunks of large values that no record refers to any more stay.
 
+pub mod access;
 pub mod broker;
 mod clock;
 pub mod contents;
+pub mod direct;
 mod error;
 pub mod jetstream;
+pub mod lease;
 pub mod local;
 mod log;
 pub mod memory;
 mod reader;
+pub mod refused;
 mod reverse;
+pub mod signature;
 mod snapshot;
 mod timeline;
 mod version;
@@ -68,7 +74,7 @@ pub use clock::{Clock, SystemClock};
 pub use contents::{Contents, large_of};
 pub use error::{Error, causes};
 pub use log::{Accepted, BUNDLE_BYTES, Log, Position, Writer};
-pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history};
+pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history, history_tail};
 pub use reverse::{LastReverse, ReversePlace, Reversed};
 pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
 pub use timeline::{Step, Timeline, confirmed};

@@ -175,7 +175,7 @@ impl Writer {
                     return Ok((writer, accepted));
                 }
                 // Somebody wrote in between: read on.
-                Err(Error::Fenced { .. }) => {}
+                Err(Error::Fenced { .. } | Error::Disturbed { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -245,6 +245,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Fails with [`Error::Fenced`] if somebody has claimed the log after us, with [`Error::Disturbed`] if something was written
+    /// by somebody who has not: to be asked before anything is done elsewhere that only
+    /// the latest term may do. [`Error::LogLost`] if the log has less than it acknowledged.
+    pub async fn confirm(&self) -> Result<(), Error> {
+        match self.log.broker.last(&self.log.source, &Subject::changes()).await? {
+            Some(last) if last.sequence > self.sequence => Err(self.fenced().await),
+            Some(last) if last.sequence < self.sequence => {
+                let source_name = self.log.source.clone();
+                Err(Error::LogLost { source_name, last: last.sequence, wanted: self.sequence })
+            }
+            // A trimmed log may have no message left.
+            _ => Ok(()),
+        }
+    }
+
     /// Tells all followers how far the log is.
     pub async fn beat(&self) -> Result<(), Error> {
         let beat = v1::Heartbeat {
@@ -301,16 +316,36 @@ impl Writer {
         }
     }
 
-    /// Who wrote after us.
+    /// Who wrote after us, and by what right.
     async fn fenced(&self) -> Error {
-        let read = self.log.broker.read(&self.log.source, Stream::Changes, self.sequence + 1, BUNDLE_BYTES).await;
-        let claims = read.unwrap_or_default().into_iter().filter_map(|stored| {
-            match wire::envelope(&stored.payload).ok()?.content? {
-                v1::envelope::Content::Claim(claim) => Some(claim.transmitter),
-                _ => None,
+        let source_name = self.log.source.clone();
+        let mut from = self.sequence + 1;
+        let mut by = None;
+        // Whether all that came after us is still there, claims too.
+        let mut whole = true;
+        loop {
+            let batch = match self.log.broker.read(&self.log.source, Stream::Changes, from, BUNDLE_BYTES).await {
+                Ok(batch) => batch,
+                Err(error) => return error.into(),
+            };
+            let Some(last) = batch.last() else { break };
+            whole &= batch[0].sequence == from;
+            from = last.sequence + 1;
+            for envelope in batch.iter().filter_map(|stored| wire::envelope(&stored.payload).ok()) {
+                match envelope.content {
+                    // One of our own term is our own once more: whoever claims after us has read ours.
+                    Some(v1::envelope::Content::Claim(claim)) if envelope.term > self.term => {
+                        by = Some(claim.transmitter);
+                    }
+                    _ if envelope.term > self.term && !whole => by = by.or_else(|| Some("unknown".into())),
+                    _ => {}
+                }
             }
-        });
-        Error::Fenced { source_name: self.log.source.clone(), by: claims.last().unwrap_or_else(|| "unknown".into()) }
+        }
+        match by {
+            Some(by) => Error::Fenced { source_name, by },
+            None => Error::Disturbed { source_name },
+        }
     }
 }
 

@@ -282,6 +282,25 @@ impl Broker for MemoryBroker {
         Ok(found)
     }
 
+    async fn read_subject(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        let mut state = self.up()?;
+        let messages = state.messages(source, subject.stream)?;
+        let mut bytes = 0;
+        let of_subject = messages.stored.range(from..).filter(|(_, stored)| stored.tail == subject.tail);
+        let fits = of_subject.take_while(|(_, stored)| {
+            let fits = bytes == 0 || bytes + stored.payload.len() <= bytes_max;
+            bytes += stored.payload.len();
+            fits
+        });
+        Ok(fits.map(|(_, stored)| stored.clone()).collect())
+    }
+
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
         let mut state = self.up()?;
         let messages = state.messages(source, subject.stream)?;

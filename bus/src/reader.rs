@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use deltabus_proto::v1;
 use deltabus_record::change::{ChangeSet, Revision};
+use metrics::counter;
 use prost::Message;
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::Error;
 use crate::broker::{Follow, Hint, Live, Stored, Stream, Subject};
 use crate::log::{Log, Position};
-use crate::wire;
+use crate::{refused, wire};
 
 /// Bytes asked for in one read of the log; far below what makes a server cut a slow reader off.
 pub(crate) const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -117,6 +118,8 @@ pub struct Reader {
     /// Whether the position's revision is known; a history that lost its beginning takes it from the first set.
     anchored: bool,
     parts: Option<Parts>,
+    /// The last message was of a later version of the protocol.
+    beyond: Option<Error>,
 }
 
 /// The pieces of a bundle that is on its way.
@@ -142,6 +145,7 @@ impl Reader {
             confirmed: position.sequence == 0,
             anchored: true,
             parts: None,
+            beyond: None,
         }
     }
 
@@ -235,6 +239,9 @@ impl Reader {
                 self.ready.push_back(Event::Rejoin(Reason::Trimmed { wanted, first: extent.first }));
             }
             // Otherwise it was stored between the two requests: read again.
+        } else if let Some(error) = self.beyond.take() {
+            // Nothing that this version knows came after it.
+            return Err(error);
         } else {
             self.confirmed = true;
             self.at_end = true;
@@ -253,7 +260,9 @@ impl Reader {
             Ok(Some(Hint::Stored(stored))) => {
                 if stored.sequence == self.position.sequence + 1 {
                     self.take(&stored)?;
-                    if !self.ready.is_empty() {
+                    if self.beyond.is_some() {
+                        self.at_end = false;
+                    } else if !self.ready.is_empty() {
                         self.ready.push_back(Event::CaughtUp(self.position));
                     }
                 } else if stored.sequence > self.position.sequence {
@@ -294,10 +303,30 @@ impl Reader {
         self.confirmed = self.position.sequence == 0;
     }
 
-    /// Takes in one message of the log.
+    /// Takes in one message of the log. One that can't be understood is as if it weren't there, but for its place: whether it
+    /// matters is told by what comes after it, which leads on from what was reached or doesn't.
     fn take(&mut self, stored: &Stored) -> Result<(), Error> {
         let before = (self.position.sequence, self.position.check);
         (self.position.sequence, self.position.check) = (stored.sequence, Some(xxh3_64(&stored.payload)));
+        match self.take_in(stored, before) {
+            Err(error @ (Error::Wire { .. } | Error::Newer { .. })) => {
+                self.parts = None;
+                counter!(refused::MESSAGES, "source" => self.log.source.to_string(), "what" => refused::LOG)
+                    .increment(1);
+                tracing::warn!(source = %self.log.source, sequence = stored.sequence, %error, "passed over");
+                // By a writer that knows more, or by anybody: what comes next tells.
+                self.beyond = matches!(error, Error::Newer { .. }).then_some(error);
+                Ok(())
+            }
+            Ok(()) => {
+                self.beyond = None;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_in(&mut self, stored: &Stored, before: (u64, Option<u64>)) -> Result<(), Error> {
         let envelope = wire::envelope(&stored.payload)?;
         let parts = self.parts.take();
         match envelope.content {
@@ -310,6 +339,7 @@ impl Reader {
             }
             Some(v1::envelope::Content::Foundation(foundation)) => {
                 let revision = wire::revision_in(foundation.revision.as_ref());
+                wire::check_number("a foundation", revision.number)?;
                 if !self.anchored {
                     self.position.revision = revision;
                     self.anchored = true;
@@ -357,8 +387,9 @@ impl Reader {
         let count = sets.len();
         // As stored: sets of one bundle are compressed together.
         let share = (bundle.sets.len() as u64).div_ceil(count.max(1) as u64);
-        for (i, bytes) in sets.into_iter().enumerate() {
-            let set = wire::decode_set(&bytes)?;
+        // All or none: half a message is no message.
+        let sets = sets.iter().map(|bytes| wire::decode_set(bytes)).collect::<Result<Vec<_>, _>>()?;
+        for (i, set) in sets.into_iter().enumerate() {
             if !self.anchored {
                 self.position.revision = set.base;
                 self.anchored = true;
@@ -405,6 +436,22 @@ pub async fn history(log: &Log, take: &mut (dyn FnMut(Entry) + Send)) -> Result<
     history_between(log, 0, u64::MAX, take).await
 }
 
+/// The same of about the last `bytes` of the log, whole messages and at least one; gives whether that is all that is still
+/// there.
+pub async fn history_tail(log: &Log, bytes: u64, take: &mut (dyn FnMut(Entry) + Send)) -> Result<bool, Error> {
+    let extent = log.broker.extent(&log.source, Stream::Changes).await?.unwrap_or_default();
+    let messages = (extent.last + 1).saturating_sub(extent.first);
+    if extent.bytes <= bytes || messages <= 1 {
+        history_between(log, extent.first, extent.last, take).await?;
+        return Ok(true);
+    }
+    // As if all were of one size.
+    let part = u128::from(messages) * u128::from(bytes) / u128::from(extent.bytes);
+    let part = u64::try_from(part).unwrap_or(messages).clamp(1, messages);
+    history_between(log, extent.last + 1 - part, extent.last, take).await?;
+    Ok(part == messages)
+}
+
 /// The same of the messages from `first` to `last`.
 pub(crate) async fn history_between(
     log: &Log,
@@ -428,16 +475,17 @@ pub(crate) async fn history_between(
                 reader.anchored = false;
                 reader.parts = None;
             }
-            let envelope = wire::envelope(&stored.payload)?;
-            // A log that lost its beginning has messages of a term whose claim is gone.
-            reader.position.term = reader.position.term.max(envelope.term);
-            if let Some(v1::envelope::Content::Foundation(foundation)) = &envelope.content
-                && envelope.term == reader.position.term
-            {
-                // A history goes on with whatever state the log was founded anew.
-                let revision = wire::revision_in(foundation.revision.as_ref());
-                reader.anchored = false;
-                take(Entry::Foundation { revision, time_millis: foundation.time_millis });
+            if let Ok(envelope) = wire::envelope(&stored.payload) {
+                // A log that lost its beginning has messages of a term whose claim is gone.
+                reader.position.term = reader.position.term.max(envelope.term);
+                if let Some(v1::envelope::Content::Foundation(foundation)) = &envelope.content
+                    && envelope.term == reader.position.term
+                {
+                    // A history goes on with whatever state the log was founded anew.
+                    let revision = wire::revision_in(foundation.revision.as_ref());
+                    reader.anchored = false;
+                    take(Entry::Foundation { revision, time_millis: foundation.time_millis });
+                }
             }
             reader.take(&stored)?;
             for event in reader.ready.drain(..) {

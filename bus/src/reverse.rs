@@ -24,6 +24,8 @@ pub struct ReversePlace {
 pub struct Reversed {
     /// Where it lies.
     pub place: ReversePlace,
+    /// How many bytes it takes there.
+    pub bytes: u64,
     /// The set, or why it can't be understood.
     pub set: Result<ReverseSet, Error>,
 }
@@ -60,19 +62,20 @@ impl Log {
         }))
     }
 
-    /// Which of these sets the bus has, each exactly as it is.
+    /// Which of these sets, all of one receiver, the bus has, each exactly as it is.
     pub async fn stored_reverse(&self, sets: &[&ReverseSet]) -> Result<Vec<bool>, Error> {
-        let wanted: Vec<_> =
-            sets.iter().map(|set| (Subject::reverse(&set.id.receiver).tail, wire::encode_reverse(set))).collect();
+        let Some(receiver) = sets.first().map(|set| &set.id.receiver) else { return Ok(Vec::new()) };
+        let subject = Subject::reverse(receiver);
+        let wanted: Vec<_> = sets.iter().map(|set| wire::encode_reverse(set)).collect();
         let mut there = vec![false; sets.len()];
         let mut after = 0;
         loop {
-            let batch = self.broker.read(&self.source, Stream::Reverse, after + 1, READ_BYTES).await?;
+            let batch = self.broker.read_subject(&self.source, &subject, after + 1, READ_BYTES).await?;
             let Some(last) = batch.last() else { return Ok(there) };
             after = last.sequence;
             for stored in &batch {
-                for (there, (tail, payload)) in there.iter_mut().zip(&wanted) {
-                    *there |= stored.tail == *tail && stored.payload == *payload;
+                for (there, payload) in there.iter_mut().zip(&wanted) {
+                    *there |= stored.payload == *payload;
                 }
             }
         }
@@ -109,7 +112,8 @@ impl Log {
                 .map_err(|error| wire::wire("a reverse set", error))
                 .and_then(|receiver| wire::decode_reverse(&receiver, &stored.payload));
             let check = Some(xxh3_64(&stored.payload));
-            Reversed { place: ReversePlace { sequence: stored.sequence, check }, set }
+            let place = ReversePlace { sequence: stored.sequence, check };
+            Reversed { place, bytes: stored.payload.len() as u64, set }
         };
         Ok(batch.into_iter().map(decode).collect())
     }

@@ -13,12 +13,13 @@ use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use metrics::counter;
 use prost::Message;
 
 use crate::Error;
 use crate::broker::{AppendError, Expect, Stored, Subject};
 use crate::log::{Log, Position};
-use crate::wire;
+use crate::{refused, wire};
 
 /// Records are packed into parts of about this many bytes before compression; compressed they are well below the
 /// payload limit. A record larger than that goes on in the next parts.
@@ -349,16 +350,25 @@ async fn fetch(log: Log, id: String, revision: Revision, part: u32) -> Result<Fe
     let gone = || Error::SnapshotGone { revision, part };
     let slot = id.chars().next().ok_or_else(gone)?;
     let stored = log.broker.last(&log.source, &part_subject(slot, part)).await?.ok_or_else(gone)?;
-    let message = v1::SnapshotPart::decode(stored.payload).map_err(|error| wire::wire("a snapshot", error))?;
-    wire::check_version("a snapshot", message.version)?;
-    if message.snapshot != id {
-        return Err(gone());
-    }
-    let plain = wire::decompress("a snapshot", &message.records, message.length, PIECE_BYTES_MAX as u64)?;
-    if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
-        return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
-    }
-    Ok(Fetched { plain, continued: message.continued })
+    let message = v1::SnapshotPart::decode(stored.payload).map_err(|error| wire::wire("a snapshot", error));
+    let opened = message.and_then(|message| {
+        wire::check_version("a snapshot", message.version)?;
+        if message.snapshot != id {
+            return Err(gone());
+        }
+        let plain = wire::decompress("a snapshot", &message.records, message.length, PIECE_BYTES_MAX as u64)?;
+        if xxhash_rust::xxh3::xxh3_64(&plain) != message.check {
+            return Err(wire::wire("a snapshot", "a part's checksum is wrong"));
+        }
+        Ok(Fetched { plain, continued: message.continued })
+    });
+    opened.map_err(|error| match error {
+        Error::Wire { problem, .. } => {
+            counter!(refused::MESSAGES, "source" => log.source.to_string(), "what" => refused::SNAPSHOT).increment(1);
+            Error::SnapshotDamaged { revision, part, problem }
+        }
+        error => error,
+    })
 }
 
 fn part_subject(slot: char, part: u32) -> Subject {
@@ -392,6 +402,7 @@ fn cursor_out((receiver, cursor): &(ReceiverName, ReverseCursor)) -> v1::Reverse
 fn cursor_in(cursor: v1::ReverseCursor) -> Result<(ReceiverName, ReverseCursor), Error> {
     let what = "a snapshot's manifest";
     let receiver = ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire(what, error))?;
+    wire::check_number(what, cursor.number)?;
     let ranges: Vec<(u64, u64)> = cursor.passed_over.chunks_exact(2).map(|range| (range[0], range[1])).collect();
     let known = ReverseCursor::new(cursor.number, ranges).filter(|_| cursor.passed_over.len().is_multiple_of(2));
     let known = known.ok_or_else(|| wire::wire(what, format!("what was taken of {receiver} makes no sense")))?;
@@ -399,14 +410,13 @@ fn cursor_in(cursor: v1::ReverseCursor) -> Result<(ReceiverName, ReverseCursor),
 }
 
 fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
+    let revision = wire::revision_in(manifest.revision.as_ref());
+    for number in [manifest.term, manifest.sequence, revision.number] {
+        wire::check_number("a snapshot's manifest", number)?;
+    }
     Ok(Manifest {
         id: manifest.id,
-        position: Position {
-            term: manifest.term,
-            sequence: manifest.sequence,
-            check: manifest.check,
-            revision: wire::revision_in(manifest.revision.as_ref()),
-        },
+        position: Position { term: manifest.term, sequence: manifest.sequence, check: manifest.check, revision },
         collections: manifest.collections.into_iter().map(wire::collection_schema_in).collect::<Result<_, Error>>()?,
         parts: manifest.parts,
         bytes: manifest.bytes,

@@ -32,6 +32,35 @@ pub(crate) struct Global {
     /// A NATS credentials file for that bus
     #[arg(long, global = true, env = "DELTABUS_CREDENTIALS", value_name = "FILE", help_heading = "Everywhere")]
     pub(crate) credentials: Option<PathBuf>,
+    /// The certificate authorities of that bus (PEM), for TLS [default: the system's]
+    #[arg(long, global = true, env = "DELTABUS_TLS_CA", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate to show that bus (PEM), where it asks for one
+    #[arg(long, global = true, env = "DELTABUS_TLS_CERTIFICATE", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// The private key of that certificate (PEM)
+    #[arg(long, global = true, env = "DELTABUS_TLS_KEY", value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The manager that says who may do what, and where the bus is
+    #[arg(
+        long,
+        global = true,
+        env = "DELTABUS_MANAGER",
+        value_name = "URL[,URL]",
+        conflicts_with = "bus",
+        help_heading = "Everywhere"
+    )]
+    pub(crate) manager: Option<String>,
+    /// A file with the token that lets this device in: by a manager, or to a bus that a transmitter opened; `-` reads standard input.
+    /// Needed once [default: DELTABUS_TOKEN]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The token itself: from the environment only, since arguments can be seen by everybody
+    #[arg(skip = std::env::var("DELTABUS_TOKEN").ok().filter(|token| !token.is_empty()))]
+    pub(crate) token: Option<String>,
+    /// Who to be to the manager, where several have enrolled here
+    #[arg(long, global = true, env = "DELTABUS_IDENTITY", value_name = "NAME", help_heading = "Everywhere")]
+    pub(crate) identity: Option<String>,
     /// Where deltabus remembers things [default: $XDG_STATE_HOME/deltabus]
     #[arg(long, global = true, env = "DELTABUS_STATE", value_name = "DIR", help_heading = "Everywhere")]
     pub(crate) state: Option<PathBuf>,
@@ -91,6 +120,20 @@ pub(crate) enum Command {
     Snapshot(Named),
     /// Start, stop or look at the local bus
     Bus(Bus),
+    /// Make certificates for a bus with TLS: a private authority, servers, clients
+    Certificates(Certificates),
+    /// Run a management server, or set one up
+    Manage(Manage),
+    /// Let somebody in: makes a token for a transmitter or receiver, with its rights
+    Enroll(Enroll),
+    /// Give somebody more rights
+    Grant(Grant),
+    /// Take rights away, at once; without any named all of them
+    Revoke(Grant),
+    /// Show who may do what, who is there and how far
+    Who(Who),
+    /// Show what the manager decided
+    Audit(Audit),
     /// Check a configuration and everything it names; changes nothing
     Check(Check),
     /// Print a completion script for a shell
@@ -108,7 +151,8 @@ pub(crate) struct Demo {
 
 /// Publish a source and take its edits back.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: deltabus transmit people 'csv:people.csv?key=id'")]
+#[command(after_help = "Examples: deltabus transmit people 'csv:people.csv?key=id'\n          \
+deltabus transmit people 'csv:people.csv?key=id' --open 0.0.0.0:4222")]
 pub(crate) struct Transmit {
     /// The source's name on the bus
     #[arg(required_unless_present = "config")]
@@ -122,6 +166,13 @@ pub(crate) struct Transmit {
     /// Sources from a file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "location"])]
     pub(crate) config: Option<PathBuf>,
+    /// Let receivers on other devices in, with TLS and a token: the local bus listens there, for example 0.0.0.0:4222,
+    /// until the source is transmitted without this again
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) open: Option<String>,
+    /// A name or address by which those devices reach this machine, beside its own; may be given several times
+    #[arg(long, value_name = "HOST", requires = "open")]
+    pub(crate) host: Vec<String>,
     /// How often to look beside notifications [default: 2s; less often where looking costs more]
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
     pub(crate) poll: Option<Duration>,
@@ -131,6 +182,9 @@ pub(crate) struct Transmit {
     /// How much of a collection may be deleted without `deltabus confirm`
     #[arg(long, value_name = "PERCENT", value_parser = crate::config::parse_percent)]
     pub(crate) max_delete: Option<f64>,
+    /// Stand by while another transmitter of the source is active, and take its place when it is gone
+    #[arg(long, conflicts_with = "once")]
+    pub(crate) standby: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
@@ -216,7 +270,8 @@ pub(crate) struct Plan {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit code: 0 equal, 1 differs, 2 trouble\n\nExamples: deltabus verify people sqlite:people.db\n          \
-deltabus verify people sqlite:people.db --repair\n\n\
+deltabus verify people sqlite:people.db --repair\n          \
+deltabus verify people 'csv:backup.csv?key=id' --at 2026-10-01\n\n\
 --json prints an object a record ({\"collection\", \"key\", \"problem\": \"differs\"|\"missing\"|\"extra\", \"cause\": \
 \"drift\"|\"edit\"|\"pending\"|\"refused\"|\"unknown\", \"fields\": {NAME: {\"expected\", \"found\"}}}), and at the end one of each \
 destination"
@@ -224,6 +279,9 @@ destination"
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) destinations: Destinations,
+    /// With the source as it was: a revision's number, or a time: 12, 2026-10-01T12:30:00Z, '2026-10-01 12:30', 2026-10-01
+    #[arg(long, value_name = "N|TIME", value_parser = crate::moment::parse, conflicts_with = "repair")]
+    pub(crate) at: Option<Moment>,
     /// Mend what differs, and only that; edits that wait for their answer stay
     #[arg(long)]
     pub(crate) repair: bool,
@@ -359,6 +417,112 @@ nothing is done and it says what is there now"
     },
 }
 
+/// Run a management server: it says who may do what, and the broker enforces it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples: deltabus manage --new bus --host bus.example.org\n          deltabus manage --config bus/manager.toml\n\n\
+--new makes keys, a private certificate authority, and configurations for nats-server and manager in a new folder, and goes on \
+as --config does. The administrator's identity is kept in the state directory."
+)]
+pub(crate) struct Manage {
+    /// The manager's configuration
+    #[arg(long, value_name = "FILE", required_unless_present = "new", conflicts_with = "new")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set up a bus and its manager in this new folder
+    #[arg(long, value_name = "DIR", requires = "host")]
+    pub(crate) new: Option<PathBuf>,
+    /// Names and addresses by which others reach this machine; they are told the first
+    #[arg(long, value_name = "HOST[,HOST]", value_delimiter = ',', requires = "new")]
+    pub(crate) host: Vec<String>,
+    /// The port of the bus
+    #[arg(long, value_name = "PORT", default_value_t = 4222, requires = "new")]
+    pub(crate) bus_port: u16,
+    /// The port of the manager
+    #[arg(long, value_name = "PORT", default_value_t = deltabus_manager::PORT, requires = "new")]
+    pub(crate) manager_port: u16,
+    /// Let nobody in without a certificate of its own, which is made when it enrols
+    #[arg(long, requires = "new")]
+    pub(crate) mutual: bool,
+    /// Only set up
+    #[arg(long, requires = "new")]
+    pub(crate) setup_only: bool,
+}
+
+/// What somebody may do.
+#[derive(Debug, Args)]
+pub(crate) struct Rights {
+    /// Sources to publish, as their transmitter
+    #[arg(long, value_name = "SOURCE", value_delimiter = ',')]
+    pub(crate) publish: Vec<SourceName>,
+    /// Sources to read
+    #[arg(long, value_name = "SOURCE", value_delimiter = ',')]
+    pub(crate) read: Vec<SourceName>,
+    /// Sources to read and to send edits to
+    #[arg(long, value_name = "SOURCE", value_delimiter = ',')]
+    pub(crate) reverse: Vec<SourceName>,
+    /// Names of receivers under which to do so [default: the participant's own]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) receiver: Vec<ReceiverName>,
+    /// Administer the manager
+    #[arg(long)]
+    pub(crate) administrate: bool,
+}
+
+/// Let somebody in: gives rights, and a token that is good once. Again for the same name, its device is replaced.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples: deltabus enroll shop --publish people --output shop.token\n          deltabus enroll crm --reverse people --for 2h"
+)]
+pub(crate) struct Enroll {
+    /// The participant's name; its receiver is called the same
+    pub(crate) name: ReceiverName,
+    #[command(flatten)]
+    pub(crate) rights: Rights,
+    /// How long the token is good
+    #[arg(long = "for", value_name = "TIME", default_value = "24h", value_parser = crate::config::parse_duration)]
+    pub(crate) life: Duration,
+    /// Write the token to this new file, for its owner only, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Change what somebody may do.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples: deltabus grant crm --read prices\n          deltabus revoke crm --reverse people\n          deltabus revoke crm"
+)]
+pub(crate) struct Grant {
+    /// The participant
+    pub(crate) name: ReceiverName,
+    #[command(flatten)]
+    pub(crate) rights: Rights,
+}
+
+/// Show who may do what, who is there and how far.
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    /// Again with each change, in place
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// As JSON, an object a participant
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what the manager decided: who asked for what, and whether it was allowed.
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Only what came after this time
+    #[arg(long, value_name = "TIME", value_parser = crate::moment::parse_time)]
+    pub(crate) since: Option<u64>,
+    /// Go on with what comes
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// As JSON, an object a decision
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// A side of a conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Side {
@@ -456,6 +620,31 @@ pub(crate) enum BusCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Make certificates for a bus with TLS: a private authority (if DIR has none), and what it issues to servers and clients.
+///
+/// What is there already stays: run it again to add to it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples: deltabus certificates tls --server bus.example.org,192.0.2.1 --client oslo\n          \
+deltabus certificates tls --renew\n\n\
+Servers' and clients' certificates are valid for 825 days, the authority for ten years. All files are for their owner only."
+)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["server", "client", "renew"]))]
+pub(crate) struct Certificates {
+    /// The folder for the files, made if it isn't there
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// A server, by all host names and IP addresses that it is reached by; may be given several times
+    #[arg(long, value_name = "HOST[,HOST…]")]
+    pub(crate) server: Vec<String>,
+    /// A client that a bus asks for a certificate; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Vec<String>,
+    /// New certificates in place of those that are there, from the same authority; of all if none is named
+    #[arg(long)]
+    pub(crate) renew: bool,
 }
 
 #[derive(Debug, Args)]

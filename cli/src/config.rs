@@ -18,9 +18,18 @@ use crate::error::Error;
 #[serde(deny_unknown_fields)]
 pub(crate) struct TransmitterConfig {
     pub(crate) bus: Option<String>,
+    pub(crate) manager: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) identity: Option<String>,
     pub(crate) credentials: Option<PathBuf>,
+    pub(crate) tls_ca: Option<PathBuf>,
+    pub(crate) tls_certificate: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
     pub(crate) state: Option<PathBuf>,
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    pub(crate) open: Option<String>,
+    #[serde(default)]
+    pub(crate) hosts: Vec<String>,
     pub(crate) source: Vec<SourceConfig>,
 }
 
@@ -33,6 +42,8 @@ pub(crate) struct SourceConfig {
     pub(crate) poll: Option<String>,
     pub(crate) conflicts: Option<Policy>,
     pub(crate) max_delete: Option<String>,
+    #[serde(default)]
+    pub(crate) standby: bool,
 }
 
 /// receiver.toml
@@ -41,7 +52,13 @@ pub(crate) struct SourceConfig {
 pub(crate) struct ReceiverConfig {
     pub(crate) name: Option<String>,
     pub(crate) bus: Option<String>,
+    pub(crate) manager: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) identity: Option<String>,
     pub(crate) credentials: Option<PathBuf>,
+    pub(crate) tls_ca: Option<PathBuf>,
+    pub(crate) tls_certificate: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
     pub(crate) state: Option<PathBuf>,
     pub(crate) metrics: Option<std::net::SocketAddr>,
     pub(crate) destination: Vec<DestinationConfig>,
@@ -77,20 +94,83 @@ pub(crate) enum Config {
     Receiver(ReceiverConfig),
 }
 
-/// The global options with what a configuration file adds; what was typed wins.
-pub(crate) fn merged(
-    global: &Global,
-    bus: &Option<String>,
-    credentials: &Option<PathBuf>,
-    state: &Option<PathBuf>,
+/// What every configuration may say of the global options.
+struct Common<'a> {
+    bus: &'a Option<String>,
+    manager: &'a Option<String>,
+    token_file: &'a Option<PathBuf>,
+    identity: &'a Option<String>,
+    credentials: &'a Option<PathBuf>,
+    tls_ca: &'a Option<PathBuf>,
+    tls_certificate: &'a Option<PathBuf>,
+    tls_key: &'a Option<PathBuf>,
+    state: &'a Option<PathBuf>,
     metrics: Option<std::net::SocketAddr>,
-) -> Global {
-    let mut merged = global.clone();
-    merged.bus = merged.bus.or_else(|| bus.clone());
-    merged.credentials = merged.credentials.or_else(|| credentials.clone());
-    merged.state = merged.state.or_else(|| state.clone());
-    merged.metrics = merged.metrics.or(metrics);
-    merged
+}
+
+impl Common<'_> {
+    /// The global options with what the file adds; what was typed wins.
+    fn under(&self, global: &Global) -> Global {
+        let mut merged = global.clone();
+        fn add<T: Clone>(typed: &mut Option<T>, written: &Option<T>) {
+            *typed = typed.take().or_else(|| written.clone());
+        }
+        add(&mut merged.bus, self.bus);
+        add(&mut merged.manager, self.manager);
+        add(&mut merged.token_file, self.token_file);
+        add(&mut merged.identity, self.identity);
+        add(&mut merged.credentials, self.credentials);
+        add(&mut merged.tls_ca, self.tls_ca);
+        add(&mut merged.tls_certificate, self.tls_certificate);
+        add(&mut merged.tls_key, self.tls_key);
+        add(&mut merged.state, self.state);
+        add(&mut merged.metrics, &self.metrics);
+        merged
+    }
+}
+
+impl TransmitterConfig {
+    /// The global options with what this file adds; what was typed wins.
+    pub(crate) fn under(&self, global: &Global) -> Global {
+        let TransmitterConfig {
+            bus,
+            manager,
+            token_file,
+            identity,
+            credentials,
+            tls_ca,
+            tls_certificate,
+            tls_key,
+            state,
+            metrics,
+            ..
+        } = self;
+        let metrics = *metrics;
+        Common { bus, manager, token_file, identity, credentials, tls_ca, tls_certificate, tls_key, state, metrics }
+            .under(global)
+    }
+}
+
+impl ReceiverConfig {
+    /// The global options with what this file adds; what was typed wins.
+    pub(crate) fn under(&self, global: &Global) -> Global {
+        let ReceiverConfig {
+            bus,
+            manager,
+            token_file,
+            identity,
+            credentials,
+            tls_ca,
+            tls_certificate,
+            tls_key,
+            state,
+            metrics,
+            ..
+        } = self;
+        let metrics = *metrics;
+        Common { bus, manager, token_file, identity, credentials, tls_ca, tls_certificate, tls_key, state, metrics }
+            .under(global)
+    }
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -166,6 +246,7 @@ impl SourceConfig {
         if let Some(policy) = self.conflicts {
             config.conflicts = policy.into();
         }
+        config.standby = self.standby;
         Ok(config)
     }
 }

@@ -7,6 +7,7 @@ use deltabus_state::{StateDirectory, read_status};
 
 use crate::arguments::{Destinations, Global};
 use crate::error::Error;
+use crate::membership::{self, Wanted};
 use crate::{config, session};
 
 /// What becomes of a name that is made for a receiver.
@@ -19,11 +20,15 @@ pub(crate) enum Naming {
 }
 
 /// The global options and the destinations, from the command line or a file.
-pub(crate) fn configs(global: &Global, options: &Destinations, naming: Naming) -> Result<(Global, Vec<Config>), Error> {
+pub(crate) async fn configs(
+    global: &Global,
+    options: &Destinations,
+    naming: Naming,
+) -> Result<(Global, Vec<Config>), Error> {
     match (&options.config, &options.source, &options.location) {
         (Some(path), ..) => {
             let file = config::receiver(path)?;
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             let state = session::state(&global)?;
             let base = options
                 .name
@@ -37,7 +42,12 @@ pub(crate) fn configs(global: &Global, options: &Destinations, naming: Naming) -
                 let location = Location::parse(&destination.location)?;
                 // A second destination of one source needs a name of its own.
                 let before = configs.iter().filter(|config| config.source == source).count();
-                let name = base.as_ref().map(|base| numbered(base, before)).transpose()?;
+                let name = match base.as_ref().map(|base| numbered(base, before)).transpose()? {
+                    None if global.manager.is_some() => {
+                        Some(managed_name(&global, &state, &source, &location, before).await?)
+                    }
+                    name => name,
+                };
                 let name = name_for(&state, &source, &location, name, naming)?;
                 let mut config = destination.config(path, name)?;
                 config.reverse |= options.reverse;
@@ -48,7 +58,11 @@ pub(crate) fn configs(global: &Global, options: &Destinations, naming: Naming) -
         (None, Some(source), Some(location)) => {
             let location = Location::parse(location)?;
             let state = session::state(global)?;
-            let name = name_for(&state, source, &location, options.name.clone(), naming)?;
+            let name = match &options.name {
+                None if global.manager.is_some() => Some(managed_name(global, &state, source, &location, 0).await?),
+                name => name.clone(),
+            };
+            let name = name_for(&state, source, &location, name, naming)?;
             let sends = naming == Naming::Passing && sends_edits(&state, source, &name);
             let mut config = Config::new(source.clone(), location, name);
             config.reverse = options.reverse || sends;
@@ -63,6 +77,31 @@ fn sends_edits(state: &StateDirectory, source: &SourceName, receiver: &ReceiverN
     let status = read_status(&state.receiver_folder(source, receiver)).unwrap_or_default();
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap_or_default();
     status["reverse"].as_bool() == Some(true)
+}
+
+/// A name that the manager lets a receiver here have: the one that is at the location already, else the first that is nowhere
+/// yet. `before`: how many of the same process come first.
+async fn managed_name(
+    global: &Global,
+    state: &StateDirectory,
+    source: &SourceName,
+    location: &Location,
+    before: usize,
+) -> Result<ReceiverName, Error> {
+    let identity = membership::identity(global, state, Wanted::Read(source)).await?;
+    let here = place(location)?;
+    let mut names = membership::receiver_names(&identity, source);
+    if let Some(at) = names.iter().position(|name| is_at(state, source, name, &here)) {
+        return Ok(names.swap_remove(at));
+    }
+    let free: Vec<_> = names.into_iter().filter(|name| !state.receiver_folder(source, name).exists()).collect();
+    free.into_iter().nth(before).ok_or_else(|| {
+        let name = identity.name();
+        Error::Config(format!(
+            "`{name}` keeps other destinations of `{source}` here already, and has no further name for a receiver: \
+             `deltabus grant {name} --receiver {name}-2` gives one, `--name` takes a destination's over"
+        ))
+    })
 }
 
 fn numbered(base: &ReceiverName, before: usize) -> Result<ReceiverName, Error> {

@@ -35,9 +35,13 @@ pub(crate) enum Error {
     #[error(transparent)]
     Bus(#[from] deltabus_bus::Error),
     #[error(transparent)]
+    Certificates(#[from] deltabus_certificates::Error),
+    #[error(transparent)]
     Transmitter(#[from] deltabus_transmitter::Error),
     #[error(transparent)]
     Receiver(#[from] deltabus_receiver::Error),
+    #[error(transparent)]
+    Manager(#[from] deltabus_manager::Error),
     #[error(transparent)]
     Mapping(#[from] deltabus_record::mapping::MappingError),
     #[error("{place}: the key {key} occurs twice{}", other.as_ref().map(|other| format!(", also in {other}")).unwrap_or_default())]

@@ -12,9 +12,11 @@ mod arguments;
 mod commands;
 mod config;
 mod destinations;
+mod direct;
 mod error;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod membership;
 mod moment;
 mod output;
 mod report;
@@ -39,6 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let goes_on = match &arguments.command {
         Command::Transmit(options) => !options.once,
         Command::Receive(options) => !options.once,
+        Command::Manage(options) => !options.setup_only,
         _ => false,
     };
     output::start_log(&arguments.global, goes_on);
@@ -82,6 +85,13 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Confirm(options) => commands::control::confirm(&global, options).await,
         Command::Snapshot(options) => commands::control::snapshot(&global, options).await,
         Command::Bus(options) => commands::bus::bus(&global, options),
+        Command::Certificates(options) => commands::certificates::certificates(&global, options),
+        Command::Manage(options) => commands::manage::manage(&global, options).await,
+        Command::Enroll(options) => commands::administration::enroll(&global, options).await,
+        Command::Grant(options) => commands::administration::grant(&global, options).await,
+        Command::Revoke(options) => commands::administration::revoke(&global, options).await,
+        Command::Who(options) => commands::who::who(&global, options).await,
+        Command::Audit(options) => commands::who::audit(&global, options).await,
         Command::Check(options) => commands::check::check(&global, options).await,
         Command::Completions(options) => commands::shell::completions(options),
         Command::Man => commands::shell::man(),

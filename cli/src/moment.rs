@@ -1,5 +1,7 @@
 //! Points in a source's history: by a revision's number or by time.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use deltabus_bus::{Step, Timeline};
 use deltabus_record::schema::SourceName;
 use jiff::civil::DateTime;
@@ -38,6 +40,19 @@ pub(crate) fn parse(text: &str) -> Result<Moment, String> {
     let whole_second = if time.subsec_nanosecond() == 0 { 999 } else { 0 };
     let millis = u64::try_from(time.as_millisecond()).unwrap_or_default() + whole_second;
     Ok(Moment::Time { millis, given: text.to_owned() })
+}
+
+/// Reads a time as [`parse`] does: its first millisecond.
+pub(crate) fn parse_time(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        Moment::Time { millis, .. } => Ok(millis / 1000 * 1000),
+        Moment::Revision(_) => Err(format!("`{text}` is no time")),
+    }
+}
+
+/// Now, in milliseconds since 1970-01-01T00:00:00Z.
+pub(crate) fn now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
 impl Moment {

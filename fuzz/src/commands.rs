@@ -1,5 +1,6 @@
 //! What people type: locations, configurations, filters.
 
+use deltabus_certificates::Token;
 use deltabus_interfaces::{Location, open};
 use deltabus_receiver::Filter;
 use deltabus_record::row::Row;
@@ -28,6 +29,15 @@ pub(crate) fn location(bytes: &[u8]) {
     // Opens nothing yet; a folder of this machine may be asked whether it is one.
     match open(&location) {
         Ok(_) => {}
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A token that lets in to a bus or a manager.
+pub(crate) fn token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match text.parse::<Token>() {
+        Ok(token) => assert_eq!(token.reveal(), text.trim()),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -66,4 +66,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "location", run: commands::location },
     Target { name: "configuration", run: commands::configuration },
     Target { name: "filter", run: commands::filter },
+    Target { name: "token", run: commands::token },
 ];

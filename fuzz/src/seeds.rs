@@ -59,6 +59,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "postgres" => server_rows(),
         "location" => LOCATIONS.iter().map(|location| location.as_bytes().to_vec()).collect(),
         "configuration" => CONFIGURATIONS.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        "token" => TOKENS.iter().map(|token| token.as_bytes().to_vec()).collect(),
         "filter" => {
             let row =
                 Row::of(&[Value::Integer(7), Value::text("Kari"), Value::Null, Value::List(vec![Value::Integer(1)])]);
@@ -268,8 +269,17 @@ fn snapshot() -> Vec<u8> {
 
 fn controls() -> Vec<Vec<u8>> {
     let beat = v1::Heartbeat { term: 1, revision: None, sequence: 5 }.encode_to_vec();
-    let questions = [Question::Who, Question::Confirm, Question::Snapshot];
-    questions.iter().map(|question| question.to_bytes().to_vec()).chain([beat]).collect()
+    let lease = v1::Lease {
+        version: VERSION,
+        holder: "one, process 7".into(),
+        nonce: 9,
+        term: 1,
+        renewal: 3,
+        good_for_millis: 5_000,
+        released: false,
+    };
+    let questions = [Question::Who, Question::StandBy("one, process 7".into()), Question::Confirm, Question::Snapshot];
+    questions.iter().map(|question| question.to_bytes().to_vec()).chain([beat, lease.encode_to_vec()]).collect()
 }
 
 fn states() -> Vec<Vec<u8>> {
@@ -447,4 +457,11 @@ const FILTERS: &[&str] = &[
     "b.exists(x, x == 1) && {'a': 1}.a == 1",
     "id * 9223372036854775807 > 1 || id / 0 == 1",
     "timestamp('2024-02-29T00:00:00Z') < timestamp(name)",
+];
+
+/// Both kinds, and one that is cut off.
+const TOKENS: [&str; 3] = [
+    "AQKrq6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq3NlY3JldA",
+    "AQEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AQKrq6urq6urq6ur",
 ];

@@ -255,10 +255,6 @@ fn edit_one(interface: &dyn Interface, found: &Found, choice: u8, (which, value)
         KeySpec::Fields(slots) => slots.clone(),
         KeySpec::WholeRow => Vec::new(),
     };
-    if keys.iter().any(|slot| records.iter().any(|(_, row)| row.value(*slot as usize) == Value::Absent)) {
-        // A JSON file whose last record with a key goes has no key any more, and is an error from then on.
-        return;
-    }
     let living: Vec<usize> = collection.schema.ordered().into_iter().map(|(slot, _)| slot).collect();
     if living.is_empty() {
         return;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Subject};
 use deltabus_bus::contents::Fetch;
+use deltabus_bus::lease::{Lease, Watch};
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_bus::{
     Event, Log, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set, encode_reverse, encode_set,
@@ -330,7 +331,7 @@ fn list_of(chunks: &[[u8; 32]], parts: &[[u8; 32]]) -> Vec<u8> {
     v1::ChunkList { version: VERSION, chunks: all(chunks), parts: all(parts) }.encode_to_vec()
 }
 
-/// A question to a transmitter, and a beat of one.
+/// A question to a transmitter, a beat of one, and the record of who is active.
 pub(crate) fn control(bytes: &[u8]) {
     if let Some(question) = Question::from_bytes(bytes) {
         assert_eq!(question.to_bytes(), bytes);
@@ -348,5 +349,11 @@ pub(crate) fn control(bytes: &[u8]) {
             () = std::future::ready(()) => None,
         };
         assert!(!matches!(beat, Some(Ok(Event::Set(_)))), "a beat brings no records");
+        put(&broker, &Subject::snapshot("lease"), bytes.to_vec()).await;
+        let mut watch = Watch::new(&log);
+        let _ = watch.look().await;
+        let _ = (watch.holder(), watch.has_run_out());
+        let taken = Lease::take(&log, "another", watch.found()).await;
+        assert!(matches!(taken, Ok(Some(_))), "whatever is there can be taken over");
     });
 }

@@ -133,6 +133,7 @@ targets!(
     location,
     configuration,
     filter,
+    token,
 );
 
 #[test]

@@ -94,3 +94,37 @@ impl Wake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::Location;
+
+    /// Whoever waits also for other things breaks off again and again.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_looked_at_every_poll_however_often_waiting_is_broken_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("people.csv");
+        std::fs::write(&path, "id\n1\n").unwrap();
+        let interface = crate::open(&Location::parse(&format!("csv:{}", path.display())).unwrap()).unwrap();
+        let poll = Duration::from_secs(10);
+        let mut wake = Wake::new(&*interface, Some(poll));
+        let other = Stamp(b"another".to_vec());
+        let begin = Instant::now();
+        loop {
+            let waiting = std::pin::pin!(wake.changed(&*interface, Some(&other)));
+            if tokio::time::timeout(Duration::from_secs(1), waiting).await.is_ok() {
+                break;
+            }
+            assert!(begin.elapsed() < 3 * poll, "it was never looked at");
+        }
+        assert!(begin.elapsed() >= poll);
+        // And what is as it was known wakes nobody.
+        let now = interface.stamp().unwrap();
+        let waiting = std::pin::pin!(wake.changed(&*interface, Some(&now)));
+        assert!(waiting.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+}

@@ -265,6 +265,22 @@ fn lines_keep_their_ends_and_blank_lines_stay() {
 }
 
 #[test]
+fn a_record_without_members_stays_on_its_line_when_it_gets_some() {
+    let id = Value::Integer(1);
+    for (before, after) in [("{}", "{\"id\":1}"), ("\n{}\n", "\n{\"id\":1}\n"), ("{}\r\n", "{\"id\":1}\r\n")] {
+        let document = Document::new("ndjson", "key=id", before);
+        let collection = document.read().unwrap().remove(0).0;
+        let removed = Row::of(&[Value::Absent]);
+        let remove = RecordWrite::Remove { key: collection.schema.key_of(removed.as_bytes(), 0), row: removed };
+        let writes = [remove, put(&collection.schema, std::slice::from_ref(&id), vec![0])];
+        let action = Action::Write(&writes);
+        document.commit(&mut [CollectionWrite { collection: &collection, dropped: &[], action }]).unwrap();
+        assert_eq!(document.content(), after);
+    }
+    check_edit(LINES, "{\"id\":1}", &[Remove("people", "1"), Insert("people", &[("id", "2")])], "{\"id\":2}");
+}
+
+#[test]
 fn a_place_is_made_where_there_is_none() {
     let cards = collection("people", &["id", "name"], &["id"]);
     let load = |options: &str, before: Option<&str>| {
@@ -420,6 +436,26 @@ fn a_collection_without_records_keeps_its_key() {
 }
 
 #[test]
+fn a_record_without_its_key_is_read_also_when_it_is_the_last() {
+    let table = r#"{"people": [{"id":1},{"b":2}], "$keys": {"people": ["id"]}}"#;
+    for (location, before, left, shown) in [
+        (KEYED, r#"[{"id":1},{"a":2}]"#, r#"[{"a":2}]"#, "people[id](a id): 2 -\n"),
+        (KEYED, r#"[{"id":1},{}]"#, "[{}]", "people[id](id): -\n"),
+        (LINES, "{\"id\":1}\n{\"a\":2}\n", "{\"a\":2}\n", "people[id](a id): 2 -\n"),
+        (TABLES, table, &table.replace(r#"{"id":1},"#, ""), "people[id](b id): 2 -\n"),
+        (
+            ("json", "key=id,k"),
+            r#"[{"id":1,"k":1},{"id":3,"a":2},{"id":2}]"#,
+            r#"[{"id":3,"a":2},{"id":2}]"#,
+            "people[id,k](id a k): 3 2 -, 2 - -\n",
+        ),
+    ] {
+        check_edit(location, before, &[Remove("people", "1")], left);
+        assert_eq!(Document::new(location.0, location.1, left).shown(), shown);
+    }
+}
+
+#[test]
 fn what_holds_a_collection_stays_when_it_goes() {
     let document = Document::new("json", "key=id&at=/people", "{\"people\": [ {\"id\": \"1\"} ], \"v\": 1 }");
     let people = collection("people", &["id"], &["id"]);
@@ -454,7 +490,7 @@ fn hostile_documents_are_errors_with_a_position() {
         (KEYED, "[{\"id\":1,\n\"id\":2}]", "2:1: two members are named \"id\""),
         (KEYED, "[1]", "1:2: a record must be an object"),
         (KEYED, "[{\"id\":01}]", "1:8: this is no JSON number"),
-        (KEYED, "[{\"i\":1}]", "1:1: in `people` there is no field `id` to be the key; the fields are `i`"),
+        (KEYED, "[{\"i\":1},{\"i\":2}]", "1:1: in `people` there is no field `id` to be the key; the fields are `i`"),
         (
             KEYED,
             "{\"a\": [{\"id\":1}]}",
@@ -483,7 +519,7 @@ fn hostile_documents_are_errors_with_a_position() {
         (TABLES, "{\"$keys\": {\"a\": [1]}}", "1:18: `$keys` is an object with an array of field names for each table"),
         (
             TABLES,
-            "{\"a\": [{\"id\":1}], \"$keys\": {\"a\": [\"x\"]}}",
+            "{\"a\": [{\"id\":1}, {}], \"$keys\": {\"a\": [\"x\"]}}",
             "1:7: in `a` there is no field `x` to be the key; the fields are `id`",
         ),
         (

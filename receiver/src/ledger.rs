@@ -43,8 +43,17 @@ pub(crate) struct Journal {
     pub(crate) revision: u64,
     /// What it will contain.
     pub(crate) content: Content,
-    /// The file that is to take its place, where there is one: it is there exactly as long as it hasn't.
-    pub(crate) temporary: Option<PathBuf>,
+    /// What is to take its place, where that is one file.
+    pub(crate) replacing: Option<Replacing>,
+}
+
+/// A file that is about to take another's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replacing {
+    /// Where it is, exactly as long as it hasn't.
+    pub(crate) temporary: PathBuf,
+    /// What the other contains; `None`: there is none.
+    pub(crate) before: Option<Content>,
 }
 
 pub(crate) fn position(view: &View) -> Result<Option<Position>, Error> {
@@ -136,14 +145,18 @@ pub(crate) fn put_attempt(batch: &mut Batch, attempt: Option<u64>) -> Result<(),
 pub(crate) fn journal(view: &View) -> Result<Option<Journal>, Error> {
     let Some(values) = view.meta_values(JOURNAL)? else { return Ok(None) };
     match values.as_slice() {
-        [Value::Integer(revision), Value::Bytes(content), rest @ ..] => {
-            let content = content.as_slice().try_into().map_err(|_| Error::Ledger(JOURNAL))?;
-            let temporary = match rest {
+        [Value::Integer(revision), Value::Bytes(to), rest @ ..] => {
+            let content = |bytes: &[u8]| bytes.try_into().map(Content).map_err(|_| Error::Ledger(JOURNAL));
+            let path = |path: &[u8]| PathBuf::from(OsStr::from_bytes(path));
+            let replacing = match rest {
                 [] => None,
-                [Value::Bytes(path)] => Some(PathBuf::from(OsStr::from_bytes(path))),
+                [Value::Bytes(temporary)] => Some(Replacing { temporary: path(temporary), before: None }),
+                [Value::Bytes(temporary), Value::Bytes(before)] => {
+                    Some(Replacing { temporary: path(temporary), before: Some(content(before)?) })
+                }
                 _ => return Err(Error::Ledger(JOURNAL)),
             };
-            Ok(Some(Journal { revision: *revision as u64, content: Content(content), temporary }))
+            Ok(Some(Journal { revision: *revision as u64, content: content(to)?, replacing }))
         }
         _ => Err(Error::Ledger(JOURNAL)),
     }
@@ -154,8 +167,10 @@ pub(crate) fn put_journal(batch: &mut Batch, journal: Option<&Journal>) -> Resul
         Some(journal) => {
             let content = Value::Bytes(journal.content.0.to_vec());
             let mut values = vec![Value::Integer(journal.revision as i64), content];
-            let path = journal.temporary.as_ref().map(|path| Value::Bytes(path.as_os_str().as_bytes().to_vec()));
-            values.extend(path);
+            if let Some(Replacing { temporary, before }) = &journal.replacing {
+                values.push(Value::Bytes(temporary.as_os_str().as_bytes().to_vec()));
+                values.extend(before.map(|before| Value::Bytes(before.0.to_vec())));
+            }
             Ok(batch.meta_put_values(JOURNAL, &values)?)
         }
         None => Ok(batch.meta_remove(JOURNAL)?),

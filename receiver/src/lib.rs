@@ -33,4 +33,4 @@ pub use plan::{Plan, plan};
 pub use receiver::{Receiver, Round, Tried, Unsent, WISH_FAILED, Wish};
 pub use rehearsal::Planned;
 pub use restore::{plan_restore, restore};
-pub use verify::{Basis, Cause, Unequal, Verified, Why, verify};
+pub use verify::{Basis, Cause, Unequal, Verified, Why, verify, verify_at};

@@ -10,15 +10,15 @@ use deltabus_interfaces::{Error as InterfaceError, Interface, Stamp, in_place};
 use deltabus_record::change::Revision;
 use deltabus_record::diff::Difference;
 use deltabus_record::json;
-use deltabus_record::schema::Collection;
+use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_record::value::Value;
-use deltabus_state::{Error as StateError, Scratch, StateDirectory, is_busy};
+use deltabus_state::{Error as StateError, Owner, Scratch, StateDirectory, is_busy};
 use tokio::time::sleep;
 
-use crate::config::Config;
+use crate::config::{Config, Selection};
 use crate::error::Error;
-use crate::ledger::Marked;
-use crate::receiver::{Comparison, Purpose, Receiver, Round};
+use crate::ledger::{self, Marked};
+use crate::receiver::{Comparison, Ever, Purpose, Receiver, Round};
 use crate::restore::spool;
 
 /// How often a destination is looked at that is being written.
@@ -34,6 +34,8 @@ pub enum Basis {
     Own,
     /// The source as the bus has it: snapshot and log.
     Bus(Why),
+    /// The source as it was at a revision that was asked for, from snapshot and log.
+    Past,
 }
 
 /// Why the receiver's own copy could not serve.
@@ -94,6 +96,9 @@ pub struct Verified {
     pub ranges_read: u64,
     /// Collections that aren't there at all, and how many records are wanted in each.
     pub missing: Vec<(Collection, u64)>,
+    /// Collections, and fields of others, that are there and that the source had only at other times than the one that was asked
+    /// for.
+    pub other: Vec<(CollectionName, Option<String>)>,
     /// Records that differ, by collection of the source.
     pub unequal: Vec<(Collection, Vec<Unequal>)>,
     /// Places that could not be read.
@@ -103,7 +108,7 @@ pub struct Verified {
 impl Verified {
     /// Whether the destination is proven to equal the source at that revision.
     pub fn is_equal(&self) -> bool {
-        self.missing.is_empty() && self.unequal.is_empty() && self.unread.is_empty()
+        self.missing.is_empty() && self.unequal.is_empty() && self.other.is_empty() && self.unread.is_empty()
     }
 
     /// How many records differ; those of missing collections count.
@@ -145,6 +150,55 @@ pub async fn verify(config: Config, broker: Arc<dyn Broker>, state: &StateDirect
         sleep(SETTLE).await;
     }
     unreachable!("the last attempt returns")
+}
+
+/// Compares the place that `config` names with the source as it was at a revision of `timeline`, and writes nothing but scratch.
+///
+/// The state of that revision comes from the bus, each step to it proven by the log's digest. Where a receiver keeps the place,
+/// the part of the source that it holds is what is compared, if no other is asked for and the receiver doesn't run.
+pub async fn verify_at(
+    mut config: Config,
+    broker: Arc<dyn Broker>,
+    state: &StateDirectory,
+    timeline: &Timeline,
+    at: Revision,
+) -> Result<Verified, Error> {
+    let interface: Arc<dyn Interface> = deltabus_interfaces::open(&config.location)?.into();
+    let log = Log::new(broker, config.source.clone());
+    if config.selection.is_none() {
+        config.selection = selection_held(&config, state)?;
+    }
+    let scratch = state.scratch()?;
+    let spool = spool(&config.source, &scratch)?;
+    let purpose = Purpose::Restore(Ever::of(timeline));
+    let mut receiver = Receiver::assemble(config, interface, log, scratch.directory(), purpose)?;
+    receiver.base_at(timeline, at, &spool, &mut Round::default()).await?;
+    let mut attempt = 1;
+    let comparison = loop {
+        match in_place(|| receiver.compare_by_ranges()) {
+            Err(error) if attempt < ATTEMPTS && is_passing(&error) => attempt += 1,
+            comparison => break comparison?,
+        }
+        sleep(SETTLE).await;
+    };
+    if comparison.base != at.digest {
+        return Err(Error::Digest { source_name: receiver.source().clone(), revision: at.number });
+    }
+    let behind = timeline.steps().last().map(|newest| newest.revision.number.saturating_sub(at.number));
+    Ok(verified(&receiver, at, behind, comparison, Basis::Past).0)
+}
+
+/// The part of the source that the receiver of this name holds at the place, as far as its state can be read.
+fn selection_held(config: &Config, state: &StateDirectory) -> Result<Option<Selection>, Error> {
+    let scratch = state.scratch()?;
+    match state.copy_receiver(&config.source, &config.name, scratch.directory()) {
+        Ok(true) => {
+            let owner = Owner::Receiver { source: config.source.clone(), receiver: config.name.clone() };
+            ledger::selection(&scratch.directory().store(&owner)?.view())
+        }
+        Ok(false) | Err(StateError::Busy { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn is_passing(error: &Error) -> bool {
@@ -267,7 +321,7 @@ fn verified(
     let refused = comparison.refused;
     let cause = |collection: &Collection, difference: &Difference| match basis {
         Basis::Own => receiver.cause(collection, difference),
-        Basis::Bus(_) => match refused.get(&(collection.name.clone(), difference.key.clone())) {
+        Basis::Bus(_) | Basis::Past => match refused.get(&(collection.name.clone(), difference.key.clone())) {
             Some(reason) => Cause::Refused { id: None, reason: reason.clone() },
             None => Cause::Unknown,
         },
@@ -286,6 +340,7 @@ fn verified(
         ranges: comparison.ranges,
         ranges_read: comparison.ranges_read,
         missing: comparison.missing,
+        other: comparison.other,
         unequal,
         unread,
         basis,

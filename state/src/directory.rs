@@ -16,6 +16,7 @@ use crate::{Error, Owner, Store};
 /// sources/<source>/             a transmitter's state
 /// receivers/<source>/<name>/    a receiver's
 /// bus/                          the local bus
+/// manager/<name>.json           who this is to a manager
 /// scratch/<any>/                what is made only to be looked at; see [`StateDirectory::scratch`]
 /// ```
 #[derive(Clone)]
@@ -59,6 +60,11 @@ impl StateDirectory {
     /// The folder of a receiver; it may not exist yet.
     pub fn receiver_folder(&self, source: &SourceName, receiver: &ReceiverName) -> PathBuf {
         self.root.join("receivers").join(source.as_str()).join(receiver.as_str())
+    }
+
+    /// The folder of who this is to a manager; it may not exist yet.
+    pub fn manager_folder(&self) -> PathBuf {
+        self.root.join("manager")
     }
 
     /// The folder of the local bus; it may not exist yet.

@@ -7,7 +7,11 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub mod broker;
 pub mod catalogue;
+#[cfg(target_os = "linux")]
+pub mod clock;
+pub mod managed;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod proxy;
@@ -49,28 +53,51 @@ impl World {
     /// A command line of the program in this world; words are split at spaces.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(program());
+        self.set_up(&mut command, line);
+        command
+    }
+
+    fn set_up<'a>(&self, command: &'a mut Command, line: &str) -> &'a mut Command {
         command
             .args(line.split_whitespace())
             .current_dir(self.folder.path())
             .env("DELTABUS_STATE", self.path("state"))
             .env_remove("DELTABUS_BUS")
+            .env_remove("DELTABUS_TOKEN")
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null());
-        command
+            .stdin(Stdio::null())
     }
 
     /// Runs a command line to its end.
     pub fn run(&self, line: &str) -> Ran {
-        let output = self.command(line).output().expect("the program can be started");
+        self.run_as(line, self.command(line))
+    }
+
+    /// Runs a command to its end, which `line` stands for.
+    pub fn run_as(&self, line: &str, mut command: Command) -> Ran {
+        let output = command.output().expect("the program can be started");
         Ran { line: line.to_owned(), output }
+    }
+
+    /// The same command line of the program in the other network, with a state directory of its own.
+    #[cfg(target_os = "linux")]
+    pub fn command_elsewhere(&self, elsewhere: &namespace::Elsewhere, line: &str) -> Command {
+        let mut command = elsewhere.command(program());
+        self.set_up(&mut command, line).env("DELTABUS_STATE", self.path("elsewhere"));
+        command
     }
 
     /// Starts a command line that goes on; it is killed with the returned guard.
     pub fn start(&self, line: &str) -> Running {
+        self.start_as(line, self.command(line))
+    }
+
+    /// Starts a command that goes on, which `line` stands for; it is killed with the returned guard.
+    pub fn start_as(&self, line: &str, mut command: Command) -> Running {
         let log = self.path(&format!("{}.log", line.replace(|c: char| !c.is_ascii_alphanumeric(), "_")));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log can be made");
         let errors = file.try_clone().expect("a handle can be cloned");
-        let child = self.command(line).stdout(file).stderr(errors).spawn().expect("the program can be started");
+        let child = command.stdout(file).stderr(errors).spawn().expect("the program can be started");
         Running { child: Some(child), log }
     }
 
@@ -107,14 +134,18 @@ impl World {
         self.bus_status("")["pid"].as_i64().expect("the bus is running") as i32
     }
 
-    /// Where the world's bus listens.
+    /// Where the world's bus listens, with the login that its own clients have.
     pub fn bus_url(&self) -> String {
         self.bus_url_with("")
     }
 
     /// The same of the bus that these options mean, `--state …`.
     pub fn bus_url_with(&self, options: &str) -> String {
-        self.bus_status(options)["url"].as_str().expect("the bus is running").to_owned()
+        let status = self.bus_status(options);
+        let folder = Path::new(status["folder"].as_str().expect("a bus has a folder"));
+        let secret = std::fs::read_to_string(folder.join("secret")).expect("a bus has a login");
+        let url = status["url"].as_str().expect("the bus is running");
+        url.replace("nats://", &format!("nats://local:{}@", secret.trim()))
     }
 
     fn bus_status(&self, options: &str) -> serde_json::Value {

@@ -1,7 +1,7 @@
-//! Tests that mount file systems of their own.
+//! Tests that mount file systems or have networks of their own.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// Tells the test process inside from the one outside.
 const INSIDE: &str = "DELTABUS_TEST_NAMESPACE";
@@ -11,6 +11,69 @@ const INSIDE: &str = "DELTABUS_TEST_NAMESPACE";
 ///
 /// Needs Linux and `unshare` (util-linux), and that users may make namespaces where the test doesn't run as root.
 pub fn in_namespace(test: &str, body: impl FnOnce()) {
+    inside(test, &["--mount", "--propagation", "private"], body);
+}
+
+/// The address of the test's own network, and of the other one.
+pub const HERE: &str = "10.77.0.1";
+const THERE: &str = "10.77.0.2";
+
+/// Runs `body` in a network of its own, beside which there is another: two machines, as far as programs can tell.
+///
+/// Needs `ip` (iproute2) and `nsenter` (util-linux) besides.
+pub fn in_networks(test: &str, body: impl FnOnce(&Elsewhere)) {
+    inside(test, &["--net"], || body(&Elsewhere::new()));
+}
+
+/// The other network. It goes with this value.
+pub struct Elsewhere {
+    keeper: Child,
+}
+
+impl Elsewhere {
+    fn new() -> Elsewhere {
+        // Lives until its input ends, at the latest when this process does.
+        let keeper = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let elsewhere = Elsewhere { keeper: keeper.expect("this test needs `unshare` of util-linux: run ./setup") };
+        let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        let pid = elsewhere.keeper.id().to_string();
+        let end = std::time::Instant::now() + crate::PATIENCE;
+        while network(&pid).is_none() || network(&pid) == network("self") {
+            assert!(std::time::Instant::now() < end, "no second network comes up");
+            std::thread::yield_now();
+        }
+        ip(Command::new("ip"), &["link", "set", "lo", "up"]);
+        ip(Command::new("ip"), &["link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &pid]);
+        ip(Command::new("ip"), &["address", "add", &format!("{HERE}/24"), "dev", "near"]);
+        ip(Command::new("ip"), &["link", "set", "near", "up"]);
+        ip(elsewhere.command("ip"), &["link", "set", "lo", "up"]);
+        ip(elsewhere.command("ip"), &["address", "add", &format!("{THERE}/24"), "dev", "far"]);
+        ip(elsewhere.command("ip"), &["link", "set", "far", "up"]);
+        elsewhere
+    }
+
+    /// A program that runs in the other network.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.keeper.id())).arg("--").arg(program);
+        command
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+fn ip(mut command: Command, arguments: &[&str]) {
+    let output = command.args(arguments).output().expect("this test needs `ip` of iproute2: run ./setup");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {said}", arguments.join(" "));
+}
+
+fn inside(test: &str, namespaces: &[&str], body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
@@ -20,7 +83,7 @@ pub fn in_namespace(test: &str, body: impl FnOnce()) {
         unshare.arg("--map-root-user");
     }
     let output = unshare
-        .args(["--mount", "--propagation", "private"])
+        .args(namespaces)
         .arg(program)
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
         .env(INSIDE, "1")

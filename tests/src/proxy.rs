@@ -27,9 +27,10 @@ struct State {
 }
 
 impl Proxy {
-    /// A proxy before the server at `url`: `nats://127.0.0.1:4222`.
+    /// A proxy before the server at `url`: `nats://127.0.0.1:4222`, with a login or without.
     pub fn before(url: &str) -> Proxy {
-        let server = url.rsplit('/').next().expect("a URL").to_owned();
+        let server = url.rsplit(['/', '@']).next().expect("a URL").to_owned();
+        let before = url.strip_suffix(&server).expect("a URL ends with the address").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it listens");
         let state = Arc::new(State::default());
@@ -48,7 +49,7 @@ impl Proxy {
                 std::thread::spawn(move || pass_on(down.1, down.0, &back, &back.mute));
             }
         });
-        Proxy { url: format!("nats://{address}"), state }
+        Proxy { url: format!("{before}{address}"), state }
     }
 
     /// Where it listens.

@@ -74,6 +74,35 @@ fn the_edit_that_is_taken_becomes_a_change_of_the_source_and_reaches_all() {
 }
 
 #[test]
+fn the_status_counts_what_nobody_has_decided() {
+    let world = disagreeing("manual");
+    let counts = || {
+        let status: Value = serde_json::from_str(&world.run("status --json").exits(0).stdout()).unwrap();
+        let of = |name: &str| status["sources"][0][name].clone();
+        [of("conflicts"), of("conflicts_open"), of("dead_letters"), of("counts_complete")]
+    };
+    assert_eq!(counts(), [json!(1), json!(1), json!(0), json!(true)]);
+    let text = world.run("status").exits(0).stdout();
+    assert!(text.contains("1 conflict (1 open), not running"), "{text}");
+    world.run("conflicts people resolve 3.1 --take source").exits(0);
+    assert_eq!(counts(), [json!(0), json!(0), json!(0), json!(true)]);
+    // Where a policy decided, it is there to be looked at, and nobody is waited for.
+    world.sql("a.db", "UPDATE people SET phone = '777' WHERE id = '1'");
+    receive(&world);
+    world.write("people.csv", &PEOPLE.replace("111", "666"));
+    transmit(&world, "source");
+    assert_eq!(counts(), [json!(1), json!(0), json!(0), json!(true)]);
+    // An edit that the source can't take.
+    world.sql("a.db", "UPDATE people SET phone = '5' WHERE id = '3'");
+    receive(&world);
+    world.write("people.csv", "id,name\n1,Ann\n2,Bob\n3,Cleo\n");
+    transmit(&world, "source");
+    assert_eq!(counts(), [json!(1), json!(0), json!(1), json!(true)]);
+    let text = world.run("status").exits(0).stdout();
+    assert!(text.contains("1 conflict, 1 dead letter, not running"), "{text}");
+}
+
+#[test]
 fn the_source_that_is_taken_stands_and_closes_the_conflict() {
     let world = disagreeing("manual");
     let answer = world.run("conflicts people resolve 3.1 --take source").exits(0).stdout();

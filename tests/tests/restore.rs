@@ -65,6 +65,55 @@ fn every_retained_revision_comes_back_in_any_format_over_anything() {
 }
 
 #[test]
+fn a_place_is_proven_equal_to_a_revision_that_is_past() {
+    // Backwards from the snapshot, and forwards.
+    for snapshot in [4, 6] {
+        let world = history(snapshot);
+        for at in [6, 5, 3, 2, 1] {
+            world.run(&format!("restore people sqlite:back.db --at {at}")).exits(0);
+            for location in [format!("csv:then-{at}.csv?key=id"), "sqlite:back.db".to_owned()] {
+                let text = world.run(&format!("verify people {location} --at {at}")).exits(0).stdout();
+                assert!(text.contains(&format!("{location} equals people at revision {at}")), "{text}");
+            }
+        }
+        // Another revision's state is not that one's; what is wrong is listed.
+        let ran = world.run("verify people csv:then-5.csv?key=id --at 6 --json").exits(1).stdout();
+        assert!(ran.contains(r#""key":{"id":"5"},"problem":"missing""#), "{ran}");
+        assert!(ran.contains(r#""revision":6"#) && ran.contains(r#""behind":0"#), "{ran}");
+        // Revision 5 had no field `phone`, though the source had one before.
+        world.write("more.csv", "id,name,city,phone,mine\n2,Bob,Rome,222,x\n4,Daniel,Nice,444,y\n");
+        let text = world.run("verify people csv:more.csv?key=id --at 5").exits(1).stdout();
+        assert!(text.contains("+ field phone of collection more is there"), "{text}");
+        assert!(text.contains("0 records differ") && !text.contains("mine"), "{text}");
+        world.write("more.csv", "id,name,city,mine\n2,Bob,Rome,x\n4,Daniel,Nice,y\n");
+        let text = world.run("verify people csv:more.csv?key=id --at 5").exits(0).stdout();
+        assert!(text.contains("the source has gone on since by 1 revision"), "{text}");
+        // By time; and what isn't there.
+        let time = time_of(&world, 2);
+        world.run(&format!("verify people csv:then-2.csv?key=id --at {time}")).exits(0);
+        let none = world.run("verify people csv:then-2.csv?key=id --at 9").exits(2).stderr();
+        assert!(none.contains("has no revision 9 yet"), "{none}");
+        world.run("verify people csv:then-2.csv?key=id --at 2 --repair").exits(2);
+        // Nothing was written for it.
+        assert!(!world.path("state/receivers").exists());
+    }
+}
+
+#[test]
+fn what_a_receiver_holds_of_the_source_is_what_is_compared_with_its_past() {
+    let world = history(6);
+    let config =
+        "name = 'a'\n[[destination]]\nsource = 'people'\nlocation = 'sqlite:a.db'\nwhere = \"city == 'Rome'\"\n";
+    world.write("receiver.toml", config);
+    world.run("receive --config receiver.toml --once").exits(0);
+    for config in ["people sqlite:a.db --name a", "--config receiver.toml"] {
+        let text = world.run(&format!("verify {config} --at 4")).exits(0).stdout();
+        assert!(text.contains("equals people at revision 4: 1 record"), "{text}");
+        world.run(&format!("verify {config} --at 3")).exits(1);
+    }
+}
+
+#[test]
 fn only_what_differs_is_written_and_what_the_source_never_had_stays() {
     let world = history(1);
     world.write("mine.csv", "id,name,notes,phone\n3,Cleo,hers,333\n1,Ann,his,999\n");

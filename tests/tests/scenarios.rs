@@ -1,5 +1,6 @@
 //! What people do and what befalls them: one test for each line of docs/scenarios.md.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use deltabus_tests::World;
@@ -8,6 +9,9 @@ const SOURCE: &str = "csv:people.csv?key=id";
 const TRANSMIT: &str = "transmit people csv:people.csv?key=id --once";
 const A: &str = "receive people sqlite:a.db --name a --reverse --once";
 const B: &str = "receive people csv:b.csv?key=id --name b --reverse --once";
+const C: &str = "receive people json:c.json?key=id --name c --reverse --once";
+
+const FIELDS: [&str; 3] = ["id", "name", "phone"];
 
 /// Three people at the source, at `a` and at `b`.
 fn world() -> World {
@@ -74,11 +78,85 @@ fn restore_folder(backup: &Path, place: &Path) {
     copy_folder(backup, place);
 }
 
+/// A receiver's state and its destination's file as they were at one moment, while it did not run.
+struct Backup {
+    file: &'static str,
+    state: String,
+}
+
+impl Backup {
+    fn of(world: &World, file: &'static str, receive: &str) -> Backup {
+        let name = receive.split(' ').skip_while(|word| *word != "--name").nth(1).expect("a receiver has a name");
+        let backup = Backup { file, state: format!("state/receivers/people/{name}") };
+        copy_folder(&world.path(&backup.state), &world.path("backup"));
+        std::fs::copy(world.path(file), world.path("backup.file")).unwrap();
+        backup
+    }
+
+    fn restore(&self, world: &World) {
+        self.restore_state(world);
+        std::fs::copy(world.path("backup.file"), world.path(self.file)).unwrap();
+    }
+
+    /// Only the state: the destination is newer then.
+    fn restore_state(&self, world: &World) {
+        restore_folder(&world.path("backup"), &world.path(&self.state));
+    }
+}
+
+/// The people in a CSV or JSON file.
+fn people(world: &World, file: &str) -> Vec<[String; 3]> {
+    let text = world.read(file);
+    if file.ends_with(".csv") {
+        let person = |line: &str| line.split(',').map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
+        return text.lines().skip(1).map(person).collect();
+    }
+    let people: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    people.iter().map(|person| FIELDS.map(|field| person[field].as_str().unwrap().to_owned())).collect()
+}
+
+fn put_people(world: &World, file: &str, people: &[[String; 3]]) {
+    if file.ends_with(".csv") {
+        let lines: String = people.iter().map(|person| format!("{}\n", person.join(","))).collect();
+        world.write(file, &format!("{}\n{lines}", FIELDS.join(",")));
+    } else {
+        let people: Vec<BTreeMap<_, _>> =
+            people.iter().map(|person| FIELDS.into_iter().zip(person).collect()).collect();
+        world.write(file, &serde_json::to_string(&people).unwrap());
+    }
+}
+
+/// Sets a person's field in a copy, as its user does.
+fn set(world: &World, file: &str, id: &str, field: &str, value: &str) {
+    if file.ends_with(".db") {
+        return world.sql(file, &format!("UPDATE people SET {field} = '{value}' WHERE id = '{id}'"));
+    }
+    let mut all = people(world, file);
+    let at = FIELDS.iter().position(|name| *name == field).unwrap();
+    all.iter_mut().find(|person| person[0] == id).unwrap()[at] = value.to_owned();
+    put_people(world, file, &all);
+}
+
+/// Adds a person to a copy, as its user does.
+fn add(world: &World, file: &str, person: [&str; 3]) {
+    if file.ends_with(".db") {
+        let [id, name, phone] = person;
+        return world.sql(file, &format!("INSERT INTO people VALUES ('{id}', '{name}', '{phone}')"));
+    }
+    let mut all = people(world, file);
+    all.push(person.map(str::to_owned));
+    put_people(world, file, &all);
+}
+
 /// Does something to the bus with a client of its own.
 fn on_the_bus(world: &World, work: impl AsyncFnOnce(async_nats::jetstream::Context)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = async_nats::connect(world.bus_url()).await.unwrap();
+        let url = world.bus_url();
+        let (login, address) = url.strip_prefix("nats://").unwrap().split_once('@').unwrap();
+        let (user, password) = login.split_once(':').unwrap();
+        let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+        let client = options.connect(address).await.unwrap();
         work(async_nats::jetstream::new(client)).await;
     });
 }
@@ -173,25 +251,76 @@ fn a_receiver_that_returns_after_the_log_was_trimmed_joins_by_difference() {
     all_hold(&world, "id,name,phone\n1,Ann,19\n2,Robert,222\n4,Dan,444\n");
 }
 
+/// Receivers whose state and destination are restored from a backup, by the destination's file.
+const RESTORED: [(&str, &str); 3] = [("a.db", A), ("b.csv", B), ("c.json", C)];
+
 #[test]
 fn a_receiver_restored_from_a_backup_catches_up_and_loses_no_edit() {
-    let world = world();
-    world.sql("a.db", "UPDATE people SET phone = '1' WHERE id = '1'");
-    exchange(&world);
-    let (state, backup) = (world.path("state/receivers/people/a"), world.path("backup"));
-    copy_folder(&state, &backup);
-    std::fs::copy(world.path("a.db"), world.path("a.backup")).unwrap();
-    for number in 2..5 {
-        world.sql("a.db", &format!("UPDATE people SET phone = '{number}' WHERE id = '1'"));
-        exchange(&world);
+    for (file, receive_it) in RESTORED {
+        let world = world();
+        world.run(receive_it).exits(0);
+        let exchange_it = || {
+            world.run(receive_it).exits(0);
+            transmit(&world);
+            world.run(receive_it).exits(0);
+        };
+        set(&world, file, "1", "phone", "1");
+        exchange_it();
+        // Some edits are on their way when the backup is made.
+        add(&world, file, ["8", "Hal", "888"]);
+        set(&world, file, "2", "phone", "229");
+        world.run(receive_it).exits(0);
+        let backup = Backup::of(&world, file, receive_it);
+        exchange_it();
+        for number in 2..4 {
+            set(&world, file, "1", "phone", &number.to_string());
+            exchange_it();
+        }
+        // What the backup has, and what came after it, goes.
+        world.write("people.csv", "id,name,phone\n1,Ann,3\n3,Cleo,333\n9,Ida,999\n");
+        exchange_it();
+        world.write("people.csv", "id,name,phone\n1,Ann,3\n3,Cleo,334\n");
+        exchange_it();
+        backup.restore(&world);
+        // Edited before it knows what it missed: no number of its own may be taken for one that was taken long ago.
+        set(&world, file, "1", "name", "Anna");
+        add(&world, file, ["7", "Gil", "777"]);
+        exchange_it();
+        exchange_it();
+        receive(&world);
+        let all = "id,name,phone\n1,Anna,3\n3,Cleo,334\n7,Gil,777\n";
+        all_hold(&world, all);
+        let location = receive_it.split(' ').nth(2).expect("a receiver has a location");
+        world.run(&format!("diff {SOURCE} {location}")).exits(0);
+        world.run("conflicts people").exits(0);
     }
-    restore_folder(&backup, &state);
-    std::fs::copy(world.path("a.backup"), world.path("a.db")).unwrap();
-    // Edited before it knows what it missed: no number of its own may be taken for one that was taken long ago.
-    world.sql("a.db", "UPDATE people SET name = 'Anna' WHERE id = '1'; INSERT INTO people VALUES ('7', 'Gil', '777')");
-    exchange(&world);
-    exchange(&world);
-    all_hold(&world, "id,name,phone\n1,Anna,4\n2,Bob,222\n3,Cleo,333\n7,Gil,777\n");
+}
+
+#[test]
+fn a_receivers_state_older_than_its_destination_is_told_by_the_mark_and_not_by_a_file() {
+    for (file, receive_it) in RESTORED {
+        let world = world();
+        world.run(receive_it).exits(0);
+        let backup = Backup::of(&world, file, receive_it);
+        world.write("people.csv", "id,name,phone\n1,Ann,112\n3,Cleo,333\n4,Dan,444\n");
+        transmit(&world);
+        world.run(receive_it).exits(0);
+        world.write("people.csv", "id,name,phone\n1,Ann,113\n3,Cleo,333\n");
+        transmit(&world);
+        backup.restore_state(&world);
+        world.run(receive_it).exits(0);
+        transmit(&world);
+        receive(&world);
+        if file == "a.db" {
+            all_hold(&world, "id,name,phone\n1,Ann,113\n3,Cleo,333\n");
+            world.run("conflicts people").exits(0);
+        } else {
+            // What it was told counts as said here: what the source has changed since is a conflict, what it has deleted is new.
+            all_hold(&world, "id,name,phone\n1,Ann,113\n3,Cleo,333\n4,Dan,444\n");
+            let conflicts = world.run("conflicts people").exits(1).stdout();
+            assert!(conflicts.contains("112"), "{conflicts}");
+        }
+    }
 }
 
 #[test]

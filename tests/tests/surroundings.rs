@@ -1,6 +1,7 @@
 //! What the world around does to processes: full and locked disks, locked and damaged destinations, broken connections.
 //! Each is said clearly, nothing is lost, and all goes on when it is over.
 
+use deltabus_tests::broker::Broker;
 #[cfg(target_os = "linux")]
 use deltabus_tests::namespace::{SmallDisk, in_namespace};
 use deltabus_tests::proxy::Proxy;
@@ -13,7 +14,6 @@ const TRANSMIT: &str = "transmit goods csv:source.csv?key=id --once";
 /// Room that a step may still need when a disk is as good as full: less than any step here takes.
 const LEFT_BYTES: usize = 4096;
 
-#[cfg(target_os = "linux")]
 /// A source in which every record is new with each version, and nothing packs well.
 fn all_new(version: u64) -> String {
     let row = |at: u64| format!("{at},{:x}\n", (at + version * 7_919).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -251,76 +251,33 @@ fn connections_that_hang_break_and_half_close() {
     assert!(receiver.stop().success());
 }
 
-/// A nats-server of one's own.
-#[cfg(target_os = "linux")]
-struct Broker {
-    child: std::process::Child,
-    url: String,
+/// The settings of a broker with these limits.
+fn limited(limits: &str) -> String {
+    format!("jetstream {{ store_dir: broker, {limits} }}\nmax_payload: 16384\n")
 }
 
-#[cfg(target_os = "linux")]
-impl Broker {
-    /// Starts the program that the world's bus uses, with these limits, its data in the folder `broker`.
-    fn start(world: &World, limits: &str) -> Broker {
-        world.run("bus start").exits(0);
-        let program = std::fs::read_link(format!("/proc/{}/exe", world.broker_pid())).unwrap();
-        let ports = world.path("ports");
-        let _ = std::fs::remove_dir_all(&ports);
-        std::fs::create_dir(&ports).unwrap();
-        let (store, place) = (world.path("broker"), ports.display());
-        let configuration = format!(
-            "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{place}\"\njetstream {{ store_dir: \"{}\", {limits} }}\nmax_payload: 16384\n",
-            store.display()
-        );
-        std::fs::write(world.path("broker.conf"), configuration).unwrap();
-        let log = std::fs::File::create(world.path("broker.log")).unwrap();
-        let child = std::process::Command::new(program).arg("-c").arg(world.path("broker.conf")).stderr(log).spawn();
-        let child = child.unwrap();
-        let said = ports.join(format!("nats-server_{}.ports", child.id()));
-        let url = || {
-            let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&said).ok()?).ok()?;
-            Some(said["nats"][0].as_str()?.to_owned())
-        };
-        let mut found = None;
-        world.wait("the broker is up", || {
-            found = url();
-            found.is_some()
-        });
-        Broker { child, url: found.unwrap() }
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[cfg(target_os = "linux")]
 #[test]
 fn a_broker_at_its_limits() {
     let world = World::new();
     world.write("source.csv", &all_new(1));
-    let small = Broker::start(&world, "max_file_store: 1MB");
-    let ran = world.run(&format!("{TRANSMIT} --bus {}", small.url)).exits(2);
+    let small = Broker::start(&world, &limited("max_file_store: 1MB"));
+    let ran = world.run(&format!("{TRANSMIT} --bus {}", small.url())).exits(2);
     assert!(ran.stderr().contains("max_file_store"), "{}", ran.text());
     drop(small);
     // Room enough, but no message over 16 KiB: larger sets and snapshots go in parts.
-    let large = Broker::start(&world, "max_file_store: 4GB");
+    let large = Broker::start(&world, &limited("max_file_store: 4GB"));
     for version in 1..4 {
         world.write("source.csv", &all_new(version));
-        world.run(&format!("{TRANSMIT} --bus {}", large.url)).exits(0);
-        world.run(&format!("receive goods sqlite:copy.db --once --bus {}", large.url)).exits(0);
+        world.run(&format!("{TRANSMIT} --bus {}", large.url())).exits(0);
+        world.run(&format!("receive goods sqlite:copy.db --once --bus {}", large.url())).exits(0);
         world.run(&format!("diff {SOURCE} sqlite:copy.db")).exits(0);
     }
     // Edits, too, however many.
     let copy = rusqlite::Connection::open(world.path("copy.db")).unwrap();
     copy.execute_batch("UPDATE source SET value = value || 'x'").unwrap();
-    let receive = format!("receive goods sqlite:copy.db --reverse --once --bus {}", large.url);
+    let receive = format!("receive goods sqlite:copy.db --reverse --once --bus {}", large.url());
     world.run(&receive).exits(0);
-    world.run(&format!("{TRANSMIT} --bus {}", large.url)).exits(0);
+    world.run(&format!("{TRANSMIT} --bus {}", large.url())).exits(0);
     world.run(&receive).exits(0);
     world.run(&format!("diff {SOURCE} sqlite:copy.db")).exits(0);
     let changed = world.read("source.csv").lines().filter(|line| line.ends_with('x')).count();

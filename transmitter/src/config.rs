@@ -22,11 +22,20 @@ pub struct Config {
     pub conflicts: ConflictPolicy,
     /// The part of a collection, 0 to 1, that one set may delete; more is held until confirmed.
     pub max_delete: f64,
+    /// Whether it stands by while another transmitter of the source is active; else that is an error.
+    pub standby: bool,
 }
 
 impl Config {
     /// A source at a location, all else as by default.
     pub fn new(source: SourceName, location: Location) -> Config {
-        Config { source, location, poll: None, conflicts: ConflictPolicy::default(), max_delete: MAX_DELETE_DEFAULT }
+        Config {
+            source,
+            location,
+            poll: None,
+            conflicts: ConflictPolicy::default(),
+            max_delete: MAX_DELETE_DEFAULT,
+            standby: false,
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use deltabus_bus::{EncodedSet, Position, ReversePlace};
 use deltabus_interfaces::Stamp;
-use deltabus_record::change::{ReverseCursor, Revision};
+use deltabus_record::change::{Change, ConflictPolicy, ReverseCursor, Revision};
 use deltabus_record::digest::Digest;
-use deltabus_record::schema::ReceiverName;
+use deltabus_record::row::Row;
+use deltabus_record::schema::{CollectionName, ReceiverName};
 use deltabus_record::value::Value;
 use deltabus_state::{Batch, View};
 
@@ -256,6 +257,25 @@ pub(crate) fn clock(view: &View) -> Result<u64, Error> {
 
 pub(crate) fn put_clock(batch: &mut Batch, time_millis: u64) -> Result<(), Error> {
     Ok(batch.meta_put_values(CLOCK, &[Value::Integer(time_millis as i64)])?)
+}
+
+/// Remembers when a record changed, and what it was when it went: for the policy `latest`, and for edits that bring a deleted
+/// record back.
+pub(crate) fn remember(
+    batch: &mut Batch,
+    collection: &CollectionName,
+    change: &Change,
+    time_millis: u64,
+    policy: ConflictPolicy,
+) {
+    let time = Value::Integer(time_millis as i64);
+    let row = match change {
+        Change::Delete { row, .. } => Row::of(&[time, Value::Bytes(row.as_bytes().to_vec())]),
+        // Times matter to one policy only; what was deleted may have to come back under any.
+        _ if policy == ConflictPolicy::Latest => Row::of(&[time]),
+        _ => return,
+    };
+    batch.overlay_put(collection, change.key().as_bytes(), row.as_bytes());
 }
 
 fn integer(view: &View, name: &'static str) -> Result<u64, Error> {

@@ -16,6 +16,7 @@ pub mod metrics;
 mod observe;
 mod reverse;
 mod takeover;
+mod tenure;
 mod transmitter;
 
 pub use config::{Config, MAX_DELETE_DEFAULT};

@@ -1,5 +1,7 @@
 //! Taking reverse sets: merge each edit with the source as it stands, field by field.
 
+use std::time::Duration;
+
 use deltabus_interfaces::{Action, CollectionWrite, Contents, Interface, RecordWrite, Stamp};
 use deltabus_record::change::{
     Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
@@ -21,11 +23,26 @@ use crate::contents::OnTheBus;
 /// Also the record as it was when it went, where it did.
 pub(crate) type LastChanged<'a> = dyn Fn(&CollectionName, &Key) -> (u64, Option<Row>) + 'a;
 
-/// Merges `set` into `working` and says what became of each edit.
+/// An edit may be dated so much later than it is here: clocks differ. One dated later still wins by no date, or it would win over
+/// every change of the source.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(3600);
+
+/// The latest time that something can have been done, where it is `now_millis`.
+pub(crate) fn latest_time(now_millis: u64) -> u64 {
+    now_millis.saturating_add(CLOCK_AHEAD_MAX.as_millis() as u64)
+}
+
+/// When the edits of `set` were made, as far as that can be: 0, before everything, where it can't.
+pub(crate) fn dated(set: &ReverseSet, now_millis: u64) -> u64 {
+    if set.time_millis <= latest_time(now_millis) { set.time_millis } else { 0 }
+}
+
+/// Merges `set`, whose edits were made at `time_millis`, into `working` and says what became of each edit.
 ///
 /// `source` tells what its store makes of each value, so that the previous state holds what the next scan will find.
 pub(crate) fn merge_set(
     set: &ReverseSet,
+    time_millis: u64,
     working: &mut Working<'_>,
     source: &Source<'_>,
     policy: ConflictPolicy,
@@ -37,7 +54,7 @@ pub(crate) fn merge_set(
             match prepare(&edits.collection, edit, working, source)? {
                 Prepared::Decided(verdict) => verdicts.push(verdict),
                 Prepared::Edit(edit) => {
-                    let edit = Edit { collection: &edits.collection, edit, time_millis: set.time_millis };
+                    let edit = Edit { collection: &edits.collection, edit, time_millis };
                     verdicts.extend(merge_edit(&edit, working, policy, last_changed)?);
                 }
             }
@@ -284,14 +301,16 @@ pub(crate) fn transaction_of(working: &Working<'_>) -> Transaction {
     transaction
 }
 
-/// Writes the source. Nothing is journalled: after a crash the next scan finds what was written as a change of the
-/// source's own, and merging the reverse set again finds that there is nothing to do.
+/// Writes the source, if `may` says so when all is ready for it: what follows then is one step. Nothing is journalled: after
+/// a crash the next scan finds what was written as a change of the source's own, and merging the reverse set again finds that
+/// there is nothing to do.
 pub(crate) fn write_source(
     interface: &dyn Interface,
     writes: &[(Collection, Vec<RecordWrite>)],
     expected: &Stamp,
     contents: &dyn Contents,
-) -> Result<Stamp, deltabus_interfaces::Error> {
+    may: &dyn Fn() -> Result<(), Error>,
+) -> Result<Stamp, Error> {
     let mut whole = Vec::with_capacity(writes.len());
     for (collection, writes) in writes {
         let kept = |slot: usize| {
@@ -304,7 +323,9 @@ pub(crate) fn write_source(
         .iter()
         .map(|(collection, writes)| CollectionWrite { collection, dropped: &[], action: Action::Write(writes) })
         .collect();
-    interface.stage(&mut writes, expected, None, contents)?.commit()
+    let staged = interface.stage(&mut writes, expected, None, contents)?;
+    may()?;
+    Ok(staged.commit()?)
 }
 
 /// The write with large values in their place, but for those that are `kept` by reference.

@@ -1,30 +1,37 @@
 //! Becoming the writer of a source's log: a claim, and a state that agrees with what the log accepted.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
 
 use deltabus_bus::{
-    Accepted, Entry, Event, Log, Position, Reader, ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
+    Accepted, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason, ReversePlace,
+    SnapshotReader, Writer, decode_set, encode_set,
 };
-use deltabus_record::change::{ChangeSet, ReverseCursor, Revision};
+use deltabus_interfaces::in_place;
+use deltabus_record::change::{ChangeSet, ConflictPolicy, ReverseCursor, Revision};
 use deltabus_state::{Store, Working};
 
-use crate::Error;
 use crate::ledger::{self, Waiting, Weights};
+use crate::{Error, reverse};
+
+/// Pause of one that stands by before it looks again whether there is something to follow.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
 
 /// Claims the log and brings the state in line with it.
-pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writer, Error> {
+pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: ConflictPolicy) -> Result<Writer, Error> {
     let (known, staged) = {
         let view = store.view();
         (ledger::position(&view)?, ledger::revision(&view)?)
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
-    let snapshot = deltabus_bus::pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
+    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     match accepted {
-        Accepted::Nothing => found_anew(log, store, None).await?,
+        Accepted::Nothing => found_anew(log, store, policy, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
-            found_anew(log, store, None).await?;
+            found_anew(log, store, policy, None).await?;
         }
         // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
         Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
@@ -33,7 +40,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
                 snapshot,
                 "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
             );
-            rebuild(log, store).await?;
+            rebuild_or_found(log, store, policy).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -46,12 +53,17 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
                     reached = revision.number,
                     "the log went on without this transmitter; its state follows the log"
                 );
-                for set in sets {
-                    apply(store, &set.set, &set.position)?;
+                match sets.iter().try_for_each(|set| apply(log, store, set, policy)) {
+                    Ok(()) => acknowledge(store, &writer.position())?,
+                    Err(error) if misfits(&error) => {
+                        // No reader gets on either: what it has is written by nobody who knows the source.
+                        tracing::error!(%error, "the log doesn't lead on from the state; it is founded anew");
+                        found_from(log, store, None).await?;
+                    }
+                    Err(error) => return Err(error),
                 }
-                acknowledge(store, &writer.position())?;
             } else {
-                rebuild(log, store).await?;
+                rebuild_or_found(log, store, policy).await?;
             }
         }
         Accepted::Elsewhere { reason } => {
@@ -69,20 +81,95 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str) -> Result<Writ
                 }
                 Some(reached) if reached.number > staged.number => {
                     tracing::warn!(reason, "the state doesn't lead to the log; it is rebuilt from the log");
-                    rebuild(log, store).await?;
-                }
-                _ if staged.number == 0 && deltabus_bus::pointer(log).await?.is_some() => {
-                    tracing::warn!(reason, "there is no state; it is rebuilt from the snapshot");
-                    rebuild(log, store).await?;
+                    rebuild_or_found(log, store, policy).await?;
                 }
                 reached => {
                     tracing::warn!(reason, "the log lost what it had; it is founded anew from the state");
-                    found_anew(log, store, reached).await?;
+                    found_anew(log, store, policy, reached).await?;
                 }
             }
         }
     }
     Ok(writer)
+}
+
+/// Keeps the state where the log is, for one that stands by: nothing is claimed, and nothing written but the state. Goes on until
+/// it is dropped, or fails for a reason that may pass.
+pub(crate) async fn follow(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<Infallible, Error> {
+    let mut leads = step_back(store)?;
+    loop {
+        if !leads && !rebuilt(log, store, policy).await? {
+            tokio::time::sleep(FOLLOW_AGAIN).await;
+            continue;
+        }
+        pass_answered(log, store).await?;
+        let mut reader = Reader::at(log, ledger::position(&store.view())?);
+        let mut answered = false;
+        loop {
+            match reader.next().await? {
+                Event::Set(set) => match apply(log, store, &set, policy) {
+                    Ok(()) => answered |= !set.set.replies.is_empty(),
+                    Err(error) if misfits(&error) => {
+                        tracing::warn!(%error, "a set of the log doesn't fit the state; it is rebuilt");
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                },
+                Event::CaughtUp(position) => {
+                    if ledger::position(&store.view())? != position {
+                        acknowledge(store, &position)?;
+                    }
+                    if std::mem::take(&mut answered) {
+                        pass_answered(log, store).await?;
+                    }
+                }
+                Event::Rejoin(reason) => {
+                    tracing::debug!(%reason, "the state is rebuilt from the snapshot");
+                    break;
+                }
+            }
+        }
+        leads = false;
+    }
+}
+
+/// Takes back what was staged and is not known to be in the log: whoever is active finds it at the source. `false` if the state
+/// doesn't go back to where the log was.
+fn step_back(store: &Store) -> Result<bool, Error> {
+    let view = store.view();
+    let (known, staged) = (ledger::position(&view)?.revision, ledger::revision(&view)?);
+    if ledger::foundation(&view)? {
+        return Ok(false);
+    }
+    Ok(staged == known || undo(store, &ledger::outbox(&view, known.number)?, known)?)
+}
+
+/// Makes the state anew; `false` where snapshot and log lead nowhere yet.
+async fn rebuilt(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<bool, Error> {
+    match rebuild(log, store, policy).await {
+        Ok(reason) => Ok(reason.is_none()),
+        Err(Error::Bus(BusError::NoSnapshot(_))) => Ok(false),
+        Err(error) if misfits(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves the place among the reverse sets over those that were answered, so that whoever takes over begins behind them.
+async fn pass_answered(log: &Log, store: &Store) -> Result<(), Error> {
+    loop {
+        let view = store.view();
+        let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+        let waiting = log.reverse_sets(ledger::reverse(&view)?).await?;
+        let is_answered = |set: &deltabus_record::change::ReverseSet| {
+            cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last())
+        };
+        // Nobody takes what can't be understood.
+        let answered = waiting.iter().take_while(|waiting| waiting.set.as_ref().map_or(true, is_answered));
+        let Some(last) = answered.last().map(|answered| answered.place) else { return Ok(()) };
+        let mut batch = store.batch();
+        ledger::put_reverse(&mut batch, last)?;
+        batch.commit()?;
+    }
 }
 
 /// Whether a set in the outbox starts from `reached`, so that it and those after it can be sent.
@@ -92,14 +179,25 @@ fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
     Ok(decode_set(&first.set.0)?.base == reached)
 }
 
-/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true.
+/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true. Without a state, a snapshot
+/// that is left is gone on from: it says also which edits were taken.
+async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: Option<Revision>) -> Result<(), Error> {
+    if ledger::revision(&store.view())?.number == 0 && readable_pointer(log).await?.is_some() {
+        tracing::warn!("there is no state; it is rebuilt from the snapshot");
+        return rebuild_or_found(log, store, policy).await;
+    }
+    found_from(log, store, reached).await
+}
+
+/// Lets the log begin with the state, or, where there is none, leaves that to the first look at the source.
 ///
 /// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
 /// the sets that go answered is answered anew.
-async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
-    let highest = highest_number(log).await?;
+async fn found_from(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
+    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
+    let highest = highest_number(log).await?.max(snapshot);
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
         Some(owed) => decode_set(&owed.0)?.replies,
@@ -129,10 +227,25 @@ async fn found_anew(log: &Log, store: &Store, reached: Option<Revision>) -> Resu
     Ok(batch.commit()?)
 }
 
-/// The highest number that the log or its snapshot has.
+/// Whether a set of the log is none that leads on from the state.
+fn misfits(error: &Error) -> bool {
+    matches!(error, Error::Apply(_) | Error::Digest { .. })
+}
+
+/// What the snapshot's pointer points to; one that can't be understood is as good as none.
+async fn readable_pointer(log: &Log) -> Result<Option<Manifest>, Error> {
+    match deltabus_bus::pointer(log).await {
+        Err(error @ BusError::Wire { .. }) => {
+            tracing::warn!(%error, "the snapshot is passed over");
+            Ok(None)
+        }
+        pointer => Ok(pointer?),
+    }
+}
+
+/// The highest number that the log has.
 async fn highest_number(log: &Log) -> Result<u64, Error> {
-    let snapshot = deltabus_bus::pointer(log).await?;
-    let mut highest = snapshot.map_or(0, |manifest| manifest.position.revision.number);
+    let mut highest = 0;
     let mut take = |entry| match entry {
         Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
         Entry::Set(set) => highest = highest.max(set.set.next.number),
@@ -193,14 +306,23 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
 }
 
 /// Brings the state to the next revision by a set of the log.
-fn apply(store: &Store, set: &ChangeSet, position: &Position) -> Result<(), Error> {
-    let view = store.view();
+fn apply(log: &Log, store: &Store, delivered: &Delivered, policy: ConflictPolicy) -> Result<(), Error> {
+    let (set, view) = (&delivered.set, store.view());
     let mut working = Working::new(&view, set.base.digest);
     for transaction in &set.transactions {
         working.apply(transaction)?;
     }
+    if working.digest() != set.next.digest {
+        return Err(Error::Digest { source_name: log.source().clone(), revision: set.next.number });
+    }
+    // A time that can't be would be later than all that come.
+    let time_millis = set.time_millis.min(reverse::latest_time(log.clock().now_millis()));
     let mut batch = store.batch();
     working.write(&mut batch)?;
+    let changes = set.transactions.iter().flat_map(|transaction| &transaction.collections);
+    for (collection, change) in changes.flat_map(|changes| changes.changes.iter().map(|it| (&changes.collection, it))) {
+        ledger::remember(&mut batch, collection, change, time_millis, policy);
+    }
     let cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     let mut answered = cursors.clone();
     for reply in &set.replies {
@@ -210,16 +332,19 @@ fn apply(store: &Store, set: &ChangeSet, position: &Position) -> Result<(), Erro
     for (receiver, cursor) in answered.iter().filter(|(receiver, cursor)| cursors.get(*receiver) != Some(*cursor)) {
         ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
+    let weights = ledger::weights(&view)?;
+    ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + delivered.bytes, ..weights })?;
+    ledger::put_clock(&mut batch, ledger::clock(&view)?.max(time_millis))?;
     ledger::put_revision(&mut batch, &set.next)?;
-    ledger::put_position(&mut batch, position)?;
+    ledger::put_position(&mut batch, &delivered.position)?;
     ledger::put_index(&mut batch, None)?;
     ledger::put_stamp(&mut batch, None)?;
-    Ok(batch.commit()?)
+    Ok(in_place(|| batch.commit())?)
 }
 
 /// The revision that snapshot and log lead to; `None` if they lead nowhere.
 async fn reachable(log: &Log) -> Result<Option<Revision>, Error> {
-    let Some(manifest) = deltabus_bus::pointer(log).await? else { return Ok(None) };
+    let Some(manifest) = readable_pointer(log).await? else { return Ok(None) };
     let mut reader = Reader::at(log, manifest.position);
     loop {
         match reader.next_stored().await? {
@@ -230,8 +355,20 @@ async fn reachable(log: &Log) -> Result<Option<Revision>, Error> {
     }
 }
 
-/// Makes the state anew from snapshot and log.
-async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
+/// Makes the state anew from snapshot and log; founds the log anew where that leads nowhere.
+async fn rebuild_or_found(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<(), Error> {
+    let reason = match rebuild(log, store, policy).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(reason)) => reason.to_string(),
+        Err(error) if misfits(&error) => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    tracing::warn!(reason, "the log can't be followed from its snapshot; it is founded anew");
+    found_from(log, store, None).await
+}
+
+/// Makes the state anew from snapshot and log. Gives the reason if the log can't be followed from there.
+async fn rebuild(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<Option<Reason>, Error> {
     let mut reader = SnapshotReader::open(log).await?;
     let manifest = reader.manifest().clone();
     let mut loads = Vec::new();
@@ -270,12 +407,12 @@ async fn rebuild(log: &Log, store: &Store) -> Result<(), Error> {
     let mut reader = Reader::at(log, manifest.position);
     loop {
         match reader.next_stored().await? {
-            Event::Set(set) => apply(store, &set.set, &set.position)?,
-            Event::CaughtUp(position) => return acknowledge(store, &position),
-            Event::Rejoin(reason) => {
-                tracing::warn!(%reason, "the log can't be followed from its snapshot; it is founded anew");
-                return found_anew(log, store, None).await;
+            Event::Set(set) => apply(log, store, &set, policy)?,
+            Event::CaughtUp(position) => {
+                acknowledge(store, &position)?;
+                return Ok(None);
             }
+            Event::Rejoin(reason) => return Ok(Some(reason)),
         }
     }
 }

@@ -36,7 +36,7 @@ impl Server {
     }
 
     pub(crate) async fn connect(&self) -> Arc<dyn Broker> {
-        Arc::new(JetStream::connect(&self.running.url, None).await.expect("it takes connections"))
+        Arc::new(JetStream::connect(&self.running.url, &self.running.access()).await.expect("it takes connections"))
     }
 }
 

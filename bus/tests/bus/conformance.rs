@@ -22,6 +22,7 @@ on_each_broker!(
     a_subject_is_replaced_only_by_who_knows_it,
     snapshots_keep_the_last_message_of_each_subject,
     the_last_message_of_a_subject_is_found,
+    the_messages_of_one_subject_come_in_order_and_no_others,
     a_source_that_is_not_there_is_named,
     what_is_too_large_is_refused_and_the_largest_is_not,
     followers_get_what_is_stored_and_beats,
@@ -220,6 +221,35 @@ async fn the_last_message_of_a_subject_is_found(broker: Arc<dyn Broker>) {
     let last = broker.last(&a, &Subject::reverse(&oslo)).await.expect("asked").expect("it is there");
     assert_eq!((last.sequence, last.tail.as_str(), &last.payload[..]), (2, "reverse.oslo", &b"o2"[..]));
     assert!(broker.holds(&a, &Subject::reverse(&oslo)).await.expect("asked"));
+}
+
+async fn the_messages_of_one_subject_come_in_order_and_no_others(broker: Arc<dyn Broker>) {
+    let a = source("a");
+    broker.prepare(&a).await.expect("streams can be made");
+    let (oslo, rome) = (ReceiverName::new("oslo").expect("good"), ReceiverName::new("rome").expect("good"));
+    let read = async |receiver: &ReceiverName, from, bytes_max| {
+        broker.read_subject(&a, &Subject::reverse(receiver), from, bytes_max).await.expect("it can be read")
+    };
+    assert_eq!(read(&oslo, 1, 1000).await, []);
+    for text in ["o1", "o2", "o3"] {
+        put(&broker, "a", &Subject::reverse(&oslo), text).await;
+        put(&broker, "a", &Subject::reverse(&rome), "r").await;
+    }
+    let found = read(&oslo, 1, 10_000).await;
+    assert_eq!(texts(&found), ["o1", "o2", "o3"]);
+    assert_eq!(found.iter().map(|stored| stored.sequence).collect::<Vec<_>>(), [1, 3, 5]);
+    assert_eq!(texts(&read(&oslo, 2, 10_000).await), ["o2", "o3"]);
+    assert_eq!(texts(&read(&oslo, 6, 10_000).await), [""; 0]);
+    // However little is asked for, it goes on.
+    let mut all = Vec::new();
+    let mut from = 1;
+    loop {
+        let found = read(&oslo, from, 1).await;
+        let Some(last) = found.last() else { break };
+        from = last.sequence + 1;
+        all.extend(texts(&found));
+    }
+    assert_eq!(all, ["o1", "o2", "o3"]);
 }
 
 async fn a_source_that_is_not_there_is_named(broker: Arc<dyn Broker>) {

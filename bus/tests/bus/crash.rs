@@ -1,8 +1,5 @@
 //! A broker that dies while sets are published.
 
-use std::sync::Arc;
-
-use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::{Accepted, Event, Log, Position, Reader, Writer};
 use tokio::sync::watch;
 
@@ -85,8 +82,8 @@ async fn what_was_acknowledged_outlives_a_killed_server() {
         let last = KILLS * SETS;
         let (sender, mut acknowledged) = watch::channel(0);
         let transmitter = tokio::spawn(transmit(log.clone(), last, sender));
-        let of_its_own = JetStream::connect(&server.running.url, None).await.expect("it takes connections");
-        let receiver = tokio::spawn(receive(Log::new(Arc::new(of_its_own), log.source().clone()), last));
+        let of_its_own = server.connect().await;
+        let receiver = tokio::spawn(receive(Log::new(of_its_own, log.source().clone()), last));
         for kill in 1..=KILLS {
             acknowledged.wait_for(|sets| *sets >= kill * SETS - SETS / 2).await.expect("it goes on");
             server.kill();

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::fs;
 
-use deltabus_bus::broker::{Expect, Stream, Subject};
+use deltabus_bus::access::Access;
+use deltabus_bus::broker::{Broker, Expect, Follow, Hint, Stream, Subject};
 use deltabus_bus::jetstream::JetStream;
 use deltabus_bus::local::LocalBus;
 
@@ -119,11 +120,35 @@ fn a_port_that_was_taken_meanwhile_is_given_up() {
     drop(taken);
 }
 
+#[tokio::test]
+async fn a_client_follows_a_bus_that_listens_elsewhere() {
+    ends(async {
+        let server = Server::start();
+        let access = server.running.access();
+        let broker = JetStream::connect(&server.running.url, &access).await.expect("it takes connections");
+        let people = source("people");
+        broker.prepare(&people).await.expect("streams can be made");
+        let mut live = broker.follow(&people, Follow::Changes).await.expect("it can be followed");
+        server.bus.stop().expect("it ends");
+        let address = server.running.url.strip_prefix("nats://").expect("an address");
+        let _taken = std::net::TcpListener::bind(address).expect("the port is free");
+        let again = server.bus.ensure().expect("it starts");
+        assert_ne!(again.url, server.running.url);
+        broker.move_to(&again.url, &again.access()).await.expect("it takes connections");
+        assert!(live.next().await.is_none(), "what was followed before has ended");
+        assert_eq!(broker.url(), again.url);
+        let mut live = broker.follow(&people, Follow::Changes).await.expect("it can be followed");
+        broker.append(&people, &Subject::changes(), "one".into(), Expect::Last(0)).await.expect("it is stored");
+        assert!(matches!(live.next().await, Some(Hint::Stored(stored)) if stored.payload == "one"));
+    })
+    .await;
+}
+
 #[test]
 fn only_its_owner_reads_its_configuration() {
     use std::os::unix::fs::PermissionsExt;
     let server = Server::start();
-    for file in ["nats-server.conf", "bus.json"] {
+    for file in ["nats-server.conf", "bus.json", "secret"] {
         let mode = fs::metadata(server.bus.folder().join(file)).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
@@ -132,14 +157,90 @@ fn only_its_owner_reads_its_configuration() {
 }
 
 #[tokio::test]
+async fn who_has_no_login_is_not_let_in_and_no_message_shows_one() {
+    ends(async {
+        let server = Server::start();
+        let secret = fs::read_to_string(server.bus.folder().join("secret")).expect("it is there");
+        let secret = secret.trim();
+        let refused = |login: &str| {
+            let url = server.running.url.replace("nats://", &format!("nats://{login}"));
+            async move { JetStream::connect(&url, &Access::default()).await.err().expect("it is refused").to_string() }
+        };
+        for login in ["", "local:wrong@", &format!("other:{secret}@")] {
+            let said = refused(login).await;
+            assert!(said.contains("let us in") && said.contains(&server.running.url), "{said}");
+            assert!(!said.contains(secret) && !said.contains("wrong"), "{said}");
+        }
+        let url = server.running.url.replace("nats://", &format!("nats://local:{secret}@"));
+        let broker = JetStream::connect(&url, &Access::default()).await.expect("it is let in");
+        assert_eq!(broker.url(), server.running.url);
+        assert!(!format!("{:?}", server.running).contains(secret));
+        for file in ["bus.json", "nats-server.log"] {
+            let text = fs::read_to_string(server.bus.folder().join(file)).expect("it is there");
+            assert!(!text.contains(secret), "{file}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_an_older_version_started_without_logins_is_used_until_it_ends() {
+    ends(async {
+        let server = Server::start();
+        server.bus.stop().expect("it ends");
+        let file = |name: &str| server.bus.folder().join(name);
+        let text = fs::read_to_string(file("nats-server.conf")).expect("it is there");
+        let without: Vec<_> = text.lines().filter(|line| !line.starts_with("authorization")).collect();
+        assert!(without.len() < text.lines().count());
+        let address = server.running.url.strip_prefix("nats://").expect("an address");
+        let older = without.join("\n").replace("127.0.0.1:-1", address);
+        fs::write(file("nats-server.conf"), older).expect("it can be written");
+        fs::remove_file(file("secret")).expect("it is there");
+        fs::remove_file(file("stopped")).expect("it is there");
+        let (program, _) = deltabus_bus::local::find_server().expect("it is there");
+        let mut command = std::process::Command::new(program);
+        let mut older = command
+            .arg("-c")
+            .arg(file("nats-server.conf"))
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("it can be started");
+        let running = loop {
+            match server.bus.status().filter(|running| running.pid == older.id() as i32) {
+                Some(running) => break running,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        // Looking changes nothing; whoever uses it has a login ready.
+        assert!(!file("secret").exists());
+        let used = server.bus.ensure().expect("it runs");
+        assert_eq!((used.pid, &used.url), (running.pid, &running.url));
+        let broker = JetStream::connect(&used.url, &used.access()).await.expect("it takes connections");
+        older.kill().expect("it can be killed");
+        older.wait().expect("it has ended");
+        let again = server.bus.ensure().expect("it starts");
+        assert_eq!(again.url, used.url);
+        let asked = || broker.sources();
+        while asked().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let refused = JetStream::connect(&again.url, &Access::default()).await;
+        assert!(refused.is_err(), "from now on nobody comes in without a login");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn where_nobody_listens_the_address_is_named() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = free.local_addr().expect("it is bound").to_string();
     drop(free);
-    let failed = JetStream::connect(&format!("nats://{address}"), None).await.err().expect("nobody listens");
+    let failed =
+        JetStream::connect(&format!("nats://{address}"), &Access::default()).await.err().expect("nobody listens");
     assert!(failed.is_transient());
     assert!(failed.to_string().contains(&address), "{failed}");
-    let failed = JetStream::connect("nats://127.0.0.1:1", Some("/nowhere/x.creds".as_ref())).await.err();
+    let failed =
+        JetStream::connect("nats://127.0.0.1:1", &Access::by_file(Some("/nowhere/x.creds".as_ref()))).await.err();
     assert!(failed.expect("there is no such file").to_string().contains("/nowhere/x.creds"));
 }
 

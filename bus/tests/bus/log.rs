@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use deltabus_bus::broker::{Broker, Expect, Subject};
+use deltabus_bus::broker::{Broker, Expect, Stream, Subject};
 use deltabus_bus::{
     Accepted, Delivered, Entry, Error, Event, Log, Position, Reader, Timeline, Writer, confirmed, decode_set, history,
+    history_tail,
 };
 use deltabus_proto::v1;
 use prost::Message;
@@ -26,6 +27,7 @@ on_each_broker!(
     of_two_who_claim_at_once_one_is_fenced,
     a_founded_log_begins_with_its_snapshots_state,
     history_tells_foundations_and_sets,
+    the_tail_of_a_history_is_its_end_and_says_whether_it_is_all,
     a_timeline_has_what_leads_to_the_logs_end,
     a_revision_is_confirmed_by_the_log_itself,
     a_message_of_a_newer_version_says_so,
@@ -169,7 +171,7 @@ async fn an_interrupted_set_in_parts_is_as_if_it_were_not_there(broker: Arc<dyn 
 }
 
 /// Stores a message past the writer, as nobody should.
-async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
+pub(crate) async fn append(log: &Log, term: u64, content: v1::envelope::Content) {
     let payload = envelope(term, content);
     log.broker().append(log.source(), &Subject::changes(), payload, Expect::Any).await.expect("it is stored");
 }
@@ -279,6 +281,39 @@ async fn history_tells_foundations_and_sets(broker: Arc<dyn Broker>) {
     };
     history(&log, &mut take).await.expect("it can be read");
     assert_eq!(told, ["founded 3 77", "set 4", "set 5", "founded 5 78", "set 6", "set 7"]);
+}
+
+async fn the_tail_of_a_history_is_its_end_and_says_whether_it_is_all(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (mut writer, _) = claim(&log, "t", Position::default()).await;
+    writer.found("a-1-3-0", revision(1, 3), 77).await.expect("it is founded");
+    for number in 4..20 {
+        writer.publish(&chain(1, number - 1, number)).await.expect("it is published");
+    }
+    // One in parts, which a tail may begin amid.
+    writer.publish(&[encoded(1, 20, 3 * broker.payload_max())]).await.expect("it is published");
+    writer.publish(&chain(1, 20, 22)).await.expect("they are published");
+    let tail = async |bytes: u64| {
+        let mut told = Vec::new();
+        let mut take = |entry| match entry {
+            Entry::Foundation { revision, .. } => told.push(revision.number),
+            Entry::Set(set) => told.push(set.set.next.number),
+        };
+        let all = history_tail(&log, bytes, &mut take).await.expect("it can be read");
+        (told, all)
+    };
+    let whole: Vec<u64> = (3..=22).collect();
+    assert_eq!(tail(u64::MAX).await, (whole.clone(), true));
+    assert_eq!(tail(0).await, (vec![21, 22], false));
+    let bytes = broker.extent(log.source(), Stream::Changes).await.expect("it is there").expect("it has some").bytes;
+    let mut before = 0;
+    for part in 0..=10 {
+        let (told, all) = tail(bytes * part / 10).await;
+        assert!(whole.ends_with(&told), "{told:?}");
+        assert!(told.len() >= before && all == (part == 10), "{part}: {told:?}");
+        before = told.len();
+    }
+    assert_eq!(before, whole.len());
 }
 
 async fn a_timeline_has_what_leads_to_the_logs_end(broker: Arc<dyn Broker>) {

@@ -7,9 +7,10 @@ use deltabus_bus::memory::{Availability, Fault, MemoryBroker};
 use deltabus_bus::{
     Accepted, Entry, Error, Event, Log, Position, Reader, Reason, SnapshotWriter, Timeline, Writer, history,
 };
+use deltabus_proto::v1;
 
 use crate::brokers::{ends, prepared};
-use crate::log::{claim, numbers, stored};
+use crate::log::{append, claim, numbers, stored};
 use crate::sets::{chain, encoded, revision};
 
 /// A log with a claim and sets 1 to `sets`, a message each.
@@ -110,6 +111,19 @@ async fn readers_notice_that_the_log_lost_its_end() {
     assert_eq!(rejoin(&log, all[8].position).await, Reason::Replaced { sequence: 10 });
     // Who had read less takes it as it is.
     assert_eq!(rejoin(&log, all[4].position).await, Reason::Founded(revision(2, 9)));
+}
+
+/// Terms tell nothing where clocks differ, or where one writer goes on.
+#[tokio::test]
+async fn readers_notice_that_another_message_stands_where_they_are() {
+    let (broker, log, writer) = log_of(3).await;
+    let all = stored(&log, Position::default()).await;
+    broker.cut(log.source(), Stream::Changes, 3);
+    for term in [writer.term(), 1] {
+        broker.cut(log.source(), Stream::Changes, 3);
+        append(&log, term, v1::envelope::Content::Part(v1::Part::default())).await;
+        assert_eq!(rejoin(&log, all[2].position).await, Reason::Replaced { sequence: 4 });
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ mod acceptance;
 mod brokers;
 mod conformance;
 mod crash;
+mod hostile;
+mod lease;
 mod local;
 mod log;
 mod loss;

@@ -32,15 +32,18 @@ pub(crate) fn bus(global: &Global, options: Bus) -> Result<Exit, Error> {
                     None => (None, None, None),
                 };
                 let folder = bus.folder().display().to_string();
+                let open = bus.open_at().map(|listen| listen.to_string());
                 let status = serde_json::json!({
                     "running": running.is_some(), "pid": pid, "url": url, "version": version,
-                    "stored_bytes": stored, "folder": folder,
+                    "open": open, "stored_bytes": stored, "folder": folder,
                 });
                 println!("{status}");
             } else {
+                let open =
+                    bus.open_at().map(|listen| format!(", open to other devices at {listen}")).unwrap_or_default();
                 match running {
                     Some(running) => println!(
-                        "running at {} (process {}, nats-server {}), {} stored in {}",
+                        "running at {} (process {}, nats-server {}){open}, {} stored in {}",
                         running.url,
                         running.pid,
                         running.version,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_interfaces::{Error as InterfaceError, Interface, Location, Mark, NoContents};
 use deltabus_receiver::Filter;
@@ -9,7 +10,7 @@ use deltabus_receiver::Filter;
 use crate::arguments::{Check, Global};
 use crate::config::{self, Config};
 use crate::error::{Error, Exit};
-use crate::session;
+use crate::{direct, session};
 
 /// Runs the command: every finding is a line; exit code 2 if one of them is trouble.
 pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error> {
@@ -17,8 +18,13 @@ pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error
     let mut findings = Findings::default();
     match config::either(path)? {
         Config::Transmitter(file) => {
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             check_common(&global, &mut findings).await?;
+            if let Some(open) = &file.open {
+                let opening = direct::opening(open, &file.hosts);
+                findings
+                    .note("open", opening.map(|opening| format!("the local bus is to be open at {}", opening.listen)));
+            }
             for source in &file.source {
                 let name = format!("source {}", source.name);
                 match source.config(path) {
@@ -28,7 +34,7 @@ pub(crate) async fn check(global: &Global, options: Check) -> Result<Exit, Error
             }
         }
         Config::Receiver(file) => {
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
             check_common(&global, &mut findings).await?;
             for destination in &file.destination {
                 let name = format!("destination {}", destination.location);
@@ -77,9 +83,13 @@ async fn check_common(global: &Global, findings: &mut Findings) -> Result<(), Er
     findings.note("state", writable(parent).map(|()| state.display().to_string()));
     match &global.bus {
         Some(url) => {
-            let connected = JetStream::connect(url, global.credentials.as_deref()).await;
-            let connected = connected.map(|_| format!("{url} answers"));
-            findings.note("bus", connected.map_err(|error| deltabus_bus::Error::from(error).into()));
+            let connected = async {
+                let connected = JetStream::connect(url, &session::access(global, url)?).await;
+                connected
+                    .map(|broker| format!("{} answers", broker.url()))
+                    .map_err(|error| deltabus_bus::Error::from(error).into())
+            };
+            findings.note("bus", connected.await);
         }
         None => findings.note("bus", Ok("the local bus".into())),
     }

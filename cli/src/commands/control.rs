@@ -6,12 +6,13 @@ use deltabus_transmitter::{ANSWER_FAILED, Question, Transmitter};
 use crate::arguments::{Global, Named};
 use crate::commands::decide;
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::session;
 
 /// Lets a held delete go.
 pub(crate) async fn confirm(global: &Global, options: Named) -> Result<Exit, Error> {
     let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker(global, &state, Wanted::Publish(&options.source)).await?;
     let question = Question::Confirm.to_bytes();
     let answer = broker.ask(&options.source, question).await.map_err(deltabus_bus::Error::from)?;
     let text = match answer {
@@ -40,7 +41,7 @@ pub(crate) async fn confirm(global: &Global, options: Named) -> Result<Exit, Err
 /// Has a snapshot written.
 pub(crate) async fn snapshot(global: &Global, options: Named) -> Result<Exit, Error> {
     let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker(global, &state, Wanted::Publish(&options.source)).await?;
     let question = Question::Snapshot.to_bytes();
     let answer = broker.ask(&options.source, question).await.map_err(deltabus_bus::Error::from)?;
     let text = match answer {

@@ -19,6 +19,7 @@ use crate::arguments::{DeadLetters, DeadLettersCommand, Global, LetterId};
 use crate::commands::log::{Schemas, entries};
 use crate::commands::{decide, verify};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{Paint, counted, difference_of, kind_of, name_of, time_text};
 use crate::session;
 
@@ -229,7 +230,7 @@ async fn by_receiver(
     let mut config = Config::new(source.clone(), location, receiver.clone());
     config.reverse = status["reverse"].as_bool().unwrap_or_default();
     config.on_error = OnError::DeadLetter;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker(global, &state, Wanted::Read(source)).await?;
     let mut opened = Receiver::open(config, broker, &state).map_err(|error| match error {
         ReceiverError::State(StateError::Busy { .. }) => {
             Error::Trouble(format!("receiver `{receiver}` of `{source}` has just started; run this again"))

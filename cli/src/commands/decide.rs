@@ -11,6 +11,7 @@ use deltabus_transmitter::{ANSWER_BUSY, ANSWER_FAILED, Config, Decided, Decision
 
 use crate::arguments::{Global, Policy};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::session;
 
 /// A transmitter that runs is asked for so long: it may be in the middle of a long scan.
@@ -27,7 +28,7 @@ pub(crate) async fn decide(
     decision: Decision,
 ) -> Result<Exit, Error> {
     let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker(global, &state, Wanted::Publish(source)).await?;
     let ask = |question: Question| {
         let broker = broker.clone();
         async move { broker.ask(source, question.to_bytes()).await.map_err(deltabus_bus::Error::from) }

@@ -11,6 +11,7 @@ use deltabus_record::text::printable;
 
 use crate::arguments::{Global, Log, Show};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{Paint, bytes_text, counted, difference_of, print_difference, print_difference_json, time_text};
 use crate::session;
 
@@ -28,7 +29,7 @@ pub(crate) async fn founded(broker: Arc<dyn Broker>, source: &SourceName) -> Res
 /// The accepted history, oldest first.
 pub(crate) async fn entries(global: &Global, source: &SourceName) -> Result<(BusLog, Vec<Entry>), Error> {
     let state = session::state(global)?;
-    let log = founded(session::broker(global, &state).await?, source).await?;
+    let log = founded(session::broker(global, &state, Wanted::Read(source)).await?, source).await?;
     let found = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&found);
     history(&log, &mut |entry| sink.lock().expect("nobody panics with this lock").push(entry)).await?;

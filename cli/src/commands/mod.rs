@@ -1,6 +1,9 @@
 //! One file for each command.
 
+pub(crate) mod administration;
 pub(crate) mod bus;
+pub(crate) mod cases;
+pub(crate) mod certificates;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod conflicts;
@@ -11,6 +14,7 @@ pub(crate) mod decide;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod log;
+pub(crate) mod manage;
 pub(crate) mod plan;
 pub(crate) mod receive;
 pub(crate) mod restore;
@@ -18,6 +22,7 @@ pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod transmit;
 pub(crate) mod verify;
+pub(crate) mod who;
 
 use deltabus_record::text::printable;
 use tokio::task::JoinSet;

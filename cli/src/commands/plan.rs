@@ -13,18 +13,19 @@ use serde_json::json;
 use crate::arguments::{Global, Plan};
 use crate::destinations::{self, Naming};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{counted, spinner};
 use crate::report::Report;
 use crate::session;
 
 /// Runs the command.
 pub(crate) async fn plan(global: &Global, options: Plan) -> Result<Exit, Error> {
-    let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing)?;
+    let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing).await?;
     let state = session::state(&global)?;
-    let broker = session::broker(&global, &state).await?;
     let mut exit = Exit::Done;
     for config in configs {
-        if plan_one(&global, &options, config, broker.clone(), &state).await? {
+        let broker = session::broker(&global, &state, Wanted::Read(&config.source)).await?;
+        if plan_one(&global, &options, config, broker, &state).await? {
             exit = Exit::Differs;
         }
     }

@@ -8,21 +8,25 @@ use tokio::task::JoinSet;
 use crate::arguments::{Global, Receive};
 use crate::destinations::{self, Naming};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{counted, spinner};
 use crate::session;
 
 /// Runs the command.
 pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, Error> {
-    let (global, mut configs) = destinations::configs(global, &options.destinations, Naming::Lasting)?;
+    let (global, mut configs) = destinations::configs(global, &options.destinations, Naming::Lasting).await?;
     for config in &mut configs {
         config.poll = options.poll.or(config.poll);
     }
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
-    let broker = session::broker(&global, &state).await?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
+    let bus = session::bus(&global, &state, Wanted::Receive(first), &sources).await?;
     let mut receivers = Vec::new();
     for config in configs {
-        receivers.push(Receiver::open(config, broker.clone(), &state)?);
+        let broker = bus.of(&config.source).await?;
+        receivers.push(Receiver::open(config, broker, &state)?);
     }
     if options.once {
         let mut exit = Exit::Done;
@@ -39,16 +43,20 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
                 exit = Exit::Trouble;
             }
         }
+        bus.report().await;
         return Ok(exit);
     }
     let stop = session::stop_signal()?;
+    bus.attend(&stop);
     let mut tasks = JoinSet::new();
     for receiver in receivers {
         tracing::info!(source = %receiver.source(), receiver = %receiver.name(), "receiving");
         let stop = stop.clone();
         tasks.spawn(receiver.run(stop, log_round));
     }
-    super::finish(tasks, &stop).await
+    let exit = super::finish(tasks, &stop).await?;
+    bus.dismissal()?;
+    Ok(exit)
 }
 
 fn round_text(source: &SourceName, receiver: &ReceiverName, round: &Round) -> String {

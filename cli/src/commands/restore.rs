@@ -1,7 +1,6 @@
 //! `deltabus restore`: a former state of a source, written to a place.
 
 use std::io::{BufWriter, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use deltabus_bus::Timeline;
 use deltabus_interfaces::Location;
@@ -11,6 +10,7 @@ use deltabus_state::StateDirectory;
 
 use crate::arguments::{Global, Restore};
 use crate::error::{Error, Exit};
+use crate::moment::now_millis;
 use crate::output::{counted, spinner, time_text};
 use crate::report::Report;
 use crate::{destinations, session};
@@ -22,11 +22,10 @@ pub(crate) async fn restore(global: &Global, options: Restore) -> Result<Exit, E
     let source = &options.source;
     let location = Location::parse(&options.location)?;
     let state = session::state(global)?;
-    let broker = session::broker(global, &state).await?;
+    let broker = session::broker(global, &state, crate::membership::Wanted::Read(source)).await?;
     let bar = spinner(global, &format!("{source}: reading the log"));
     let timeline = Timeline::read(&log::founded(broker.clone(), source).await?).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
-    let step = options.at.find(&timeline, source, now)?;
+    let step = options.at.find(&timeline, source, now_millis())?;
     let revision = step.revision;
     let since = step.time_millis.map(|millis| format!(" of {}", time_text(millis))).unwrap_or_default();
     let what = format!("revision {revision} of {source}{since}");

@@ -4,11 +4,13 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{Table, TableStyle};
-use deltabus_bus::{Event, Log, Position, Reader};
+use deltabus_bus::{Event, Log, Position, Reader, lease};
+use deltabus_record::text::printable;
 use deltabus_state::{StateDirectory, is_busy, read_status};
 use serde_json::{Value, json};
 
 use crate::arguments::{Global, Status};
+use crate::commands::cases::CaseCounter;
 use crate::error::{Error, Exit};
 use crate::output::counted;
 use crate::session;
@@ -19,8 +21,9 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Runs the command.
 pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Error> {
     let state = session::state(global)?;
+    let mut cases = CaseCounter::default();
     loop {
-        let found = gather(global, &state).await?;
+        let found = gather(global, &state, &mut cases).await?;
         if options.json {
             println!("{found}");
         } else {
@@ -39,23 +42,25 @@ pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Err
 }
 
 /// Everything known here, and how far the bus is.
-async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error> {
+async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter) -> Result<Value, Error> {
     let running = session::local_bus(state).status();
     // Looking at the status starts nothing.
-    let broker = match (&global.bus, &running) {
-        (None, None) => None,
-        _ => Some(session::broker(global, state).await?),
+    let mut names: Vec<_> = state.sources()?;
+    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
+    let brokers = match (&global.bus, &running) {
+        (None, None) if global.manager.is_none() => None,
+        _ => Some(session::any_bus(global, state, &names).await?),
     };
+    if let Some(bus) = &brokers {
+        names.extend(bus.sources().await?);
+    }
+    let url = brokers.as_ref().and_then(session::Bus::url);
     let bus = match (&global.bus, &running) {
-        (Some(url), _) => json!({ "url": url, "local": false, "running": true }),
+        _ if global.manager.is_some() => json!({ "url": global.manager, "local": false, "running": true }),
+        (Some(_), _) => json!({ "url": url, "local": false, "running": true }),
         (None, Some(running)) => json!({ "url": running.url, "local": true, "running": true, "pid": running.pid }),
         (None, None) => json!({ "url": null, "local": true, "running": false }),
     };
-    let mut names: Vec<_> = state.sources()?;
-    if let Some(broker) = &broker {
-        names.extend(broker.sources().await.map_err(deltabus_bus::Error::from)?);
-    }
-    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
     names.sort();
     names.dedup();
     let mut sources = Vec::new();
@@ -67,11 +72,22 @@ async fn gather(global: &Global, state: &StateDirectory) -> Result<Value, Error>
         let mut revision = source["revision"].as_u64().unwrap_or(0);
         source["here"] = folder.is_dir().into();
         source["running"] = is_busy(&folder).into();
-        if let Some(broker) = &broker {
-            let log = Log::new(broker.clone(), name.clone());
+        if let Some(broker) = &brokers
+            && let Some(broker) = broker.known(&name).await?
+        {
+            let log = Log::new(broker, name.clone());
+            // There only where somebody stands by, or did.
+            let lease = lease::find(&log).await?;
+            source["active"] = lease.holder().into();
             if let Some(position) = log_end(&log).await {
                 revision = revision.max(position.revision.number);
                 source["published"] = position.revision.number.into();
+            }
+            if let Ok(cases) = cases.count(&log).await {
+                source["conflicts"] = cases.conflicts.into();
+                source["conflicts_open"] = cases.open.into();
+                source["dead_letters"] = cases.refused.into();
+                source["counts_complete"] = cases.complete.into();
             }
         }
         for (_, receiver) in state.receivers()?.into_iter().filter(|(of, _)| *of == name) {
@@ -146,6 +162,15 @@ fn render(found: &Value) -> String {
     }
     for entry in sources.iter().chain(receivers) {
         let name = entry["receiver"].as_str().or(entry["source"].as_str()).unwrap_or_default();
+        let standbys: Vec<_> = entry["standbys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let running = entry["running"].as_bool() == Some(true);
+        if let Some(active) = entry["active"].as_str() {
+            text.push_str(&format!("\n{name}: {} is active", printable(active)));
+            if running && !standbys.is_empty() {
+                text.push_str(&format!("; standing by: {}", printable(&standbys.join("; "))));
+            }
+            text.push('\n');
+        }
         if let Some(held) = entry["held"].as_str() {
             text.push_str(&format!("\n{name}: held back: {held}; `deltabus confirm {name}` lets it go\n"));
         }
@@ -164,13 +189,23 @@ fn state_of(entry: &Value, here: bool) -> String {
     if entry["held"].is_string() {
         parts.push("held".to_owned());
     }
-    for (name, one) in [("pending", "reverse set"), ("drift", "drifted record"), ("dead_letters", "dead letter")] {
+    let counts = [
+        ("pending", "reverse set"),
+        ("drift", "drifted record"),
+        ("conflicts", "conflict"),
+        ("dead_letters", "dead letter"),
+    ];
+    let least = if entry["counts_complete"] == false { "at least " } else { "" };
+    for (name, one) in counts {
         if let Some(count) = entry[name].as_u64().filter(|count| *count > 0) {
-            parts.push(counted(count, one));
+            let open = entry[format!("{name}_open")].as_u64().filter(|open| *open > 0);
+            let open = open.map_or(String::new(), |open| format!(" ({open} open)"));
+            parts.push(format!("{least}{}{open}", counted(count, one)));
         }
     }
     parts.push(match (here, entry["running"].as_bool()) {
         (false, _) => "elsewhere".into(),
+        (true, Some(true)) if entry["stands_by_for"].is_string() => "standing by".into(),
         (true, Some(true)) => "running".into(),
         (true, _) => "not running".into(),
     });

@@ -1,5 +1,6 @@
 //! `deltabus transmit`: publish sources and take their edits back.
 
+use deltabus_bus::local::Opening;
 use deltabus_interfaces::Location;
 use deltabus_record::schema::SourceName;
 use deltabus_record::text::printable;
@@ -8,18 +9,30 @@ use tokio::task::JoinSet;
 
 use crate::arguments::{Global, Transmit};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
 use crate::output::{bytes_text, counted, spinner};
-use crate::{config, session};
+use crate::{config, direct, session};
 
 /// Runs the command.
 pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit, Error> {
-    let (global, configs) = configs(global, &options)?;
+    let (global, configs, opening) = configs(global, &options)?;
     let state = session::state(&global)?;
     session::serve_metrics(&global)?;
-    let broker = session::broker(&global, &state).await?;
+    let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
+    if global.bus.is_none() && global.manager.is_none() {
+        let opened = direct::open_or_close(&session::local_bus(&state), &sources, opening.as_ref())?;
+        if let Some(opened) = opened {
+            direct::say(&global, &sources, &opened);
+        }
+    } else if opening.is_some() {
+        return Err(Error::Config("--open opens the local bus, and --bus or --manager names another".into()));
+    }
+    let Some(first) = sources.first() else { return Err(Error::Config("no source is named".into())) };
+    let bus = session::bus(&global, &state, Wanted::Publish(first), &[]).await?;
     let mut transmitters = Vec::new();
     for config in configs {
-        transmitters.push(Transmitter::open(config, broker.clone(), &state)?);
+        let broker = bus.of(&config.source).await?;
+        transmitters.push(Transmitter::open(config, broker, &state)?);
     }
     if options.once {
         let mut exit = Exit::Done;
@@ -43,24 +56,31 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
                 exit = Exit::Differs;
             }
         }
+        bus.report().await;
         return Ok(exit);
     }
     let stop = session::stop_signal()?;
+    bus.attend(&stop);
     let mut tasks = JoinSet::new();
     for transmitter in transmitters {
         tracing::info!(source = %transmitter.source(), "transmitting");
         let stop = stop.clone();
         tasks.spawn(transmitter.run(stop, log_round));
     }
-    super::finish(tasks, &stop).await
+    let exit = super::finish(tasks, &stop).await?;
+    bus.dismissal()?;
+    Ok(exit)
 }
 
-/// The global options and the sources, from the command line or a file.
-fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>), Error> {
+/// The global options, the sources, and whether the local bus is to be opened for them, from the command line or a file.
+fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>, Option<Opening>), Error> {
+    let (mut open, mut hosts) = (options.open.clone(), options.host.clone());
     let (global, mut configs) = match (&options.config, &options.source, &options.location) {
         (Some(path), ..) => {
             let file = config::transmitter(path)?;
-            let global = config::merged(global, &file.bus, &file.credentials, &file.state, file.metrics);
+            let global = file.under(global);
+            open = open.or_else(|| file.open.clone());
+            hosts.extend(file.hosts.iter().cloned());
             let configs = file.source.iter().map(|source| source.config(path)).collect::<Result<Vec<_>, _>>()?;
             (global, configs)
         }
@@ -73,8 +93,15 @@ fn configs(global: &Global, options: &Transmit) -> Result<(Global, Vec<Config>),
         config.poll = options.poll.or(config.poll);
         config.max_delete = options.max_delete.unwrap_or(config.max_delete);
         config.conflicts = options.conflicts.map_or(config.conflicts, Into::into);
+        config.standby |= options.standby;
     }
-    Ok((global, configs))
+    if open.is_none() && !hosts.is_empty() {
+        return Err(Error::Config(
+            "`hosts` says by which names the bus is reached that `open` opens; there is none".into(),
+        ));
+    }
+    let opening = open.map(|open| direct::opening(&open, &hosts)).transpose()?;
+    Ok((global, configs, opening))
 }
 
 fn round_text(source: &SourceName, round: &Round) -> String {

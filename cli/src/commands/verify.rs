@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use deltabus_bus::Timeline;
 use deltabus_bus::broker::Broker;
 use deltabus_receiver::{
     Basis, Cause, Config, Error as ReceiverError, Receiver, Unequal, Unsent, Verified, WISH_FAILED, Why, Wish,
@@ -20,20 +21,24 @@ use tokio::task::block_in_place;
 use crate::arguments::{Global, Verify};
 use crate::destinations::{self, Naming};
 use crate::error::{Error, Exit};
+use crate::membership::Wanted;
+use crate::moment::{Moment, now_millis};
 use crate::output::{Paint, counted, fields_text, key_text, key_values, name_of, spinner};
 use crate::session;
+
+use super::log;
 
 /// A running receiver is waited for so long until it listens: it may be in the middle of a set.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub(crate) async fn verify(global: &Global, options: Verify) -> Result<Exit, Error> {
-    let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing)?;
+    let (global, configs) = destinations::configs(global, &options.destinations, Naming::Passing).await?;
     let state = session::state(&global)?;
-    let broker = session::broker(&global, &state).await?;
     let (mut differs, mut unread) = (false, false);
     for config in configs {
-        let verified = verify_one(&global, &options, config, broker.clone(), &state).await?;
+        let broker = session::broker(&global, &state, Wanted::Read(&config.source)).await?;
+        let verified = verify_one(&global, &options, config, broker, &state).await?;
         unread |= !verified.unread.is_empty();
         differs |= !verified.is_equal();
     }
@@ -53,7 +58,10 @@ async fn verify_one(
     state: &StateDirectory,
 ) -> Result<Verified, Error> {
     let bar = spinner(global, &format!("{}: verifying", config.source));
-    let verified = deltabus_receiver::verify(config.clone(), broker.clone(), state).await;
+    let verified = match &options.at {
+        None => deltabus_receiver::verify(config.clone(), broker.clone(), state).await.map_err(Error::from),
+        Some(at) => verify_at(at, config.clone(), broker.clone(), state).await,
+    };
     bar.finish_and_clear();
     let verified = verified?;
     report(global, options, &config, &verified, 0)?;
@@ -85,6 +93,18 @@ async fn verify_one(
         eprintln!("deltabus: edits that were sent back stay until the source has answered them");
     }
     Ok(after)
+}
+
+/// Compares a place with the source as it was.
+async fn verify_at(
+    at: &Moment,
+    config: Config,
+    broker: Arc<dyn Broker>,
+    state: &StateDirectory,
+) -> Result<Verified, Error> {
+    let timeline = Timeline::read(&log::founded(broker.clone(), &config.source).await?).await?;
+    let at = at.find(&timeline, &config.source, now_millis())?.revision;
+    Ok(deltabus_receiver::verify_at(config, broker, state, &timeline, at).await?)
 }
 
 fn is_pending(unequal: &Unequal) -> bool {
@@ -168,6 +188,24 @@ fn report(global: &Global, options: &Verify, config: &Config, verified: &Verifie
             let records = counted(*records, "record");
             let name = printable(collection.name.as_str());
             writeln!(out, "{} collection {name} is missing, with {records}", paint.red("-"))?;
+        }
+    }
+    for (collection, field) in &verified.other {
+        let name = collection.as_str();
+        if options.json {
+            writeln!(
+                out,
+                "{}",
+                serde_json::json!({ "collection": name, "field": field, "problem": "of another time" })
+            )?;
+        } else {
+            let field = field.as_deref().map(|field| format!("field {} of ", printable(field))).unwrap_or_default();
+            let name = printable(name);
+            writeln!(
+                out,
+                "{} {field}collection {name} is there, and the source had it only at other times",
+                paint.green("+")
+            )?;
         }
     }
     if options.json {
@@ -255,6 +293,7 @@ fn cause_name(cause: &Cause) -> &'static str {
 fn summary_json(config: &Config, verified: &Verified, mended: u64) -> serde_json::Value {
     let (basis, process) = match &verified.basis {
         Basis::Own => ("state", None),
+        Basis::Past => ("bus: as it was", None),
         Basis::Bus(Why::Runs(process)) => ("bus: receiver runs", *process),
         Basis::Bus(Why::Stranger) => ("bus: no receiver here", None),
         Basis::Bus(Why::Damaged) => ("bus: state damaged", None),
@@ -294,11 +333,14 @@ fn summary(out: &mut dyn Write, config: &Config, verified: &Verified, mended: u6
     }
     match verified.behind {
         Some(0) => {}
+        Some(sets) if verified.basis == Basis::Past => {
+            writeln!(out, "the source has gone on since by {}", counted(sets, "revision"))?
+        }
         Some(sets) => writeln!(out, "the log goes on: {} to receive", counted(sets, "set"))?,
         None => writeln!(out, "the log doesn't lead on from that revision: receiving joins anew by snapshot")?,
     }
     match &verified.basis {
-        Basis::Own | Basis::Bus(Why::Stranger) => {}
+        Basis::Own | Basis::Past | Basis::Bus(Why::Stranger) => {}
         Basis::Bus(Why::Runs(process)) => {
             let process = process.map(|pid| format!(" (process {pid})")).unwrap_or_default();
             writeln!(

@@ -1,9 +1,10 @@
 //! Bringing records to the destination, and setting aside those that it refuses.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 
 use deltabus_bus::{Position, causes};
-use deltabus_interfaces::{Action, CollectionWrite, Error as InterfaceError, RecordWrite, Staged, Stamp};
+use deltabus_interfaces::{Action, CollectionWrite, Content, Error as InterfaceError, RecordWrite, Staged, Stamp};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName};
@@ -14,7 +15,7 @@ use metrics::counter;
 use crate::config::OnError;
 use crate::dead::{DeadLetters, Refusal, Refused};
 use crate::error::Error;
-use crate::ledger::{self, Journal};
+use crate::ledger::{self, Journal, Replacing};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Records;
@@ -192,7 +193,7 @@ impl Receiver {
         }
         let mut batch = self.store.batch();
         dead.intend(next.revision.number, &mut batch)?;
-        Ok(Some(self.commit_journalled(staged, next.revision.number, batch)?))
+        Ok(Some(self.commit_journalled(staged, &expected, next.revision.number, batch)?))
     }
 
     /// Commits what is staged at the destination, after the intent is written down together with `batch`: after a crash that
@@ -200,12 +201,19 @@ impl Receiver {
     pub(super) fn commit_journalled(
         &self,
         mut staged: Box<dyn Staged + '_>,
+        expected: &Stamp,
         revision: u64,
         mut batch: Batch,
     ) -> Result<Stamp, Error> {
         let temporary = staged.temporary();
-        let place = temporary.as_ref().map(|temporary| temporary.path().to_owned());
-        let journal = staged.content().map(|content| Journal { revision, content, temporary: place });
+        let replacing = match &temporary {
+            Some(temporary) => {
+                Some(Replacing { temporary: temporary.path().to_owned(), before: self.content_before(expected)? })
+            }
+            None => None,
+        };
+        let content = staged.content();
+        let journal = content.map(|content| Journal { revision, content, replacing });
         ledger::put_journal(&mut batch, journal.as_ref())?;
         if let Err(error) = batch.commit() {
             // The intent may be there all the same: then the temporary file says that nothing came of it.
@@ -223,7 +231,18 @@ impl Receiver {
                 return Err(error.into());
             }
         }
-        Ok(committed?)
+        let stamp = committed?;
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = content.map(|content| (stamp.clone(), content));
+        Ok(stamp)
+    }
+
+    /// What the destination contains at `expected`: what was written there last needn't be read.
+    fn content_before(&self, expected: &Stamp) -> Result<Option<Content>, Error> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*written {
+            Some((stamp, content)) if stamp == expected => Ok(Some(*content)),
+            _ => Ok(self.interface.content()?),
+        }
     }
 
     /// Writes as much as the destination takes, in several steps, and gives back what it refuses each by itself. Nothing says

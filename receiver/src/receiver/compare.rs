@@ -18,8 +18,8 @@ use crate::outlet::{Outlet, pair};
 use crate::pending::Pending;
 use crate::ranges::{Differing, RANGE_RECORDS, Ranges, Side};
 
-use super::Receiver;
 use super::look::translator;
+use super::{Purpose, Receiver};
 
 /// How a destination compares with the base.
 pub(crate) struct Comparison {
@@ -35,6 +35,8 @@ pub(crate) struct Comparison {
     pub(crate) ranges_read: u64,
     /// Collections that aren't there at all, and how many records are wanted in each.
     pub(crate) missing: Vec<(Collection, u64)>,
+    /// Collections, and fields of others, that the source had at other times than the one that is looked at.
+    pub(crate) other: Vec<(CollectionName, Option<String>)>,
     /// Records that differ, by collection of the source and in its terms: as they should be, and as they are.
     pub(crate) differences: Vec<(Collection, Vec<Difference>)>,
     /// Why some of them could not be brought there.
@@ -99,10 +101,15 @@ impl Receiver {
             ranges: pairs.iter().map(|pair| pair.ranges.count()).sum(),
             ranges_read: 0,
             missing: Vec::new(),
+            other: self.of_other_times(&found, &view).into_iter().map(|collection| (collection.name, None)).collect(),
             differences: Vec::new(),
             unread,
             refused,
         };
+        for outlet in pairs.iter().map(|pair| &pair.outlet) {
+            let fields = outlet.dropped.iter().map(|field| (outlet.destination.name.clone(), Some(field.clone())));
+            comparison.other.extend(fields.filter(|_| matches!(self.purpose, Purpose::Restore(_))));
+        }
         let mut held = instead.held().clone();
         for place in comparison.refused.keys() {
             // What can't even be converted is not there.

@@ -251,7 +251,7 @@ impl Receiver {
                         let mut batch = self.store.batch();
                         ledger::put_attempt(&mut batch, attempt)?;
                         self.refuse(&bringing, &prepared.refused)?.intend(position.revision.number, &mut batch)?;
-                        self.commit_journalled(staged, position.revision.number, batch)
+                        self.commit_journalled(staged, &stamp, position.revision.number, batch)
                     }
                     Err(error) => Err(error.into()),
                 }
@@ -323,7 +323,7 @@ impl Receiver {
     }
 
     /// Collections at the destination that the source had at other times than the one that is restored.
-    fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
+    pub(super) fn of_other_times(&self, found: &[Collection], then: &View) -> Vec<Collection> {
         if self.interface.single_collection() {
             return Vec::new();
         }

@@ -14,13 +14,13 @@ mod send;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deltabus_bus::broker::Broker;
 use deltabus_bus::{Contents, Event, Log, Position, Reader};
 use deltabus_interfaces::wake::Wake;
-use deltabus_interfaces::{Interface, Mark, Stamp, Unread};
+use deltabus_interfaces::{Content, Interface, Mark, Stamp, Unread};
 use deltabus_record::diff::Difference;
 use deltabus_record::digest::Digest;
 use deltabus_record::mapping::Mapping;
@@ -133,6 +133,8 @@ pub struct Receiver {
     stamp: Option<Stamp>,
     /// Its collections at that stamp.
     found: Option<Vec<Collection>>,
+    /// What was written there last as one file, and the stamp that it then had.
+    written: Mutex<Option<(Stamp, Content)>>,
     index: Option<Digest>,
     stale: Stale,
     /// The destination is at this revision already, though the base isn't: a crash came between.
@@ -210,6 +212,7 @@ impl Receiver {
             unsure: true,
             stamp: None,
             found: None,
+            written: Mutex::default(),
             index: None,
             stale: Stale::new(),
             ahead: None,

@@ -5,7 +5,7 @@ use deltabus_state::Batch;
 
 use crate::dead::DeadLetters;
 use crate::error::Error;
-use crate::ledger::{self, Marked, Wanted};
+use crate::ledger::{self, Marked, Replacing, Wanted};
 use crate::pending::Pending;
 
 use super::{Purpose, Receiver};
@@ -102,9 +102,11 @@ impl Receiver {
                     _ => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
                 }
             } else if let Some(journal) = ledger::journal(&view)? {
-                // Somebody may have written it since: then the temporary file tells.
-                let renamed = || journal.temporary.as_ref().is_some_and(|temporary| !temporary.exists());
-                let written = self.interface.content()? == Some(journal.content) || renamed();
+                let now = self.interface.content()?;
+                // Somebody may have written it since: then the temporary file tells. It is gone as well where the destination
+                // and this state were restored from a backup, but then that is as it was before.
+                let renamed = |Replacing { temporary, before }: &Replacing| now != *before && !temporary.exists();
+                let written = now == Some(journal.content) || journal.replacing.as_ref().is_some_and(renamed);
                 match ledger::reconcile(&view)? {
                     true if written => self.is_equal(&position, &mut batch)?,
                     false if written && journal.revision > position.revision.number => {

@@ -221,6 +221,17 @@ impl Broker for Line {
         self.ask_for(what, Takes::of(subject), self.bus.last(source, subject)).await
     }
 
+    async fn read_subject(
+        &self,
+        source: &SourceName,
+        subject: &Subject,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        let what = || format!("reads {} from {from}", subject.tail);
+        self.ask_for(what, Takes::of(subject), self.bus.read_subject(source, subject, from, bytes_max)).await
+    }
+
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {
         let what = || format!("asks whether there is {}", subject.tail);
         self.ask_for(what, Takes::of(subject), self.bus.holds(source, subject)).await

@@ -36,6 +36,9 @@ struct Arguments {
     /// So many of the seed's receivers.
     #[arg(long, value_name = "NUMBER")]
     receivers: Option<usize>,
+    /// Two transmitters, one of which stands by.
+    #[arg(long)]
+    standby: bool,
     /// Seeds at a time; all processors unless told otherwise.
     #[arg(long, value_name = "NUMBER")]
     jobs: Option<usize>,
@@ -101,6 +104,7 @@ fn plan(arguments: &Arguments, seed: u64) -> Plan {
     if let Some(edits) = arguments.edits {
         plan.edits = edits;
     }
+    plan.standby = arguments.standby;
     if let Some(receivers) = arguments.receivers {
         plan.receivers.truncate(receivers.max(1));
     }

@@ -29,6 +29,8 @@ pub struct Plan {
     pub receivers: Vec<ReceiverPlan>,
     /// Whether fields, tables and keys change too, beside values.
     pub shape: Shape,
+    /// Whether there are two transmitters from the beginning, one of which stands by.
+    pub standby: bool,
     /// A defect to be found, for tests.
     pub planted: Option<Planted>,
 }
@@ -125,6 +127,7 @@ impl Plan {
             policy: policies[dice.below(policies.len() as u64) as usize],
             receivers,
             shape: if dice.percent(50) { Shape::Schemas } else { Shape::Records },
+            standby: false,
             planted: None,
         }
     }
@@ -142,6 +145,9 @@ impl Plan {
         }
         if self.receivers.len() != whole.receivers.len() {
             arguments += &format!(" --receivers {}", self.receivers.len());
+        }
+        if self.standby {
+            arguments += " --standby";
         }
         arguments
     }

@@ -283,6 +283,7 @@ impl Process {
             Role::Transmitter => {
                 let mut config = deltabus_transmitter::Config::new(run.source.clone(), location);
                 config.conflicts = run.world.plan.policy;
+                config.standby = run.world.plan.standby;
                 let transmitter =
                     Transmitter::with_interface(config, interface, log, &state).map_err(|error| told(&error))?;
                 let after = |_: &_, result: &Result<deltabus_transmitter::Round, deltabus_transmitter::Error>| {

@@ -103,6 +103,9 @@ async fn run_here(plan: Plan, trace: Trace) -> Report {
         tasks.push(tokio::spawn(Arc::clone(process).supervise(Arc::clone(&run))));
     }
     run.processes[0].start();
+    if plan.standby {
+        run.processes[1].start();
+    }
     for (process, receiver) in run.processes[2..].iter().zip(&plan.receivers) {
         let (process, starts) = (Arc::clone(process), Duration::from_secs(receiver.starts));
         tasks.push(tokio::spawn(async move {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use deltabus_bus::{ReversePlace, causes};
-use deltabus_interfaces::{Error as InterfaceError, Stamp, in_place};
-use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, Revision, Transaction};
+use deltabus_bus::{ReversePlace, causes, refused};
+use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
+use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
-use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::schema::{Collection, CollectionName, ReceiverName};
 use deltabus_record::value::Value;
 use deltabus_state::{Batch, View, Working};
 use metrics::counter;
@@ -15,32 +15,101 @@ use metrics::counter;
 use crate::ledger::{self};
 use crate::metrics as figures;
 use crate::reverse::{Edit, Prepared};
+use crate::tenure::Tenure;
 use crate::{Error, reverse};
 
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
 
+/// What one receiver may have taken in one round; a first set is taken whatever its size. Receivers send sets of at most 2,000
+/// edits and half a mebibyte.
+const SHARE_SETS: usize = 100;
+const SHARE_EDITS: usize = 10_000;
+const SHARE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Sets of others are looked for so far behind the first one that is left for the next round.
+const AHEAD_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Who had how much of a round.
+#[derive(Default)]
+struct Shares {
+    of: BTreeMap<ReceiverName, Share>,
+    /// What was taken up to the first set that is left for the next round.
+    left: Option<ReversePlace>,
+    /// How much was read behind that.
+    ahead_bytes: u64,
+}
+
+#[derive(Default)]
+struct Share {
+    sets: usize,
+    edits: usize,
+    bytes: u64,
+    used_up: bool,
+}
+
+impl Shares {
+    /// Whether the receiver's share has room for the set; once it hadn't, nothing more of that receiver is taken, so that its order is kept.
+    fn take(&mut self, set: &ReverseSet, bytes: u64) -> bool {
+        let share = self.of.entry(set.id.receiver.clone()).or_default();
+        let edits = set.edits.len();
+        let fits = share.sets < SHARE_SETS && share.edits + edits <= SHARE_EDITS && share.bytes + bytes <= SHARE_BYTES;
+        share.used_up |= share.sets > 0 && !fits;
+        if share.used_up {
+            return false;
+        }
+        share.sets += 1;
+        share.edits += edits;
+        share.bytes += bytes;
+        true
+    }
+}
+
 impl Transmitter {
-    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands.
+    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands; of each receiver its share.
+    /// What is left waits for the next round, which looks at the source first, so that nobody's flood keeps others' edits or the
+    /// source's own changes from being published.
     pub(super) async fn take_reverse_sets(&mut self, round: &mut Round) -> Result<(), Error> {
+        round.more = false;
         if ledger::revision(&self.store.view())?.number == 0 || round.held.is_some() {
             return Ok(());
         }
-        loop {
-            let after = ledger::reverse(&self.store.view())?;
-            let batch = self.log.reverse_sets(after).await?;
-            let Some(last) = batch.last().map(|reversed| reversed.place) else { return Ok(()) };
+        let mut shares = Shares::default();
+        let mut at = ledger::reverse(&self.store.view())?;
+        while shares.ahead_bytes < AHEAD_BYTES {
+            let batch = self.log.reverse_sets(at).await?;
+            let Some(last) = batch.last().map(|reversed| reversed.place) else { break };
+            let cursors: BTreeMap<_, _> = ledger::cursors(&self.store.view())?.into_iter().collect();
             let mut sets = Vec::new();
             for reversed in batch {
                 match reversed.set {
-                    Ok(set) => sets.push(set),
-                    Err(error) => {
-                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over")
+                    Ok(set) if cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last()) => {}
+                    Ok(set) if shares.take(&set, reversed.bytes) => {
+                        if reverse::dated(&set, self.now_millis()) != set.time_millis {
+                            self.refuse(figures::REASON_DATE, &set.id.receiver);
+                        }
+                        sets.push(set);
                     }
+                    Ok(_) => drop(shares.left.get_or_insert(at)),
+                    Err(error) if shares.left.is_none() => {
+                        counter!(refused::MESSAGES, "source" => self.label(), "what" => refused::REVERSE).increment(1);
+                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over");
+                    }
+                    // Met again when it is its turn.
+                    Err(_) => {}
                 }
+                if shares.left.is_some() {
+                    shares.ahead_bytes += reversed.bytes;
+                }
+                at = reversed.place;
             }
+            let done = shares.left.unwrap_or(last);
             let mut attempt = 0;
             loop {
-                match self.merge_and_stage(&sets, last, round) {
+                // Whoever was replaced while it was frozen or cut off writes nothing to the source.
+                if let Some(writer) = &self.writer {
+                    writer.confirm().await?;
+                }
+                match self.merge_and_stage(&sets, done, round) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < SOURCE_ATTEMPTS => {
                         attempt += 1;
                         // Somebody wrote the source meanwhile: that comes first.
@@ -53,6 +122,13 @@ impl Transmitter {
                 }
             }
         }
+        round.more = shares.left.is_some();
+        Ok(())
+    }
+
+    fn refuse(&self, reason: &'static str, receiver: &ReceiverName) {
+        counter!(figures::DOUBTFUL, "source" => self.label(), "reason" => reason).increment(1);
+        tracing::warn!(source = %self.config.source, %receiver, reason, "edits are taken with a reservation");
     }
 
     fn merge_and_stage(
@@ -125,8 +201,8 @@ impl Transmitter {
         let mut working = Working::new(view, base.digest);
         let mut replies = Vec::new();
         for set in sets {
-            let policy = self.config.conflicts;
-            replies.push(reverse::merge_set(set, &mut working, &source, policy, &last_changed)?);
+            let (policy, dated) = (self.config.conflicts, reverse::dated(set, self.now_millis()));
+            replies.push(reverse::merge_set(set, dated, &mut working, &source, policy, &last_changed)?);
         }
         match self.write_merged(&working, replies) {
             // One edit spoils it for all: each on its own, so that only that one is refused.
@@ -148,8 +224,13 @@ impl Transmitter {
         let Some(expected) = &self.stamp else {
             return Err(InterfaceError::Changed { place: self.config.location.to_string() }.into());
         };
-        let stamp = reverse::write_source(&*self.interface, &writes, expected, &self.contents)?;
+        let stamp = self.write_source(&writes, expected)?;
         Ok(Merged { transaction: reverse::transaction_of(working), replies, stamp: Some(stamp) })
+    }
+
+    fn write_source(&self, writes: &[(Collection, Vec<RecordWrite>)], expected: &Stamp) -> Result<Stamp, Error> {
+        let may = || self.tenure.as_ref().map_or(Ok(()), Tenure::check);
+        reverse::write_source(&*self.interface, writes, expected, &self.contents, &may)
     }
 
     pub(super) fn as_merged(&self) -> reverse::Source<'_> {
@@ -170,6 +251,7 @@ impl Transmitter {
         let mut replies = Vec::new();
         let mut stamp = self.stamp.clone();
         for set in sets {
+            let time_millis = reverse::dated(set, self.now_millis());
             let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
             for edits in &set.edits.collections {
                 for edit in &edits.changes {
@@ -182,17 +264,17 @@ impl Transmitter {
                     };
                     let mut trial = Working::new(view, base.digest);
                     trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
-                    let one = Edit { collection: &edits.collection, edit, time_millis: set.time_millis };
+                    let one = Edit { collection: &edits.collection, edit, time_millis };
                     let verdicts = reverse::merge_edit(&one, &mut trial, self.config.conflicts, &last_changed)?;
                     let edit = one.edit;
                     let before = working.get(&edits.collection, edit.key())?;
                     let writes = reverse::source_writes_from(&trial, &working)?;
                     let written = match (&stamp, writes.is_empty()) {
                         (_, true) => Ok(None),
-                        (Some(expected), false) => {
-                            reverse::write_source(&*self.interface, &writes, expected, &self.contents).map(Some)
+                        (Some(expected), false) => self.write_source(&writes, expected).map(Some),
+                        (None, false) => {
+                            Err(InterfaceError::Changed { place: self.config.location.to_string() }.into())
                         }
-                        (None, false) => Err(InterfaceError::Changed { place: self.config.location.to_string() }),
                     };
                     match written {
                         Ok(now) => {
@@ -203,11 +285,11 @@ impl Transmitter {
                             stamp = now.or(stamp);
                             reply.verdicts.extend(verdicts);
                         }
-                        Err(error) if error.is_transient() || !refusable(&error) => return Err(error.into()),
-                        Err(error) => {
+                        Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
                             let reason = causes(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
+                        Err(error) => return Err(error),
                     }
                 }
             }

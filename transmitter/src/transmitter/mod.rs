@@ -3,21 +3,22 @@
 mod decide;
 mod merge;
 mod publish;
+mod stand_by;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use deltabus_bus::broker::{Broker, Follow};
+use deltabus_bus::broker::{Broker, Follow, Stream};
+use deltabus_bus::lease::HOLDER_BYTES_MAX;
 use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, causes, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
-use deltabus_record::change::{Change, ChangeSet, ConflictId, ConflictPolicy, Reply, Revision, Transaction};
+use deltabus_record::change::{ChangeSet, ConflictId, Reply, Revision, Transaction};
 use deltabus_record::digest::Digest;
-use deltabus_record::row::Row;
 use deltabus_record::schema::{CollectionName, SourceName};
-use deltabus_record::value::Value;
+use deltabus_record::text::is_obeyed;
 use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc;
@@ -30,6 +31,7 @@ use crate::guard::Held;
 use crate::ledger::{self, Waiting};
 use crate::metrics as figures;
 use crate::observe::{self, FirstLoad, Indexes, Observation, Previous, Stale};
+use crate::tenure::{Keep, Tenure};
 use crate::{Error, takeover};
 
 /// Sets stay in the outbox this long after their acknowledgement: longer than a broker's default interval for syncing, so
@@ -54,6 +56,7 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 pub use decide::{Decided, Decision};
+use stand_by::Turn;
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +77,8 @@ pub struct Round {
     pub conflicts: u64,
     /// Edits that the source could not take.
     pub refused: u64,
+    /// More reverse sets wait than a round takes of one receiver.
+    pub more: bool,
     /// The delete that is held back.
     pub held: Option<Held>,
     /// A snapshot was written.
@@ -95,13 +100,19 @@ pub struct Status {
     pub held: Option<Held>,
     /// Why the last round failed.
     pub error: Option<String>,
+    /// Who is active while this one stands by.
+    pub stands_by_for: Option<String>,
+    /// Who stands by while this one is active.
+    pub standbys: Vec<String>,
 }
 
 /// What others may ask a transmitter over the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Who are you?
     Who,
+    /// The same, by one who stands by under this name.
+    StandBy(String),
     /// Let the held delete go.
     Confirm,
     /// Write a snapshot now.
@@ -112,9 +123,10 @@ pub enum Question {
 
 impl Question {
     /// As it is asked.
-    pub fn to_bytes(self) -> Bytes {
+    pub fn to_bytes(&self) -> Bytes {
         match self {
             Question::Who => Bytes::from_static(b"who"),
+            Question::StandBy(name) => Bytes::from(format!("{STAND_BY}{name}")),
             Question::Confirm => Bytes::from_static(b"confirm"),
             Question::Snapshot => Bytes::from_static(b"snapshot"),
             Question::Decide(id, decision) => Bytes::from(format!("decide {id} {}", decision.name())),
@@ -124,6 +136,10 @@ impl Question {
     /// From [`Question::to_bytes`]; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
         let text = std::str::from_utf8(bytes).ok()?;
+        if let Some(name) = text.strip_prefix(STAND_BY) {
+            let is_name = (1..=HOLDER_BYTES_MAX).contains(&name.len()) && !name.chars().any(is_obeyed);
+            return is_name.then(|| Question::StandBy(name.to_owned()));
+        }
         match text.split(' ').collect::<Vec<_>>().as_slice() {
             ["who"] => Some(Question::Who),
             ["confirm"] => Some(Question::Confirm),
@@ -133,6 +149,9 @@ impl Question {
         }
     }
 }
+
+/// How the question begins that names who stands by.
+const STAND_BY: &str = "standby ";
 
 /// How answers begin that say why something could not be done.
 pub const ANSWER_FAILED: &str = "error: ";
@@ -150,6 +169,8 @@ pub struct Transmitter {
     store: Store,
     id: String,
     writer: Option<Writer>,
+    /// Since it became active.
+    tenure: Option<Tenure>,
     /// The source's stamp when it was last equal to the records.
     stamp: Option<Stamp>,
     /// What the valid scan indexes are named by.
@@ -200,6 +221,7 @@ impl Transmitter {
             store,
             id,
             writer: None,
+            tenure: None,
             stale: Stale::new(),
             counts: None,
             contents: OnTheBus(Contents::new(log.clone(), tokio::runtime::Handle::current())),
@@ -220,7 +242,22 @@ impl Transmitter {
     ///
     /// Reading the source blocks a thread of the runtime.
     pub async fn transmit_once(&mut self) -> Result<Round, Error> {
-        let result = self.transmit().await;
+        let mut round = Round::default();
+        self.round(&mut round).await?;
+        if round.more {
+            // What waits by now, share by share; what comes meanwhile is for another time.
+            let extent = self.log.broker().extent(&self.config.source, Stream::Reverse).await;
+            let end = extent.map_err(deltabus_bus::Error::from)?.map_or(0, |extent| extent.last);
+            while round.more && ledger::reverse(&self.store.view())?.sequence < end {
+                self.round(&mut round).await?;
+            }
+        }
+        Ok(round)
+    }
+
+    /// The same, but of waiting reverse sets each receiver's share.
+    async fn round(&mut self, round: &mut Round) -> Result<(), Error> {
+        let result = self.transmit(round).await;
         if result.as_ref().is_err_and(Error::is_lost) {
             // Claiming it again makes its streams, where they are gone, and finds out what is missing.
             self.writer = None;
@@ -228,18 +265,16 @@ impl Transmitter {
         result
     }
 
-    async fn transmit(&mut self) -> Result<Round, Error> {
-        let mut round = Round::default();
+    async fn transmit(&mut self, round: &mut Round) -> Result<(), Error> {
         self.become_writer().await?;
-        self.publish(&mut round).await?;
-        self.observe_and_stage(&mut round)?;
+        self.publish(round).await?;
+        self.observe_and_stage(round)?;
         // What the source itself changed is on its way before edits are merged with it.
-        self.publish(&mut round).await?;
-        self.take_reverse_sets(&mut round).await?;
-        self.publish(&mut round).await?;
-        self.snapshot_if_due(&mut round).await?;
-        self.report(&round, None)?;
-        Ok(round)
+        self.publish(round).await?;
+        self.take_reverse_sets(round).await?;
+        self.publish(round).await?;
+        self.snapshot_if_due(round).await?;
+        self.report(round, None)
     }
 
     /// Writes a snapshot now, after publishing what waits; gives the revision it is of.
@@ -254,10 +289,35 @@ impl Transmitter {
 
     /// Goes on until `stop`: a round whenever the source may have changed, a receiver has sent edits, or somebody asks for one.
     /// `after` is called after each round with what it did, or why it failed.
+    ///
+    /// One that may stand by does so while another is active, before its first round and whenever it was replaced.
     pub async fn run(
         mut self,
         stop: CancellationToken,
         mut after: impl FnMut(&SourceName, &Result<Round, Error>),
+    ) -> Result<(), Error> {
+        loop {
+            if self.config.standby
+                && let Turn::Stopped = self.stand_by(&stop).await?
+            {
+                return Ok(());
+            }
+            let result = self.transmit_until(&stop, &mut after).await;
+            self.leave().await;
+            match result {
+                Err(error) if self.config.standby && error.is_replaced() => {
+                    tracing::warn!(source = %self.config.source, %error, "no longer active");
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Round after round, until `stop` or an error that doesn't pass.
+    async fn transmit_until(
+        &mut self,
+        stop: &CancellationToken,
+        after: &mut impl FnMut(&SourceName, &Result<Round, Error>),
     ) -> Result<(), Error> {
         let mut wake = Wake::new(&*self.interface, self.config.poll);
         let mut reversed = None;
@@ -266,7 +326,8 @@ impl Transmitter {
         wake.settle(&*self.interface).await;
         loop {
             let looked_at = in_place(|| self.interface.stamp()).ok();
-            let result = self.transmit_once().await;
+            let mut round = Round::default();
+            let result = self.round(&mut round).await.map(|()| round);
             after(&self.config.source, &result);
             let retry = match &result {
                 Ok(_) => {
@@ -290,12 +351,15 @@ impl Transmitter {
             let due = tokio::time::Instant::now() + ROUND_MAX;
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
+            let more = result.as_ref().is_ok_and(|round| round.more);
             let passes = result.as_ref().is_err_and(Error::passes_by_itself);
             loop {
                 tokio::select! {
                     // What comes seldom first; a round looks after all the rest anyway.
                     biased;
                     () = stop.cancelled() => return Ok(()),
+                    // The next round says by whom.
+                    () = replaced(self.tenure.as_ref()) => break,
                     asked = next_question(&mut self.questions) => {
                         self.answer(asked).await?;
                         break;
@@ -313,6 +377,7 @@ impl Transmitter {
                         }
                         break;
                     }
+                    () = std::future::ready(()), if more => break,
                     () = wake.changed(&*self.interface, last.as_ref()) => break,
                     () = sleep_until(retry), if passes && retry.is_some() => break,
                     () = tokio::time::sleep_until(due) => break,
@@ -325,8 +390,16 @@ impl Transmitter {
         self.config.source.to_string()
     }
 
+    /// Who this is, for people.
+    fn name(&self) -> String {
+        format!("{}, process {}", self.id, std::process::id())
+    }
+
     /// Claims the log once; answers questions from then on.
     async fn become_writer(&mut self) -> Result<(), Error> {
+        if let Some(tenure) = &self.tenure {
+            tenure.check_replaced()?;
+        }
         if self.writer.is_some() {
             if self.questions.as_ref().is_none_or(mpsc::Receiver::is_closed) {
                 self.questions = Some(self.serve().await?);
@@ -336,21 +409,30 @@ impl Transmitter {
         // What was claimed before may be another's by now; this one isn't to answer itself.
         self.questions = None;
         let source = &self.config.source;
-        if let Some(answer) =
-            self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)?
+        // Whoever has the lease has asked, or is who would answer.
+        if !self.tenure.as_ref().is_some_and(Tenure::holds)
+            && let Some(answer) =
+                self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)?
         {
             let by = String::from_utf8_lossy(&answer).into_owned();
             return Err(Error::Active { source_name: source.clone(), by });
         }
         self.log.prepare().await?;
+        if self.tenure.is_none() {
+            self.tenure = Some(Tenure::begin(&self.log, &self.name(), Keep::WhenWatched, None));
+        }
         self.questions = Some(self.serve().await?);
-        let writer = takeover::take_over(&self.log, &self.store, &self.id).await?;
+        let writer = takeover::take_over(&self.log, &self.store, &self.id, self.config.conflicts).await?;
+        if let Some(tenure) = &self.tenure {
+            tenure.claimed(writer.term()).await?;
+        }
         // What the bus had before it may have no more.
         self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
         let view = self.store.view();
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;
         tracing::info!(source = %self.config.source, term = writer.term(), "the log is claimed");
+        gauge!(figures::ACTIVE, "source" => self.label()).set(1.0);
         self.writer = Some(writer);
         Ok(())
     }
@@ -360,7 +442,8 @@ impl Transmitter {
         let mut questions =
             self.log.broker().questions(&self.config.source).await.map_err(deltabus_bus::Error::from)?;
         let (sender, receiver) = mpsc::channel(1);
-        let who = Bytes::from(format!("{}, process {}", self.id, std::process::id()));
+        let who = Bytes::from(self.name());
+        let shared = self.tenure.as_ref().map(|tenure| Arc::clone(tenure.shared()));
         tokio::spawn(async move {
             loop {
                 let question = tokio::select! {
@@ -371,6 +454,12 @@ impl Transmitter {
                 let Some(question) = question else { return };
                 match Question::from_bytes(question.payload()) {
                     Some(Question::Who) => question.answer(who.clone()).await,
+                    Some(Question::StandBy(name)) => {
+                        if let Some(shared) = &shared {
+                            shared.announced(name);
+                        }
+                        question.answer(who.clone()).await;
+                    }
                     Some(other) => match sender.try_send((other, question)) {
                         Ok(()) => {}
                         // Who this is must be answered all the time: nothing is waited for here.
@@ -388,7 +477,7 @@ impl Transmitter {
 
     async fn answer(&mut self, (question, asked): Asked) -> Result<(), Error> {
         let answer = match question {
-            Question::Who => return Ok(()),
+            Question::Who | Question::StandBy(_) => return Ok(()),
             Question::Snapshot => {
                 self.snapshot_wanted = true;
                 "a snapshot is being written".to_owned()
@@ -556,10 +645,7 @@ impl Transmitter {
             counter!(figures::CHANGES_PUBLISHED, "source" => self.label(), "collection" => label)
                 .increment(changes.changes.len() as u64);
             for change in &changes.changes {
-                // Times matter to one policy only; what was deleted may have to come back under any.
-                if self.config.conflicts == ConflictPolicy::Latest || matches!(change, Change::Delete { .. }) {
-                    remember(&mut batch, &changes.collection, change, time_millis);
-                }
+                ledger::remember(&mut batch, &changes.collection, change, time_millis, self.config.conflicts);
             }
         }
         let transactions = if transaction.is_empty() { Vec::new() } else { vec![transaction] };
@@ -586,6 +672,8 @@ impl Transmitter {
             outbox: waiting.len() as u64,
             held: round.held.clone().or(ledger::held(&view)?),
             error: error.map(ToString::to_string),
+            stands_by_for: None,
+            standbys: self.tenure.as_ref().map(Tenure::standbys).unwrap_or_default(),
         };
         Ok(self.store.write_status(status.to_json(&self.config, self.now_millis()).as_bytes())?)
     }
@@ -605,8 +693,9 @@ impl Status {
     fn to_json(&self, config: &Config, time_millis: u64) -> String {
         let quoted = |text: &str| deltabus_record::json::quoted(text);
         let optional = |text: Option<String>| text.map_or("null".into(), |text| quoted(&text));
+        let standbys: Vec<_> = self.standbys.iter().map(|name| quoted(name)).collect();
         format!(
-            "{{\"source\":{},\"location\":{},\"revision\":{},\"records\":{},\"outbox\":{},\"held\":{},\"error\":{},\"pid\":{},\"time_millis\":{time_millis}}}\n",
+            "{{\"source\":{},\"location\":{},\"revision\":{},\"records\":{},\"outbox\":{},\"held\":{},\"error\":{},\"stands_by_for\":{},\"standbys\":[{}],\"pid\":{},\"time_millis\":{time_millis}}}\n",
             quoted(config.source.as_str()),
             quoted(&config.location.given),
             self.revision,
@@ -614,6 +703,8 @@ impl Status {
             self.outbox,
             optional(self.held.as_ref().map(ToString::to_string)),
             optional(self.error.clone()),
+            optional(self.stands_by_for.clone()),
+            standbys.join(","),
             std::process::id(),
         )
     }
@@ -634,17 +725,6 @@ fn confirm_held(store: &Store, source: &SourceName) -> Result<Held, Error> {
     Ok(held)
 }
 
-/// Remembers when a record changed, and what it was when it went: for the policy `latest`, and for edits that bring a deleted
-/// record back.
-fn remember(batch: &mut Batch, collection: &CollectionName, change: &Change, time_millis: u64) {
-    let time = Value::Integer(time_millis as i64);
-    let row = match change {
-        Change::Delete { row, .. } => Row::of(&[time, Value::Bytes(row.as_bytes().to_vec())]),
-        _ => Row::of(&[time]),
-    };
-    batch.overlay_put(collection, change.key().as_bytes(), row.as_bytes());
-}
-
 async fn next_hint(live: &mut Option<Box<dyn deltabus_bus::broker::Live>>) -> bool {
     match live {
         Some(live) => live.next().await.is_some(),
@@ -659,6 +739,13 @@ async fn next_question(questions: &mut Option<mpsc::Receiver<Asked>>) -> Asked {
         return asked;
     }
     std::future::pending().await
+}
+
+async fn replaced(tenure: Option<&Tenure>) {
+    match tenure {
+        Some(tenure) => tenure.replaced().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(time: Option<tokio::time::Instant>) {

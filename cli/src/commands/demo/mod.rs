@@ -62,11 +62,14 @@ pub(crate) async fn demo(global: &Global, options: Demo) -> Result<Exit, Error> 
     };
     let state = StateDirectory::open(folder.join("state"))?;
     let bus = LocalBus::new(state.bus_folder());
-    let url = match &global.bus {
-        Some(url) => url.clone(),
-        None => block_in_place(|| bus.ensure())?.url,
+    let (url, access) = match &global.bus {
+        Some(url) => (url.clone(), crate::session::access(global, url)?),
+        None => {
+            let running = block_in_place(|| bus.ensure())?;
+            (running.url.clone(), running.access())
+        }
     };
-    let broker = JetStream::connect(&url, global.credentials.as_deref()).await.map_err(deltabus_bus::Error::from)?;
+    let broker = JetStream::connect(&url, &access).await.map_err(deltabus_bus::Error::from)?;
     let mut stage = Stage::new(folder, state, Arc::new(broker));
     let played = stage.play().await;
     stage.end().await;

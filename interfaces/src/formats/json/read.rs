@@ -84,8 +84,9 @@ impl Table {
                 fields.note(name, kind_at(text.as_bytes(), member.value.start, member.value.end));
             }
         }
-        if bed.records.items.is_empty() {
-            // Nobody knows the fields of no records, but those of the key are there.
+        // Records that all have other keys can't lack all fields of it, so where several do, the location is wrong. Else the
+        // last record that had a field of the key may be gone: its fields are there all the same.
+        if bed.records.items.len() <= 1 || bed.key.iter().any(|name| fields.slots.contains_key(name)) {
             bed.key.iter().for_each(|name| fields.note(name.clone(), None));
         }
         let layout = xxh3_64(fields.names.join("\0").as_bytes()) ^ u64::from(bed.records.is_object);

@@ -73,6 +73,15 @@ impl Style {
             true => Style::line(),
             false => Style::lines(indentation(text, container.span.start)),
         };
+        Style::of_neighbours(text, container, fallback)
+    }
+
+    /// As the last line that has members, and always on one.
+    pub(super) fn of_lines(text: &str, lines: &Container) -> Style {
+        Style::of_neighbours(text, lines, Style::line())
+    }
+
+    fn of_neighbours(text: &str, container: &Container, fallback: Style) -> Style {
         let Some(records) = Spaces::of(text, container) else { return fallback };
         let members = container.items.iter().rev().take(SAMPLES_MAX).find_map(|item| {
             let members = document::container(text, item.value.start).ok()?;

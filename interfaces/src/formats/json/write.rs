@@ -98,9 +98,9 @@ impl Rewrite<'_> {
 
     /// How records come into `bed`.
     fn style(&self, text: &str, bed: &Bed) -> Style {
-        match self.json.settings.shape == Shape::Lines && bed.records.items.is_empty() {
-            true => Style::line(),
-            false => Style::of(text, &bed.records),
+        match self.json.settings.shape {
+            Shape::Lines => Style::of_lines(text, &bed.records),
+            _ => Style::of(text, &bed.records),
         }
     }
 

@@ -1,28 +1,38 @@
 //! The local bus: a private nats-server whose data lies in the state directory.
 //!
 //! Its folder holds the configuration (`nats-server.conf`), the data (`jetstream/`), the server's log, `bus.json` (which
-//! process it is and where it listens) and two locks: `lock` is held by whoever starts or ends the server, `server.lock` by
+//! process it is and where it listens), `secret` (what its clients log in with) and two locks: `lock` is held by whoever starts or ends the server, `server.lock` by
 //! the server itself for as long as it lives. nats-server does not lock its data: two on one folder would both
 //! acknowledge the same sequences.
 
+mod opening;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use deltabus_certificates::{Existing, random_text, write_private};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::version;
+use opening::Open;
+pub use opening::{Opened, Opening};
+
+use crate::access::{Access, Login};
+use crate::error::causes;
+use crate::{Error, version};
 
 /// The configuration, with the places for paths and port in angle brackets.
-const CONFIGURATION: &str = include_str!("../../broker-config/single.conf");
+const CONFIGURATION: &str = include_str!("../../../broker-config/single.conf");
+
+/// Where it listens, in that configuration.
+const LISTEN: &str = "listen: \"127.0.0.1:<port>\"";
 
 /// How long a server may take to come up: it reads back what it stored.
 const START: Duration = Duration::from_secs(60);
@@ -41,6 +51,12 @@ const RECORD: &str = "bus.json";
 
 /// Says that somebody stopped the server, so that nobody who still uses it starts it again.
 const STOPPED: &str = "stopped";
+
+/// The file of what its clients log in with.
+const SECRET: &str = "secret";
+
+/// Who they are.
+const USER: &str = "local";
 
 /// More than any server greets with.
 const GREETING_BYTES_MAX: u64 = 64 * 1024;
@@ -63,6 +79,32 @@ pub struct Running {
     pub url: String,
     /// Which nats-server it is.
     pub version: String,
+    /// What its clients log in with; `None`: it was started when there was no such thing yet.
+    #[serde(skip)]
+    secret: Option<Secret>,
+}
+
+/// What the clients of a local bus log in with. A message shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Running {
+    /// How its clients log in.
+    ///
+    /// A server that was started without logins takes no notice of it, so that its clients find their way when it is started again.
+    pub fn access(&self) -> Access {
+        let login = match &self.secret {
+            Some(Secret(password)) => Login::Password { user: USER.into(), password: password.clone() },
+            None => Login::Nobody,
+        };
+        Access { login, ..Access::default() }
+    }
 }
 
 impl LocalBus {
@@ -85,7 +127,32 @@ impl LocalBus {
 
     /// What `bus.json` says.
     fn recorded(&self) -> Option<Running> {
-        serde_json::from_slice(&fs::read(self.folder.join(RECORD)).ok()?).ok()
+        let mut running: Running = serde_json::from_slice(&fs::read(self.folder.join(RECORD)).ok()?).ok()?;
+        running.secret = self.secret();
+        Some(running)
+    }
+
+    /// What its clients log in with, if that was made already.
+    fn secret(&self) -> Option<Secret> {
+        let text = fs::read_to_string(self.folder.join(SECRET)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty()).map(Secret)
+    }
+
+    /// The same; made where it is missing.
+    fn ensure_secret(&self) -> Result<Secret, Error> {
+        if let Some(secret) = self.secret() {
+            return Ok(secret);
+        }
+        let failed = |error: deltabus_certificates::Error| self.failed("make a login", &causes(&error));
+        let secret = random_text().map_err(failed)?;
+        match write_private(&self.folder.join(SECRET), &format!("{secret}\n"), Existing::Keep) {
+            Ok(()) => Ok(Secret(secret)),
+            // Somebody else made it just now.
+            Err(deltabus_certificates::Error::Exists { .. }) => {
+                self.secret().ok_or_else(|| self.failed("read a login", &"the file `secret` is empty"))
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// A server whose starter was killed before it could write `bus.json`.
@@ -94,7 +161,7 @@ impl LocalBus {
             let name = entry.file_name();
             let pid = name.to_str()?.strip_prefix("nats-server_")?.strip_suffix(".ports")?.parse().ok()?;
             let url = listening(&entry.path()).filter(|_| self.is_ours(pid))?;
-            Some(Running { pid, version: greeting_version(&url)?, url })
+            Some(Running { pid, version: greeting_version(&url)?, url, secret: self.secret() })
         })
     }
 
@@ -107,12 +174,19 @@ impl LocalBus {
     ///
     /// Blocks for as long as the server takes to come up. The error says what to do where nats-server is missing or too old.
     pub fn ensure(&self) -> Result<Running, Error> {
-        if let Some(running) = self.answering() {
+        // Without a secret it is one of an older version: it gets one for when it is started again.
+        if let Some(running) = self.answering().filter(|running| running.secret.is_some()) {
             return Ok(running);
         }
         fs::create_dir_all(&self.folder).map_err(|error| self.failed("make the folder", &error))?;
         // Two commands that start at the same moment start one server.
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
+        self.ensure_locked(&lock)
+    }
+
+    /// The same for who has locked the folder.
+    fn ensure_locked(&self, _lock: &File) -> Result<Running, Error> {
+        let secret = self.ensure_secret()?;
         let server_lock =
             File::options().create(true).truncate(false).write(true).open(self.folder.join("server.lock"));
         let server_lock = server_lock.map_err(|error| self.failed("lock", &error))?;
@@ -137,19 +211,32 @@ impl LocalBus {
             }
         }
         let (program, version) = find_server()?;
-        let port = self.port_before();
-        match self.start(&program, &version, port, &server_lock) {
+        let port = self.port_before().filter(|_| self.open_for().is_none());
+        let start = |port| self.start(&program, &version, port, &secret, &server_lock);
+        match start(port) {
             // Somebody may have taken the port in between.
-            Err(_) if port.is_some() => self.start(&program, &version, None, &server_lock),
-            started => started,
+            Err(_) if port.is_some() => start(None),
+            started => started.map_err(|error| match self.open_at() {
+                Some(listen) => Error::Local(format!(
+                    "{error}; it is to be open at {listen}, which `deltabus transmit SOURCE …` without --open takes back"
+                )),
+                None => error,
+            }),
         }
     }
 
-    fn start(&self, program: &Path, version: &str, port: Option<u16>, server_lock: &File) -> Result<Running, Error> {
+    fn start(
+        &self,
+        program: &Path,
+        version: &str,
+        port: Option<u16>,
+        secret: &Secret,
+        server_lock: &File,
+    ) -> Result<Running, Error> {
         let _ = fs::remove_file(self.folder.join(STOPPED));
         let configuration = self.folder.join("nats-server.conf");
-        write_private(&configuration, &self.configuration(port))
-            .map_err(|error| self.failed("write the configuration", &error))?;
+        write_private(&configuration, &self.configuration(port, secret, self.open_for().as_ref()), Existing::Replace)
+            .map_err(|error| self.failed("write the configuration", &causes(&error)))?;
         let ports = self.folder.join("ports");
         let _ = fs::remove_dir_all(&ports);
         fs::create_dir_all(&ports).map_err(|error| self.failed("make a folder", &error))?;
@@ -192,7 +279,7 @@ impl LocalBus {
             }
             std::thread::park_timeout(LOOK);
         };
-        let running = Running { pid, url, version: version.to_owned() };
+        let running = Running { pid, url, version: version.to_owned(), secret: Some(secret.clone()) };
         if let Err(error) = self.record(&running) {
             let _ = child.kill();
             let _ = child.wait();
@@ -204,10 +291,9 @@ impl LocalBus {
     }
 
     fn record(&self, running: &Running) -> Result<(), Error> {
-        serde_json::to_string_pretty(running)
-            .map_err(std::io::Error::from)
-            .and_then(|text| write_private(&self.folder.join(RECORD), &text))
-            .map_err(|error| self.failed("write bus.json", &error))
+        let text = serde_json::to_string_pretty(running).map_err(|error| self.failed("write bus.json", &error))?;
+        write_private(&self.folder.join(RECORD), &text, Existing::Replace)
+            .map_err(|error| self.failed("write bus.json", &causes(&error)))
     }
 
     /// Starts the server again if it has ended though nobody stopped it; `None` where that is not so.
@@ -215,7 +301,15 @@ impl LocalBus {
     /// Blocks as [`LocalBus::ensure`] does.
     pub fn revive(&self) -> Result<Option<Running>, Error> {
         let died = self.recorded().is_some() && self.status().is_none() && !self.folder.join(STOPPED).exists();
-        if died { self.ensure().map(Some) } else { Ok(None) }
+        if !died {
+            return Ok(None);
+        }
+        let lock = self.lock()?;
+        // Whoever held the lock may have ended it only to start it again.
+        if self.status().is_some() || self.folder.join(STOPPED).exists() {
+            return Ok(None);
+        }
+        self.ensure_locked(&lock).map(Some)
     }
 
     /// Ends the server and waits until it has written everything; `false` if none was running.
@@ -227,8 +321,14 @@ impl LocalBus {
         if self.status().is_none() {
             return Ok(false);
         }
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let Some(running) = self.status() else { return Ok(false) };
+        self.end(&lock, &running)?;
+        Ok(true)
+    }
+
+    /// Ends the server, for who has locked the folder.
+    fn end(&self, _lock: &File, running: &Running) -> Result<(), Error> {
         let pid = Pid::from_raw(running.pid).ok_or_else(|| Error::Local("bus.json names no process".into()))?;
         // SIGTERM, not a lame duck: a single server would give JetStream up first and refuse what is under way.
         kill_process(pid, Signal::TERM)
@@ -240,7 +340,7 @@ impl LocalBus {
             }
             std::thread::park_timeout(LOOK);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The running server if it takes connections.
@@ -283,17 +383,21 @@ impl LocalBus {
         TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
     }
 
-    fn configuration(&self, port: Option<u16>) -> String {
+    fn configuration(&self, port: Option<u16>, secret: &Secret, open: Option<&Open>) -> String {
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
-        CONFIGURATION
+        let listen = open.map_or(LISTEN.to_owned(), |open| format!("listen: \"{}\"", open.listen()));
+        let entrance = self.entrance(secret, open);
+        format!("{CONFIGURATION}\n# Who may use it.\n{entrance}")
+            .replace(LISTEN, &listen)
             .replace("<port>", &port.map_or("-1".into(), |port| port.to_string()))
             .replace("<store>", &quoted(self.folder.join("jetstream")))
             .replace("<ports>", &quoted(self.folder.join("ports")))
     }
 }
 
-/// Finds a nats-server: named by `DELTABUS_NATS_SERVER`, on the path, beside this program, or where `./setup` puts it.
-fn find_server() -> Result<(PathBuf, String), Error> {
+/// Finds a nats-server, and its version: named by `DELTABUS_NATS_SERVER`, on the path, beside this program, or where `./setup`
+/// puts it.
+pub fn find_server() -> Result<(PathBuf, String), Error> {
     if let Some(named) = std::env::var_os("DELTABUS_NATS_SERVER").filter(|named| !named.is_empty()) {
         let path = PathBuf::from(named);
         return match version_of(&path) {
@@ -351,21 +455,17 @@ fn greeting_version(url: &str) -> Option<String> {
     Some(greeting["version"].as_str()?.to_owned())
 }
 
-/// The address in a ports file, once the server listens.
+/// The address in a ports file by which clients on this machine reach the server, once it listens.
 fn listening(ports: &Path) -> Option<String> {
     let text = fs::read(ports).ok()?;
     let ports: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    Some(ports["nats"][0].as_str()?.to_owned())
-}
-
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let _ = fs::remove_file(&temporary);
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    std::io::Write::write_all(&mut options.open(&temporary)?, text.as_bytes())?;
-    fs::rename(&temporary, path)
+    let addresses = ports["nats"].as_array()?.iter().filter_map(|url| url.as_str()?.rsplit('/').next()?.parse().ok());
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    // One that listens everywhere names all addresses of the machine.
+    let loopback = |address: &&SocketAddr| address.ip().is_loopback();
+    let address = addresses.iter().find(|address| loopback(address) && address.is_ipv4());
+    let address = address.or(addresses.iter().find(loopback)).or(addresses.first())?;
+    Some(format!("nats://{address}"))
 }
 
 fn last_line(path: &Path) -> Option<String> {

@@ -1,0 +1,6 @@
+//! What the simulation found, each as a short script of its own; RELIABILITY.md lists them.
+
+mod lost;
+mod people;
+mod received;
+mod renamed;
