@@ -67,6 +67,11 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
             }
         }
         Accepted::Elsewhere { reason } => {
+            // Whatever took the log's end may have taken that of the reverse sets, and others lie there since. All are looked
+            // at again; the cursors tell which were taken.
+            let mut batch = store.batch();
+            ledger::put_reverse(&mut batch, ReversePlace::default())?;
+            batch.commit()?;
             let reached = reachable(log).await?;
             match reached {
                 Some(reached) if reached == staged || leads_on_from(store, reached)? => {

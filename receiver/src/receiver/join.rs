@@ -175,8 +175,11 @@ impl Receiver {
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        let outlets = self.outlets(view.collections(), &found)?;
+        let mut outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
+        for (outlet, at) in outlets.iter_mut().zip(&pairs) {
+            self.drop_fields_aside(outlet, at.and_then(|at| found.get(at)), &view.aside());
+        }
         // Whoever restores has said so; whoever receives for the first time may have named the wrong place.
         let first = ledger::stamp(&view)?.is_none() && !matches!(self.purpose, Purpose::Restore(_));
         // All that was refused is tried again, but for what was dropped.
@@ -304,6 +307,19 @@ impl Receiver {
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         gauge!(figures::REVISION, &self.labels()).set(position.revision.number as f64);
         Ok(())
+    }
+
+    /// Fields that the source had when the base was put `aside` and has no more go, where they stand at the destination.
+    fn drop_fields_aside(&self, outlet: &mut Outlet, found: Option<&Collection>, aside: &View) {
+        let (Some(found), Some(was)) = (found, aside.collection(outlet.name())) else { return };
+        let living = was.schema.fields.iter().filter(|field| !field.dropped);
+        let gone = living.filter(|field| outlet.source.schema.slot(&field.name).is_none());
+        let names = gone.map(|field| self.mapping.destination_name(&field.name));
+        let names = names.filter(|name| outlet.destination.schema.slot(name).is_none());
+        let names: Vec<String> = names.filter(|name| found.schema.slot(name).is_some()).collect();
+        outlet.dropped.extend(names);
+        outlet.dropped.sort();
+        outlet.dropped.dedup();
     }
 
     /// Collections at the destination that the source had at other times than the one that is restored.

@@ -91,8 +91,6 @@ impl Receiver {
                 let intended = DeadLetters::intended(&view)?.map(|(revision, _)| revision);
                 match mark {
                     Some(mark) if mark.revision == position.revision => {}
-                    // What it holds doesn't matter: it may be of a log that was lost, and this one never lead there.
-                    Some(_) if ledger::reconcile(&view)? => {}
                     Some(Marked { revision, held, .. }) if revision.number > position.revision.number => {
                         // Which records are held was written down here before, unless this state is an older one.
                         match held == 0 || intended == Some(revision.number) {

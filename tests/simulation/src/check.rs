@@ -181,9 +181,10 @@ fn twice(run: &Run, source: &Shelf, edits: &BTreeMap<String, crate::users::Edit>
     use deltabus_record::change::ConflictPolicy;
     // Where the edit wins anyway, the source's own change since may be overwritten once more after a crash.
     if run.world.plan.policy == ConflictPolicy::Source {
-        for (value, times) in source.arrivals.iter().filter(|(value, times)| **times > 1 && edits.contains_key(*value))
-        {
-            run.world.problem(format!("twice: {value} came to the source {times} times"));
+        for ((value, table, key), times) in source.arrivals.iter().filter(|(_, times)| **times > 1) {
+            if edits.contains_key(value) {
+                run.world.problem(format!("twice: {value} came to {table} {key} of the source {times} times"));
+            }
         }
     }
 }

@@ -59,6 +59,8 @@ struct Inner {
     copied: Option<u64>,
     /// Its state was lost or is an old one, and no round has succeeded since.
     forgetful: bool,
+    /// Its state was an old one once.
+    was_restored: bool,
     plight: Plight,
 }
 
@@ -107,6 +109,7 @@ impl Process {
             chores: Vec::new(),
             copied: None,
             forgetful: false,
+            was_restored: false,
             plight: Plight::default(),
         };
         Process {
@@ -324,6 +327,9 @@ impl Process {
                     if let Ok(round) = result {
                         run.users.caught_up(at, round.joined, round.revision);
                     }
+                    // What an old state doesn't know differs and stands, where no edits are sent back: somebody has to see to it.
+                    let stands = result.as_ref().is_ok_and(|round| round.drift > 0) && !plan.reverse;
+                    plight.wants_hands = stands && lock(&self.inner).was_restored;
                     match result {
                         Ok(round) => life.note(|| {
                             format!(
@@ -388,6 +394,7 @@ impl Process {
                     remove(&copy).and_then(|()| copy_folder(&state, &copy))
                 }
                 Chore::Restore => {
+                    lock(&self.inner).was_restored = true;
                     let since = lock(&self.inner).copied.take();
                     forgets(since.unwrap_or(0));
                     remove(&state).and_then(|()| copy_folder(&copy, &state))

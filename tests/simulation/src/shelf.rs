@@ -28,8 +28,8 @@ pub(crate) struct Shelf {
     ever: BTreeSet<String>,
     /// When a key was last gone, in milliseconds, by table and key.
     gone: BTreeMap<(String, String), u64>,
-    /// How often an interface put a text in the place of another, by text.
-    pub(crate) arrivals: BTreeMap<String, u32>,
+    /// How often an interface put a text in the place of another, by text and record: its table and key.
+    pub(crate) arrivals: BTreeMap<(String, String, String), u32>,
     /// Tables that stood there when the receiver lost what it knew of them, so that it can't tell them from somebody's own.
     pub(crate) orphans: BTreeSet<CollectionName>,
     /// Where files are made that are to take the store's place.
@@ -154,7 +154,8 @@ impl Shelf {
                     for (field, value) in table.schema.fields.iter().zip(row) {
                         let was = old.schema.slot(&field.name).and_then(|slot| was.get(slot));
                         if let Some(text) = plain_text(value).filter(|_| was != Some(value)) {
-                            *self.arrivals.entry(text).or_default() += 1;
+                            let place = (text, table.name.to_string(), key.clone());
+                            *self.arrivals.entry(place).or_default() += 1;
                         }
                     }
                 }
