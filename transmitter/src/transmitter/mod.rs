@@ -211,6 +211,7 @@ impl Transmitter {
                 id
             }
         };
+        figures::begin(config.source.as_str());
         Ok(Transmitter {
             stamp: ledger::stamp(&view)?,
             index: ledger::index(&view)?,
@@ -259,6 +260,7 @@ impl Transmitter {
         self.publish(&mut round).await?;
         self.snapshot_if_due(&mut round).await?;
         self.report(&round, None)?;
+        gauge!(figures::ROUND_TIME, "source" => self.label()).set(self.now_millis() as f64 / 1000.0);
         Ok(round)
     }
 
@@ -648,6 +650,7 @@ impl Transmitter {
         let view = self.store.view();
         let revision = ledger::revision(&view)?;
         let waiting = ledger::outbox(&view, ledger::position(&view)?.revision.number)?;
+        gauge!(figures::REVISION, "source" => self.label()).set(revision.number as f64);
         let status = Status {
             revision: revision.number,
             records: revision.digest.records,
@@ -657,6 +660,7 @@ impl Transmitter {
             stands_by_for: None,
             standbys: self.tenure.as_ref().map(Tenure::standbys).unwrap_or_default(),
         };
+        gauge!(figures::HELD, "source" => self.label()).set(f64::from(u8::from(status.held.is_some())));
         Ok(self.store.write_status(status.to_json(&self.config, self.now_millis()).as_bytes())?)
     }
 
