@@ -14,6 +14,7 @@ pub mod clock;
 pub mod managed;
 #[cfg(target_os = "linux")]
 pub mod namespace;
+pub mod prometheus;
 pub mod proxy;
 pub mod watched;
 
