@@ -27,6 +27,17 @@ impl Stream {
             Stream::Reverse => format!("deltabus_{source}_REVERSE"),
         }
     }
+
+    /// From [`Stream::name`]; `None` for any other stream.
+    pub fn named(name: &str) -> Option<(SourceName, Stream)> {
+        let name = name.strip_prefix("deltabus_")?;
+        let (source, stream) = match (name.strip_suffix("_SNAPSHOT"), name.strip_suffix("_REVERSE")) {
+            (Some(source), _) => (source, Stream::Snapshot),
+            (_, Some(source)) => (source, Stream::Reverse),
+            _ => (name, Stream::Changes),
+        };
+        Some((SourceName::new(source).ok()?, stream))
+    }
 }
 
 /// The subject of a message, below `deltabus.<source>.`.
@@ -93,6 +104,8 @@ pub struct Extent {
     pub last: u64,
     /// How many bytes are stored.
     pub bytes: u64,
+    /// How many may be before the oldest go; `None`: no limit.
+    pub bytes_max: Option<u64>,
 }
 
 /// Why a message was not stored, or not known to be.

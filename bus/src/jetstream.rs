@@ -25,6 +25,7 @@ use crate::broker::{
     Stream, Subject,
 };
 use crate::error::causes;
+use crate::metrics as figures;
 use crate::signature::{Signing, UNTRUSTED, last_value};
 use crate::version;
 
@@ -114,6 +115,7 @@ impl JetStream {
     /// Fails if none answers within a few seconds, lets nobody in who comes with this access, or is too old. Later interruptions
     /// are bridged: requests fail while they last, and the connection comes back by itself, with fresh credentials.
     pub async fn connect(urls: &str, access: &Access) -> Result<JetStream, BrokerError> {
+        figures::begin();
         let cuts = watch::Sender::new(0);
         let link = RwLock::new(Link::connect(urls, access, &cuts).await?);
         let reading = match access.login {
@@ -367,8 +369,14 @@ impl Broker for JetStream {
         let asked = self.answer(self.context().get_stream(stream.name(source))).await;
         match asked.ok_or_else(|| self.unanswered())? {
             Ok(found) => {
-                let state = &found.cached_info().state;
-                Ok(Some(Extent { first: state.first_sequence.max(1), last: state.last_sequence, bytes: state.bytes }))
+                let info = found.cached_info();
+                let state = &info.state;
+                Ok(Some(Extent {
+                    first: state.first_sequence.max(1),
+                    last: state.last_sequence,
+                    bytes: state.bytes,
+                    bytes_max: u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0),
+                }))
             }
             Err(error) => match error.kind() {
                 jetstream::context::GetStreamErrorKind::JetStream(error)
@@ -802,11 +810,13 @@ fn reconnect_delay(attempts: usize) -> Duration {
 fn log_event(event: &Event) {
     match event {
         Event::Connected => {
-            metrics::counter!("deltabus_bus_connects_total").increment(1);
+            metrics::counter!(figures::CONNECTS).increment(1);
+            metrics::gauge!(figures::UP).set(1.0);
             tracing::debug!("connected to the bus");
         }
         Event::Disconnected => {
-            metrics::counter!("deltabus_bus_disconnects_total").increment(1);
+            metrics::counter!(figures::DISCONNECTS).increment(1);
+            metrics::gauge!(figures::UP).set(0.0);
             tracing::warn!("the bus is gone; trying to reach it again");
         }
         Event::SlowConsumer(_) => tracing::debug!("a subscription lost messages; they are read from the log"),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use deltabus_proto::v1;
 use deltabus_record::change::Revision;
 use deltabus_record::schema::SourceName;
+use metrics::histogram;
 use prost::Message;
 use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::Error;
 use crate::broker::{AppendError, Broker, BrokerError, Expect, Stream, Subject};
 use crate::clock::{Clock, SystemClock};
+use crate::metrics as figures;
 use crate::reader::{Event, Reader};
 use crate::wire::{self, EncodedSet};
 
@@ -101,6 +103,22 @@ impl Log {
     /// Makes the source's streams where they are missing.
     pub async fn prepare(&self) -> Result<(), Error> {
         Ok(self.broker.prepare(&self.source).await?)
+    }
+
+    /// The number of the revision that the log's last message leads to; `None` where that message doesn't tell. A hint: whether
+    /// readers accept the message is not looked into.
+    pub async fn end(&self) -> Result<Option<u64>, Error> {
+        let Some(last) = self.broker.last(&self.source, &Subject::changes()).await? else { return Ok(None) };
+        Ok(match wire::envelope(&last.payload)?.content {
+            Some(v1::envelope::Content::Foundation(foundation)) => {
+                Some(wire::revision_in(foundation.revision.as_ref()).number)
+            }
+            Some(v1::envelope::Content::Bundle(bundle)) => {
+                let last = wire::unbundle(&bundle)?.pop();
+                last.map(|set| wire::decode_set(&set)).transpose()?.map(|set| set.next.number)
+            }
+            _ => None,
+        })
     }
 
     /// Whether anything was ever published.
@@ -273,6 +291,7 @@ impl Writer {
     /// Stores one message after the last. What became of it is never guessed at.
     async fn append(&mut self, message: v1::Envelope) -> Result<(), Error> {
         let payload = Bytes::from(message.encode_to_vec());
+        histogram!(figures::MESSAGE_BYTES, "source" => self.log.source.to_string()).record(payload.len() as f64);
         let subject = Subject::changes();
         let end = Instant::now() + RESOLVE;
         let mut pause = Duration::ZERO;

@@ -219,6 +219,7 @@ impl Broker for MemoryBroker {
             first: messages.stored.keys().next().copied().unwrap_or(messages.last + 1),
             last: messages.last,
             bytes: messages.stored.values().map(|stored| stored.payload.len() as u64).sum(),
+            bytes_max: None,
         }))
     }
 

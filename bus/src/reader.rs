@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::Error;
 use crate::broker::{Follow, Hint, Live, Stored, Stream, Subject};
 use crate::log::{Log, Position};
-use crate::{refused, wire};
+use crate::{metrics as figures, wire};
 
 /// Bytes asked for in one read of the log; far below what makes a server cut a slow reader off.
 pub(crate) const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -311,7 +311,7 @@ impl Reader {
         match self.take_in(stored, before) {
             Err(error @ (Error::Wire { .. } | Error::Newer { .. })) => {
                 self.parts = None;
-                counter!(refused::MESSAGES, "source" => self.log.source.to_string(), "what" => refused::LOG)
+                counter!(figures::REFUSED, "source" => self.log.source.to_string(), "what" => figures::LOG)
                     .increment(1);
                 tracing::warn!(source = %self.log.source, sequence = stored.sequence, %error, "passed over");
                 // By a writer that knows more, or by anybody: what comes next tells.

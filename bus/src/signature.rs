@@ -16,6 +16,8 @@ use data_encoding::BASE64;
 use deltabus_record::schema::SourceName;
 use nkeys::KeyPair;
 
+use crate::metrics as figures;
+
 /// Where a message has its signature: the public key, a space, and Ed25519 over the hash in base64.
 const HEADER: &str = "Deltabus-Signature";
 
@@ -86,7 +88,7 @@ impl Signing {
         {
             return Ok(payload);
         }
-        metrics::counter!("deltabus_bus_untrusted_messages_total", "source" => source.to_string()).increment(1);
+        metrics::counter!(figures::UNTRUSTED, "source" => source.to_string()).increment(1);
         tracing::warn!(%source, tail, "a message that nobody signed who may publish there is not believed");
         Ok(Bytes::from_static(UNTRUSTED))
     }

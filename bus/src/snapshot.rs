@@ -19,7 +19,7 @@ use prost::Message;
 use crate::Error;
 use crate::broker::{AppendError, Expect, Stored, Subject};
 use crate::log::{Log, Position};
-use crate::{refused, wire};
+use crate::{metrics as figures, wire};
 
 /// Records are packed into parts of about this many bytes before compression; compressed they are well below the
 /// payload limit. A record larger than that goes on in the next parts.
@@ -364,7 +364,7 @@ async fn fetch(log: Log, id: String, revision: Revision, part: u32) -> Result<Fe
     });
     opened.map_err(|error| match error {
         Error::Wire { problem, .. } => {
-            counter!(refused::MESSAGES, "source" => log.source.to_string(), "what" => refused::SNAPSHOT).increment(1);
+            counter!(figures::REFUSED, "source" => log.source.to_string(), "what" => figures::SNAPSHOT).increment(1);
             Error::SnapshotDamaged { revision, part, problem }
         }
         error => error,

@@ -620,6 +620,12 @@ pub(crate) enum BusCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Serve the figures of a nats-server, as its monitoring port shows them, to Prometheus (at --metrics)
+    Watch {
+        /// The monitoring port, for example http://127.0.0.1:8222
+        #[arg(value_name = "URL")]
+        monitor: String,
+    },
 }
 
 /// Make certificates for a bus with TLS: a private authority (if DIR has none), and what it issues to servers and clients.

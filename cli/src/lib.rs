@@ -14,6 +14,7 @@ mod config;
 mod destinations;
 mod direct;
 mod error;
+mod figures;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod membership;
@@ -22,7 +23,7 @@ mod output;
 mod report;
 mod session;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};
 
 /// Runs the program with these arguments, the program's name first.
@@ -42,6 +43,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Transmit(options) => !options.once,
         Command::Receive(options) => !options.once,
         Command::Manage(options) => !options.setup_only,
+        Command::Bus(options) => matches!(options.command, BusCommand::Watch { .. }),
         _ => false,
     };
     output::start_log(&arguments.global, goes_on);
@@ -84,7 +86,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::DeadLetters(options) => commands::dead_letters::dead_letters(&global, options).await,
         Command::Confirm(options) => commands::control::confirm(&global, options).await,
         Command::Snapshot(options) => commands::control::snapshot(&global, options).await,
-        Command::Bus(options) => commands::bus::bus(&global, options),
+        Command::Bus(options) => commands::bus::bus(&global, options).await,
         Command::Certificates(options) => commands::certificates::certificates(&global, options),
         Command::Manage(options) => commands::manage::manage(&global, options).await,
         Command::Enroll(options) => commands::administration::enroll(&global, options).await,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::arguments::Global;
 use crate::direct::{self, Ticket};
 use crate::error::Error;
+use crate::figures;
 use crate::membership::{self, Member, Wanted};
 
 /// Where state is kept unless told otherwise.
@@ -265,21 +266,9 @@ async fn keep_alive(bus: LocalBus, broker: Weak<JetStream>, mut url: String) {
     }
 }
 
-/// Serves metrics where asked.
-pub(crate) fn serve_metrics(global: &Global) -> Result<(), Error> {
-    let Some(address) = global.metrics else { return Ok(()) };
-    // From a millisecond to a minute.
-    let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-    let built = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .with_http_listener(address)
-        .set_buckets(&buckets)
-        .and_then(metrics_exporter_prometheus::PrometheusBuilder::install);
-    built.map_err(|error| Error::Config(format!("metrics can't be served at {address}: {error}")))?;
-    deltabus_bus::refused::describe();
-    deltabus_transmitter::metrics::describe();
-    deltabus_receiver::metrics::describe();
-    tracing::info!(%address, "metrics are served");
-    Ok(())
+/// Serves metrics where asked; gives whether it does.
+pub(crate) fn serve_metrics(global: &Global) -> Result<bool, Error> {
+    global.metrics.map_or(Ok(false), |address| figures::serve(address).map(|()| true))
 }
 
 /// Is cancelled by SIGTERM and ctrl-c; a second one ends the process at once.

@@ -13,6 +13,7 @@ use nkeys::{KeyPair, KeyPairType};
 use prost::Message;
 
 use crate::claims::{self, Seconds};
+use crate::metrics::DECISIONS;
 use crate::registry::{Decision, Heard, Invitation, Participant, Registry, Signatures};
 use crate::rights::{NAMES_MAX, RECEIVERS_MAX, Rights};
 use crate::{Error, Keys};
@@ -395,8 +396,8 @@ impl Authority {
     async fn note(&self, who: &str, action: &str, about: &str, decided: Result<String, &Error>) -> Result<(), Error> {
         let allowed = decided.is_ok();
         let detail = decided.unwrap_or_else(ToString::to_string);
-        metrics::counter!("deltabus_manager_decisions_total", "action" => action.to_owned(), "allowed" => if allowed { "yes" } else { "no" })
-            .increment(1);
+        let said = if allowed { "yes" } else { "no" };
+        metrics::counter!(DECISIONS, "action" => action.to_owned(), "allowed" => said).increment(1);
         tracing::info!(who, action, about, allowed, detail, "decided");
         let decision = Decision {
             millis: now_millis(),

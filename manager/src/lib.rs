@@ -21,6 +21,7 @@ mod configuration;
 mod error;
 mod identity;
 mod keys;
+pub mod metrics;
 mod registry;
 pub mod rights;
 mod server;

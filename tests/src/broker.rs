@@ -8,6 +8,7 @@ use crate::World;
 pub struct Broker {
     child: Child,
     url: String,
+    monitoring: Option<String>,
 }
 
 impl Broker {
@@ -28,11 +29,11 @@ impl Broker {
         let said = ports.join(format!("nats-server_{}.ports", child.id()));
         let url = || {
             let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&said).ok()?).ok()?;
-            Some(said["nats"][0].as_str()?.to_owned())
+            Some((said["nats"][0].as_str()?.to_owned(), said["monitoring"][0].as_str().map(str::to_owned)))
         };
-        let mut broker = Broker { child, url: String::new() };
+        let mut broker = Broker { child, url: String::new(), monitoring: None };
         world.wait("the broker is up", || {
-            broker.url = url().unwrap_or_default();
+            (broker.url, broker.monitoring) = url().unwrap_or_default();
             !broker.url.is_empty()
         });
         broker
@@ -41,6 +42,11 @@ impl Broker {
     /// Where it listens.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where its monitoring port is, if the settings ask for one.
+    pub fn monitoring(&self) -> &str {
+        self.monitoring.as_deref().expect("the settings ask for a monitoring port")
     }
 
     /// The port it listens on.

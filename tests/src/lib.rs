@@ -14,7 +14,9 @@ pub mod clock;
 pub mod managed;
 #[cfg(target_os = "linux")]
 pub mod namespace;
+pub mod prometheus;
 pub mod proxy;
+pub mod watched;
 
 /// How long a test waits for something that must come; reached only by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);

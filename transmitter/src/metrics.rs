@@ -1,6 +1,6 @@
 //! The transmitter's figures; every name stands here once.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// Record changes published, by source and collection.
 pub const CHANGES_PUBLISHED: &str = "deltabus_transmitter_changes_published_total";
@@ -36,6 +36,8 @@ pub const REASON_DATE: &str = "date";
 pub const HELD: &str = "deltabus_transmitter_held";
 /// 1 while this transmitter is the active one, 0 while it stands by, by source.
 pub const ACTIVE: &str = "deltabus_transmitter_active";
+/// When the last round ended well, in seconds since 1970-01-01T00:00:00Z, by source.
+pub const ROUND_TIME: &str = "deltabus_transmitter_last_round_timestamp_seconds";
 /// Rounds that ended in an error, by source.
 pub const ERRORS: &str = "deltabus_transmitter_errors_total";
 
@@ -57,5 +59,17 @@ pub fn describe() {
     describe_gauge!(HELD, Unit::Count, "1 while a mass delete is held");
     describe_gauge!(UNREAD, Unit::Count, "Places at the source that could not be read, while the rest could");
     describe_gauge!(ACTIVE, Unit::Count, "1 while active, 0 while standing by");
+    describe_gauge!(ROUND_TIME, Unit::Seconds, "When the last round ended well, since 1970");
     describe_counter!(ERRORS, Unit::Count, "Rounds that ended in an error");
+}
+
+/// Lets the figures of a source begin, so that they are there before anything happened: what appears with its first event is
+/// not seen to have grown.
+pub(crate) fn begin(source: &str) {
+    for name in [SETS_PUBLISHED, BYTES_PUBLISHED, ERRORS] {
+        counter!(name, "source" => source.to_owned()).absolute(0);
+    }
+    for name in [REVISION, OUTBOX_SETS, UNREAD, HELD, ACTIVE] {
+        gauge!(name, "source" => source.to_owned()).set(0.0);
+    }
 }

@@ -1,12 +1,14 @@
-//! `deltabus bus`: the local bus.
+//! `deltabus bus`: the local bus, and watching any.
+
+use deltabus_bus::monitor::Monitor;
 
 use crate::arguments::{Bus, BusCommand, Global};
 use crate::error::{Error, Exit};
 use crate::output::bytes_text;
-use crate::session;
+use crate::{figures, session};
 
 /// Runs the command.
-pub(crate) fn bus(global: &Global, options: Bus) -> Result<Exit, Error> {
+pub(crate) async fn bus(global: &Global, options: Bus) -> Result<Exit, Error> {
     let state = session::state(global)?;
     let bus = session::local_bus(&state);
     let say = |text: String| {
@@ -15,6 +17,7 @@ pub(crate) fn bus(global: &Global, options: Bus) -> Result<Exit, Error> {
         }
     };
     match options.command {
+        BusCommand::Watch { monitor } => return watch(global, &monitor).await,
         BusCommand::Start => {
             let running = bus.ensure()?;
             say(format!("the bus is at {} (process {}, nats-server {})", running.url, running.pid, running.version));
@@ -54,6 +57,20 @@ pub(crate) fn bus(global: &Global, options: Bus) -> Result<Exit, Error> {
                 }
             }
         }
+    }
+    Ok(Exit::Done)
+}
+
+/// Serves a nats-server's figures until the process is told to stop.
+async fn watch(global: &Global, monitor: &str) -> Result<Exit, Error> {
+    let monitor = Monitor::at(monitor).map_err(|error| Error::Config(error.to_string()))?;
+    if !session::serve_metrics(global)? {
+        return Err(Error::Config("say with --metrics where the figures are to be served".into()));
+    }
+    let stop = session::stop_signal()?;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = figures::watch_broker(&monitor) => {}
     }
     Ok(Exit::Done)
 }

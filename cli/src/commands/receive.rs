@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use crate::arguments::{Global, Receive};
 use crate::destinations::{self, Naming};
 use crate::error::{Error, Exit};
+use crate::figures::Watch;
 use crate::membership::Wanted;
 use crate::output::{counted, spinner};
 use crate::session;
@@ -19,14 +20,20 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
         config.poll = options.poll.or(config.poll);
     }
     let state = session::state(&global)?;
-    session::serve_metrics(&global)?;
+    let metrics = session::serve_metrics(&global)?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
     let bus = session::bus(&global, &state, Wanted::Receive(first), &sources).await?;
     let mut receivers = Vec::new();
+    let mut watch = Watch { state: session::state_path(&global)?, sources: sources.clone(), ..Watch::default() };
     for config in configs {
         let broker = bus.of(&config.source).await?;
-        receivers.push(Receiver::open(config, broker, &state)?);
+        let receiver = Receiver::open(config, broker, &state)?;
+        watch.lags.push(receiver.lag());
+        receivers.push(receiver);
+    }
+    if metrics {
+        watch.begin();
     }
     if options.once {
         let mut exit = Exit::Done;

@@ -1,5 +1,6 @@
 //! `deltabus transmit`: publish sources and take their edits back.
 
+use deltabus_bus::Log;
 use deltabus_bus::local::Opening;
 use deltabus_interfaces::Location;
 use deltabus_record::schema::SourceName;
@@ -9,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::arguments::{Global, Transmit};
 use crate::error::{Error, Exit};
+use crate::figures::Watch;
 use crate::membership::Wanted;
 use crate::output::{bytes_text, counted, spinner};
 use crate::{config, direct, session};
@@ -17,7 +19,7 @@ use crate::{config, direct, session};
 pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit, Error> {
     let (global, configs, opening) = configs(global, &options)?;
     let state = session::state(&global)?;
-    session::serve_metrics(&global)?;
+    let metrics = session::serve_metrics(&global)?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     if global.bus.is_none() && global.manager.is_none() {
         let opened = direct::open_or_close(&session::local_bus(&state), &sources, opening.as_ref())?;
@@ -30,9 +32,14 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     let Some(first) = sources.first() else { return Err(Error::Config("no source is named".into())) };
     let bus = session::bus(&global, &state, Wanted::Publish(first), &[]).await?;
     let mut transmitters = Vec::new();
+    let mut watch = Watch { state: session::state_path(&global)?, sources: sources.clone(), ..Watch::default() };
     for config in configs {
         let broker = bus.of(&config.source).await?;
+        watch.logs.push(Log::new(broker.clone(), config.source.clone()));
         transmitters.push(Transmitter::open(config, broker, &state)?);
+    }
+    if metrics {
+        watch.begin();
     }
     if options.once {
         let mut exit = Exit::Done;

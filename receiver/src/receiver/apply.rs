@@ -62,6 +62,7 @@ impl Receiver {
                         break false;
                     }
                     Err(error @ Error::Digest { .. }) => {
+                        counter!(figures::DIGEST_MISMATCHES, &self.labels()).increment(1);
                         tracing::warn!(%error, "joining again by snapshot");
                         break false;
                     }
@@ -240,9 +241,13 @@ impl Receiver {
         counter!(figures::BYTES_RECEIVED, &self.labels()).increment(bytes);
         gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
-        if let Some(last) = sets.last() {
-            let lag = self.now_millis().saturating_sub(last.set.time_millis) as f64 / 1000.0;
-            gauge!(figures::LAG_SECONDS, &self.labels()).set(lag);
+        if !ledger::reconcile(&self.store.view())? {
+            self.lag.reached(next);
+            let now = self.now_millis();
+            let latency = histogram!(figures::LATENCY_SECONDS, &self.labels());
+            for Delivered { set, .. } in sets {
+                latency.record(now.saturating_sub(set.time_millis) as f64 / 1000.0);
+            }
         }
         Ok(())
     }

@@ -306,6 +306,7 @@ impl Receiver {
         self.stamp = Some(stamp);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
         gauge!(figures::REVISION, &self.labels()).set(position.revision.number as f64);
+        self.lag.reached(position);
         Ok(())
     }
 

@@ -36,6 +36,7 @@ use crate::contents::LargeValues;
 use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::filter::Filter;
+use crate::lag::Lag;
 use crate::ledger::{self, Marked, Wanted};
 use crate::metrics as figures;
 use crate::pending::Pending;
@@ -143,6 +144,7 @@ pub struct Receiver {
     /// The destination, or a part of it, is gone and has to be made anew.
     remake: bool,
     drift: u64,
+    lag: Lag,
 }
 
 /// What a look at the destination found.
@@ -195,6 +197,8 @@ impl Receiver {
         let contents = Contents::new(log.clone(), tokio::runtime::Handle::current());
         let sends = config.reverse && matches!(purpose, Purpose::Keep);
         let large = Arc::new(LargeValues::new(contents, interface.clone(), sends));
+        let labels = [("source", config.source.to_string()), ("receiver", config.name.to_string())];
+        let lag = Lag::new(&log, labels, ledger::position(&store.view())?.unwrap_or_default());
         let mut receiver = Receiver {
             purpose,
             mapping: Mapping::identity(),
@@ -219,9 +223,13 @@ impl Receiver {
             recovered: false,
             remake: false,
             drift: 0,
+            lag,
         };
         receiver.settle_location()?;
         receiver.reload()?;
+        if let Purpose::Keep = receiver.purpose {
+            figures::begin(&receiver.labels());
+        }
         Ok(receiver)
     }
 
@@ -233,6 +241,11 @@ impl Receiver {
     /// The receiver's name.
     pub fn name(&self) -> &ReceiverName {
         &self.config.name
+    }
+
+    /// How far its destination is behind, for whoever measures that.
+    pub fn lag(&self) -> Lag {
+        self.lag.clone()
     }
 
     /// One round: finds edits at the destination, sends them, and applies what the log has, to its end as it stands.
@@ -325,6 +338,7 @@ impl Receiver {
                 Err(error) => error,
             };
             counter!(figures::ERRORS, &self.labels()).increment(1);
+            self.lag.lost();
             self.report(Some(&error))?;
             let passing = error.is_passing();
             let result = Err(error);
@@ -353,6 +367,7 @@ impl Receiver {
         let Some(position) = ledger::position(&self.store.view())? else { return Ok(SessionEnd::Again) };
         let (sender, mut events) = mpsc::channel(QUEUE_SETS);
         let mut reader = Reader::at(&self.log, position);
+        let lag = self.lag.clone();
         // Reading isn't cancel safe, so it has a task of its own; it ends when nobody takes its events any more.
         tokio::spawn(async move {
             loop {
@@ -361,6 +376,9 @@ impl Receiver {
                     () = sender.closed() => return,
                     event = reader.next() => event,
                 };
+                if let Ok(Event::Set(set)) = &event {
+                    lag.known(set.set.next.number);
+                }
                 let last = !matches!(event, Ok(Event::Set(_) | Event::CaughtUp(_)));
                 if sender.send(event).await.is_err() || last {
                     return;
@@ -401,7 +419,6 @@ impl Receiver {
                             next = events.try_recv().ok();
                         }
                     }
-                    gauge!(figures::LAG_SETS, &self.labels()).set(events.len() as f64);
                     if !self.apply(group, &mut round).await? {
                         return Ok(SessionEnd::Again);
                     }
@@ -496,7 +513,7 @@ impl Receiver {
     }
 
     fn caught_up(&mut self, end: &Position) -> Result<(), Error> {
-        gauge!(figures::LAG_SETS, &self.labels()).set(0.0);
+        self.lag.follows(*end);
         let reached = ledger::position(&self.store.view())?;
         // Claims move the log on without a set: remember, so that their expiry is no hole.
         if reached.is_some_and(|reached| reached.revision == end.revision && reached != *end) {
@@ -518,6 +535,8 @@ impl Receiver {
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
         let dead = self.dead.waiting();
+        gauge!(figures::DEAD_LETTERS_WAITING, &self.labels()).set(dead as f64);
+        gauge!(figures::PENDING_SETS, &self.labels()).set(self.pending.sets().len() as f64);
         let quoted = |text: &str| deltabus_record::json::quoted(text);
         let error = error.map_or("null".into(), |error| quoted(&error.to_string()));
         let status = format!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deltabus_bus::{ReversePlace, causes, refused};
+use deltabus_bus::{ReversePlace, causes, metrics as refused};
 use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
 use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
@@ -101,7 +101,7 @@ impl Transmitter {
                 match reversed.set {
                     Ok(set) if cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last()) => {}
                     Ok(set) if known >= RECEIVERS_MAX && !cursors.contains_key(&set.id.receiver) => {
-                        counter!(refused::MESSAGES, "source" => self.label(), "what" => refused::REVERSE).increment(1);
+                        counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
                         let receiver = set.id.receiver;
                         tracing::error!(%receiver, "a reverse set is passed over: {RECEIVERS_MAX} receivers are known");
                     }
@@ -113,7 +113,7 @@ impl Transmitter {
                     }
                     Ok(_) => drop(shares.left.get_or_insert(at)),
                     Err(error) if shares.left.is_none() => {
-                        counter!(refused::MESSAGES, "source" => self.label(), "what" => refused::REVERSE).increment(1);
+                        counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
                         tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over");
                     }
                     // Met again when it is its turn.

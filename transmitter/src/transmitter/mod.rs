@@ -213,6 +213,7 @@ impl Transmitter {
                 id
             }
         };
+        figures::begin(config.source.as_str());
         Ok(Transmitter {
             stamp: ledger::stamp(&view)?,
             index: ledger::index(&view)?,
@@ -274,7 +275,9 @@ impl Transmitter {
         self.take_reverse_sets(round).await?;
         self.publish(round).await?;
         self.snapshot_if_due(round).await?;
-        self.report(round, None)
+        self.report(round, None)?;
+        gauge!(figures::ROUND_TIME, "source" => self.label()).set(self.now_millis() as f64 / 1000.0);
+        Ok(())
     }
 
     /// Writes a snapshot now, after publishing what waits; gives the revision it is of.
@@ -666,6 +669,7 @@ impl Transmitter {
         let view = self.store.view();
         let revision = ledger::revision(&view)?;
         let waiting = ledger::outbox(&view, ledger::position(&view)?.revision.number)?;
+        gauge!(figures::REVISION, "source" => self.label()).set(revision.number as f64);
         let status = Status {
             revision: revision.number,
             records: revision.digest.records,
@@ -675,6 +679,7 @@ impl Transmitter {
             stands_by_for: None,
             standbys: self.tenure.as_ref().map(Tenure::standbys).unwrap_or_default(),
         };
+        gauge!(figures::HELD, "source" => self.label()).set(f64::from(u8::from(status.held.is_some())));
         Ok(self.store.write_status(status.to_json(&self.config, self.now_millis()).as_bytes())?)
     }
 
