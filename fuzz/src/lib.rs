@@ -67,4 +67,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "configuration", run: commands::configuration },
     Target { name: "filter", run: commands::filter },
     Target { name: "token", run: commands::token },
+    Target { name: "manager", run: deltabus_manager::fuzz::message },
 ];

@@ -59,6 +59,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "postgres" => server_rows(),
         "location" => LOCATIONS.iter().map(|location| location.as_bytes().to_vec()).collect(),
         "configuration" => CONFIGURATIONS.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        "manager" => manager_messages(),
         "token" => TOKENS.iter().map(|token| token.as_bytes().to_vec()).collect(),
         "filter" => {
             let row =
@@ -465,3 +466,26 @@ const TOKENS: [&str; 3] = [
     "AQEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
     "AQKrq6urq6urq6ur",
 ];
+
+/// Of each kind that a manager takes apart.
+fn manager_messages() -> Vec<Vec<u8>> {
+    use deltabus_manager::v1;
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let rights = v1::Rights {
+        publish: names(&["people", "prices"]),
+        read: names(&["people"]),
+        reverse: names(&["a_b-c", "*"]),
+        receivers: names(&["oslo", "{{name()}}"]),
+        administrate: true,
+    };
+    let invitation = v1::Invitation { name: "oslo".into(), rights: Some(rights.clone()) };
+    let open = v1::OpenRequest { key: "UAAA".into(), challenge: vec![0; 56].into(), signature: vec![1; 64].into() };
+    let standing = v1::Standing { source: "people".into(), revision: 7, held: "half".into(), ..Default::default() };
+    vec![
+        rights.encode_to_vec(),
+        v1::GrantRequest { name: "oslo".into(), rights: Some(rights) }.encode_to_vec(),
+        v1::InviteRequest { invitations: vec![invitation], seconds: 60 }.encode_to_vec(),
+        open.encode_to_vec(),
+        v1::ReportRequest { standings: vec![standing] }.encode_to_vec(),
+    ]
+}

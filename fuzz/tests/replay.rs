@@ -134,6 +134,7 @@ targets!(
     configuration,
     filter,
     token,
+    manager,
 );
 
 #[test]

@@ -19,6 +19,8 @@ mod claims;
 mod client;
 mod configuration;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod identity;
 mod keys;
 pub mod metrics;
