@@ -252,8 +252,8 @@ pub trait Broker: Send + Sync {
     /// The last message of a subject.
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError>;
 
-    /// The messages of one subject from sequence `from` on, in order, as many as fit in about `bytes_max`; empty at the end. Slow:
-    /// for whoever may see just that subject. Not for two readers of one subject at a time.
+    /// The messages of one subject from sequence `from` on, in order, as many as fit in about `bytes_max`; empty at the end. Whoever
+    /// may see just that subject gets only its last one.
     async fn read_subject(
         &self,
         source: &SourceName,

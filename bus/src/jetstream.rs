@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
-use async_nats::jetstream::consumer;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event, HeaderMap, RequestErrorKind, Subscriber};
@@ -21,7 +19,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::access::{Access, without_login};
+use crate::access::{Access, Login, without_login};
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
@@ -75,12 +73,6 @@ const TRANSMITTER: &str = "transmitter";
 /// A stream that may hold less than this is of little use.
 const LIMIT_MIN: i64 = 64 * 1024 * 1024;
 
-/// Messages that a consumer is asked for at once, each as large as the broker takes.
-const READER_MESSAGES: usize = 8;
-
-/// How long a server keeps a consumer that nobody asks.
-const READER_IDLE: Duration = Duration::from_secs(10);
-
 /// The class of errors by which JetStream says that it can't now.
 const SERVICE_UNAVAILABLE: usize = 503;
 
@@ -95,6 +87,16 @@ pub struct JetStream {
     /// How often the broker was found elsewhere: subscriptions made before have ended.
     moves: watch::Sender<u64>,
     signing: Option<Signing>,
+    reading: Reading,
+}
+
+/// How one subject of a stream is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// By direct get, which needs the right to read the whole stream.
+    Stream,
+    /// Only its last message, the right to which can be limited to the subject.
+    Last,
 }
 
 /// The broker where it is now, and the client that speaks to it.
@@ -116,7 +118,11 @@ impl JetStream {
         figures::begin();
         let cuts = watch::Sender::new(0);
         let link = RwLock::new(Link::connect(urls, access, &cuts).await?);
-        Ok(JetStream { link, cuts, moves: watch::Sender::new(0), signing: access.signing.clone() })
+        let reading = match access.login {
+            Login::Issued(_) => Reading::Last,
+            Login::Nobody | Login::File(_) | Login::Password { .. } => Reading::Stream,
+        };
+        Ok(JetStream { link, cuts, moves: watch::Sender::new(0), signing: access.signing.clone(), reading })
     }
 
     /// Goes on with the broker at `urls`, which is the same one that has moved. What is under way fails, and subscriptions end as
@@ -429,46 +435,15 @@ impl Broker for JetStream {
         from: u64,
         bytes_max: usize,
     ) -> Result<Vec<Stored>, BrokerError> {
-        // A consumer, because the right to make one can be limited to one subject, where direct get reads whole streams.
-        let name = subject.tail.rsplit('.').next().unwrap_or(&subject.tail);
-        let config = consumer::pull::Config {
-            name: Some(name.to_owned()),
-            filter_subject: subject.full(source),
-            deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
-            ack_policy: consumer::AckPolicy::None,
-            inactive_threshold: READER_IDLE,
-            num_replicas: 1,
-            ..consumer::pull::Config::default()
-        };
-        let stream = subject.stream.name(source);
-        // One that was left by a process that ended begins elsewhere.
-        let _ = self.answer(self.context().delete_consumer_from_stream(name, &stream)).await;
-        let made = self.answer(self.context().create_consumer_on_stream(config, &stream)).await;
-        let reader = made.ok_or_else(|| self.unanswered())?.map_err(|error| match error.kind() {
-            ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                BrokerError::NoSource { source_name: source.clone() }
-            }
-            _ => self.unavailable(&error),
-        })?;
-        let (mut found, mut bytes) = (Vec::new(), 0);
-        let mut batch =
-            reader.fetch().max_messages(READER_MESSAGES).messages().await.map_err(|error| self.unavailable(&error))?;
-        while let Some(message) = self.answer(batch.next()).await.ok_or_else(|| self.unanswered())? {
-            let message =
-                message.map_err(|error| BrokerError::Unavailable { url: self.url(), problem: error.to_string() })?;
-            let info =
-                message.info().map_err(|error| BrokerError::Refused { doing: "read", problem: error.to_string() })?;
-            let millis = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
-            let place = Place { sequence: info.stream_sequence, tail: subject.tail.clone(), millis };
-            let unknown = |problem| BrokerError::Unavailable { url: self.url(), problem };
-            bytes += message.payload.len();
-            if bytes > bytes_max && !found.is_empty() {
-                break;
-            }
-            found.push(place.stored(source, &message, self.signing.as_ref()).await.map_err(unknown)?);
+        if self.reading == Reading::Stream {
+            let full = subject.full(source);
+            let request =
+                json!({ "seq": from.max(1), "next_by_subj": full, "batch": BATCH_MESSAGES, "max_bytes": bytes_max });
+            return self.direct(source, subject.stream, request).await;
         }
-        let _ = self.answer(self.context().delete_consumer_from_stream(name, &stream)).await;
-        Ok(found)
+        // A consumer could be made for one subject alone, but also to deliver to any: into a log, for example.
+        let last = self.last(source, subject).await?;
+        Ok(last.into_iter().filter(|last| last.sequence >= from).collect())
     }
 
     async fn holds(&self, source: &SourceName, subject: &Subject) -> Result<bool, BrokerError> {

@@ -352,7 +352,8 @@ impl Writer {
             from = last.sequence + 1;
             for envelope in batch.iter().filter_map(|stored| wire::envelope(&stored.payload).ok()) {
                 match envelope.content {
-                    Some(v1::envelope::Content::Claim(claim)) if envelope.term >= self.term => {
+                    // One of our own term is our own once more: whoever claims after us has read ours.
+                    Some(v1::envelope::Content::Claim(claim)) if envelope.term > self.term => {
                         by = Some(claim.transmitter);
                     }
                     _ if envelope.term > self.term && !whole => by = by.or_else(|| Some("unknown".into())),

@@ -20,6 +20,8 @@ pub const REFUSED: &str = "deltabus_bus_messages_refused_total";
 pub const LOG: &str = "log";
 /// A part of a snapshot.
 pub const SNAPSHOT: &str = "snapshot";
+/// A reverse set.
+pub const REVERSE: &str = "reverse";
 
 /// Tells the recorder what each figure means.
 pub fn describe() {
@@ -41,7 +43,7 @@ pub(crate) fn begin() {
 /// The same for what is counted of a source.
 pub fn begin_source(source: &str) {
     counter!(UNTRUSTED, "source" => source.to_owned()).absolute(0);
-    for what in [LOG, SNAPSHOT] {
+    for what in [LOG, SNAPSHOT, REVERSE] {
         counter!(REFUSED, "source" => source.to_owned(), "what" => what).absolute(0);
     }
 }

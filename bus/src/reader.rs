@@ -296,8 +296,9 @@ impl Reader {
         Ok(())
     }
 
-    /// The log may have lost its end and gone on: what was read last is looked at again.
-    fn suspect(&mut self) {
+    /// The log may have lost its end and gone on: what was read last is looked at again. [`Reader::next`] does so by itself
+    /// after whatever gives cause for it; a reader of what is stored does when it is told to.
+    pub fn suspect(&mut self) {
         self.at_end = false;
         self.confirmed = self.position.sequence == 0;
     }
@@ -338,6 +339,7 @@ impl Reader {
             }
             Some(v1::envelope::Content::Foundation(foundation)) => {
                 let revision = wire::revision_in(foundation.revision.as_ref());
+                wire::check_number("a foundation", revision.number)?;
                 if !self.anchored {
                     self.position.revision = revision;
                     self.anchored = true;

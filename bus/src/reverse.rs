@@ -24,6 +24,8 @@ pub struct ReversePlace {
 pub struct Reversed {
     /// Where it lies.
     pub place: ReversePlace,
+    /// How many bytes it takes there.
+    pub bytes: u64,
     /// The set, or why it can't be understood.
     pub set: Result<ReverseSet, Error>,
 }
@@ -110,7 +112,8 @@ impl Log {
                 .map_err(|error| wire::wire("a reverse set", error))
                 .and_then(|receiver| wire::decode_reverse(&receiver, &stored.payload));
             let check = Some(xxh3_64(&stored.payload));
-            Reversed { place: ReversePlace { sequence: stored.sequence, check }, set }
+            let place = ReversePlace { sequence: stored.sequence, check };
+            Reversed { place, bytes: stored.payload.len() as u64, set }
         };
         Ok(batch.into_iter().map(decode).collect())
     }

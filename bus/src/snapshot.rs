@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use deltabus_proto::v1;
-use deltabus_record::change::Revision;
+use deltabus_record::change::{ReverseCursor, Revision};
 use deltabus_record::row;
 use deltabus_record::schema::{Collection, ReceiverName};
 use futures::StreamExt;
@@ -59,8 +59,8 @@ pub struct Manifest {
     pub bytes: u64,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub time_millis: u64,
-    /// The last reverse set taken from each receiver.
-    pub cursors: Vec<(ReceiverName, u64)>,
+    /// Which reverse sets were taken from each receiver.
+    pub cursors: Vec<(ReceiverName, ReverseCursor)>,
 }
 
 /// Writes a snapshot.
@@ -167,7 +167,7 @@ impl SnapshotWriter {
 
     /// Completes the snapshot: from now on it is the newest. [`Error::Fenced`]: another one has become the newest
     /// meanwhile.
-    pub async fn finish(mut self, cursors: Vec<(ReceiverName, u64)>) -> Result<Manifest, Error> {
+    pub async fn finish(mut self, cursors: Vec<(ReceiverName, ReverseCursor)>) -> Result<Manifest, Error> {
         self.flush().await?;
         while let Some(uploaded) = self.uploads.next().await {
             uploaded?;
@@ -387,33 +387,41 @@ fn manifest_out(manifest: &Manifest) -> v1::Manifest {
         parts: manifest.parts,
         bytes: manifest.bytes,
         time_millis: manifest.time_millis,
-        cursors: manifest
-            .cursors
-            .iter()
-            .map(|(receiver, number)| v1::ReverseCursor { receiver: receiver.as_str().to_owned(), number: *number })
-            .collect(),
+        cursors: manifest.cursors.iter().map(cursor_out).collect(),
     }
 }
 
+fn cursor_out((receiver, cursor): &(ReceiverName, ReverseCursor)) -> v1::ReverseCursor {
+    v1::ReverseCursor {
+        receiver: receiver.as_str().to_owned(),
+        number: cursor.last(),
+        passed_over: cursor.passed_over().iter().flat_map(|(first, last)| [*first, *last]).collect(),
+    }
+}
+
+fn cursor_in(cursor: v1::ReverseCursor) -> Result<(ReceiverName, ReverseCursor), Error> {
+    let what = "a snapshot's manifest";
+    let receiver = ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire(what, error))?;
+    wire::check_number(what, cursor.number)?;
+    let ranges: Vec<(u64, u64)> = cursor.passed_over.chunks_exact(2).map(|range| (range[0], range[1])).collect();
+    let known = ReverseCursor::new(cursor.number, ranges).filter(|_| cursor.passed_over.len().is_multiple_of(2));
+    let known = known.ok_or_else(|| wire::wire(what, format!("what was taken of {receiver} makes no sense")))?;
+    Ok((receiver, known))
+}
+
 fn manifest_in(manifest: v1::Manifest) -> Result<Manifest, Error> {
-    let cursor = |cursor: v1::ReverseCursor| {
-        let receiver =
-            ReceiverName::new(&cursor.receiver).map_err(|error| wire::wire("a snapshot's manifest", error))?;
-        Ok((receiver, cursor.number))
-    };
+    let revision = wire::revision_in(manifest.revision.as_ref());
+    for number in [manifest.term, manifest.sequence, revision.number] {
+        wire::check_number("a snapshot's manifest", number)?;
+    }
     Ok(Manifest {
         id: manifest.id,
-        position: Position {
-            term: manifest.term,
-            sequence: manifest.sequence,
-            check: manifest.check,
-            revision: wire::revision_in(manifest.revision.as_ref()),
-        },
+        position: Position { term: manifest.term, sequence: manifest.sequence, check: manifest.check, revision },
         collections: manifest.collections.into_iter().map(wire::collection_schema_in).collect::<Result<_, Error>>()?,
         parts: manifest.parts,
         bytes: manifest.bytes,
         time_millis: manifest.time_millis,
-        cursors: manifest.cursors.into_iter().map(cursor).collect::<Result<_, Error>>()?,
+        cursors: manifest.cursors.into_iter().map(cursor_in).collect::<Result<_, Error>>()?,
     })
 }
 

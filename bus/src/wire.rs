@@ -41,6 +41,12 @@ const ELEMENTS_FREE: usize = 1024;
 /// The latest term: they are kept as signed numbers, and there is always one after it.
 const TERM_MAX: u64 = i64::MAX as u64 - 1;
 
+/// The highest number of a revision or reverse set: there are always many after it.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// So many edits in one reverse set at most, ten times what receivers send: each takes some hundred bytes once it is decoded.
+pub(crate) const REVERSE_EDITS_MAX: usize = 20_000;
+
 /// zstd's level: the default, a good deal faster than the link for little less than the best ratio.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -70,6 +76,7 @@ pub fn decode_set(bytes: &[u8]) -> Result<ChangeSet> {
     check_elements("a change set", bytes, CHANGE_SET)?;
     let message = v1::ChangeSet::decode(bytes).map_err(|error| wire("a change set", error))?;
     let base = revision_in(message.base.as_ref());
+    check_number("a change set", base.number)?;
     Ok(ChangeSet {
         base,
         next: Revision { number: base.number.saturating_add(1), digest: digest_in(message.next.as_ref()) },
@@ -94,9 +101,10 @@ pub fn encode_reverse(set: &ReverseSet) -> Bytes {
 /// Decodes a reverse set of `receiver`.
 pub fn decode_reverse(receiver: &ReceiverName, bytes: &[u8]) -> Result<ReverseSet> {
     let plain = decompress_framed("a reverse set", bytes, DECOMPRESSED_MAX)?;
-    check_elements("a reverse set", &plain, REVERSE_SET)?;
+    check_elements_most("a reverse set", &plain, REVERSE_SET, REVERSE_EDITS_MAX)?;
     let message = v1::ReverseSet::decode(plain.as_slice()).map_err(|error| wire("a reverse set", error))?;
     check_version("a reverse set", message.version)?;
+    check_number("a reverse set", message.number)?;
     Ok(ReverseSet {
         id: ReverseId { receiver: receiver.clone(), number: message.number },
         base: revision_in(message.base.as_ref()),
@@ -141,6 +149,13 @@ pub(crate) fn envelope(payload: &Bytes) -> Result<v1::Envelope> {
         return Err(wire("a message of the log", format!("{} is no term", envelope.term)));
     }
     Ok(envelope)
+}
+
+pub(crate) fn check_number(what: &'static str, number: u64) -> Result<()> {
+    match number {
+        ..=NUMBER_MAX => Ok(()),
+        _ => Err(wire(what, format!("{number} is no number"))),
+    }
 }
 
 pub(crate) fn check_version(what: &'static str, version: u32) -> Result<()> {
@@ -233,7 +248,12 @@ pub(crate) const CHUNK_LIST: &Listed = &Listed(&[(2, PLAIN), (3, PLAIN)]);
 
 /// Fails for a message that lists more than its bytes can be worth; to be asked before it is decoded.
 pub(crate) fn check_elements(what: &'static str, bytes: &[u8], listed: &'static Listed) -> Result<()> {
-    let elements_max = ELEMENTS_FREE.max(bytes.len() / ELEMENT_BYTES_MIN);
+    check_elements_most(what, bytes, listed, usize::MAX)
+}
+
+/// The same, and for one that lists more than `most`.
+fn check_elements_most(what: &'static str, bytes: &[u8], listed: &'static Listed, most: usize) -> Result<()> {
+    let elements_max = ELEMENTS_FREE.max(bytes.len() / ELEMENT_BYTES_MIN).min(most);
     let mut elements = 0;
     let mut messages = vec![(bytes, listed)];
     while let Some((mut rest, Listed(fields))) = messages.pop() {
@@ -448,6 +468,7 @@ fn reply_out(reply: &Reply) -> v1::Reply {
 
 fn reply_in(reply: v1::Reply) -> Result<Reply> {
     let receiver = ReceiverName::new(&reply.receiver).map_err(|error| wire("a reply", error))?;
+    check_number("a reply", reply.number)?;
     let resolves = reply.resolves.into_iter().map(|id| ConflictId { revision: id.revision, index: id.index });
     Ok(Reply {
         reverse: ReverseId { receiver, number: reply.number },

@@ -323,6 +323,16 @@ mod tests {
     }
 
     #[test]
+    fn a_source_stands_by_only_where_it_says_so() {
+        for (line, standby) in [("", false), ("standby = true", true), ("standby = false", false)] {
+            let text = format!("[[source]]\nname = \"a\"\nlocation = \"csv:a.csv?key=id\"\n{line}\n");
+            let path = Path::new("transmitter.toml");
+            let file = parse::<TransmitterConfig>(path, &text).expect("it is understood");
+            assert_eq!(file.source[0].config(path).expect("it is whole").standby, standby, "{line}");
+        }
+    }
+
+    #[test]
     fn durations_and_percents_are_read() {
         assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));

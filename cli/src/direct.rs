@@ -11,7 +11,7 @@ use deltabus_record::schema::SourceName;
 use deltabus_state::StateDirectory;
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::Global;
+use crate::arguments::{Global, LogFormat};
 use crate::error::Error;
 use crate::{membership, session};
 
@@ -41,8 +41,22 @@ pub(crate) fn opening(listen: &str, hosts: &[String]) -> Result<Opening, Error> 
     Ok(Opening { listen, hosts: hosts.to_vec() })
 }
 
-/// What to do on the other device.
-pub(crate) fn hint(sources: &[SourceName], opened: &Opened) -> String {
+/// Says what to do on the other device.
+pub(crate) fn say(global: &Global, sources: &[SourceName], opened: &Opened) {
+    match global.log_format {
+        LogFormat::Text if !global.quiet => eprintln!("{}", hint(sources, opened)),
+        LogFormat::Text => {}
+        // Whoever reads the log as JSON reads nothing else there.
+        LogFormat::Json => {
+            for (source, token) in sources.iter().zip(&opened.tokens) {
+                let (bus, token_file) = (&opened.url, token.display());
+                tracing::info!(%source, bus, %token_file, "the bus is open to receivers on other devices");
+            }
+        }
+    }
+}
+
+fn hint(sources: &[SourceName], opened: &Opened) -> String {
     let mut text = format!("the bus is open at {}; on another device:", opened.url);
     for (source, token) in sources.iter().zip(&opened.tokens) {
         text.push_str(&format!(

@@ -20,6 +20,10 @@ use crate::error::Error;
 /// How often a process tells the manager how it stands, and hears of changed rights.
 const REPORT: Duration = Duration::from_secs(3);
 
+/// How often a first connection is tried, and the pause in between.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// What a command wants to do, and with which source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted<'a> {
@@ -27,6 +31,8 @@ pub(crate) enum Wanted<'a> {
     Publish(&'a SourceName),
     /// Read it.
     Read(&'a SourceName),
+    /// Read it from now on.
+    Receive(&'a SourceName),
     /// Whatever there is.
     Anything,
     /// Administer the manager.
@@ -39,8 +45,8 @@ impl Wanted<'_> {
         match self {
             Wanted::Publish(source) => u8::from(rights.publish.contains(source.as_str())),
             // Whoever may write the log may read it, but it is another's business.
-            Wanted::Read(source) if rights.read.contains(source.as_str()) => 2,
-            Wanted::Read(source) => u8::from(rights.concerns(source.as_str())),
+            Wanted::Read(source) | Wanted::Receive(source) if rights.read.contains(source.as_str()) => 2,
+            Wanted::Read(source) | Wanted::Receive(source) => u8::from(rights.concerns(source.as_str())),
             Wanted::Anything => u8::from(!rights.administrate),
             Wanted::Administrate => u8::from(rights.administrate),
         }
@@ -168,8 +174,16 @@ impl Member {
         // Whoever set the bus up without TLS says so in its address.
         let plain = located.bus.iter().all(|url| url.starts_with("nats://"));
         let access = self.membership.access(plain)?;
-        let broker = JetStream::connect(&located.bus.join(","), &access).await.map_err(deltabus_bus::Error::from)?;
-        let broker = Arc::new(broker);
+        let mut attempt = 1;
+        let broker = loop {
+            match JetStream::connect(&located.bus.join(","), &access).await {
+                Ok(broker) => break Arc::new(broker),
+                // A broker that reads its configuration again lets nobody in for a moment; the manager has just said that we may.
+                Err(error) if error.is_transient() && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(deltabus_bus::Error::from(error).into()),
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
         brokers.insert(located.bus, broker.clone());
         Ok(broker)
     }

@@ -1,5 +1,6 @@
 //! What every command that talks to a bus needs: the state directory, the bus, metrics, and when to stop.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
-use crate::direct;
+use crate::direct::{self, Ticket};
 use crate::error::Error;
 use crate::figures;
 use crate::membership::{self, Member, Wanted};
@@ -80,6 +81,8 @@ pub(crate) enum Bus {
     Plain(Arc<dyn Broker>),
     /// As the manager says.
     Managed(Member),
+    /// Each by the token that lets in to one source.
+    ByToken(BTreeMap<SourceName, Arc<dyn Broker>>),
 }
 
 impl Bus {
@@ -88,6 +91,28 @@ impl Bus {
         match self {
             Bus::Plain(broker) => Ok(broker.clone()),
             Bus::Managed(member) => Ok(member.broker(source).await?),
+            Bus::ByToken(brokers) => {
+                let none = || Error::Config(format!("there is no token for `{source}` here"));
+                brokers.get(source).cloned().ok_or_else(none)
+            }
+        }
+    }
+
+    /// The same, and `None` for a source that is only known here and can't be reached.
+    pub(crate) async fn known(&self, source: &SourceName) -> Result<Option<Arc<dyn Broker>>, Error> {
+        match self {
+            Bus::ByToken(brokers) => Ok(brokers.get(source).cloned()),
+            Bus::Managed(member) if !member.sources().await?.contains(source) => Ok(None),
+            _ => self.of(source).await.map(Some),
+        }
+    }
+
+    /// Where it is, if it is one place.
+    pub(crate) fn url(&self) -> Option<String> {
+        match self {
+            Bus::Plain(broker) => Some(broker.url()),
+            Bus::Managed(_) => None,
+            Bus::ByToken(brokers) => brokers.values().next().map(|broker| broker.url()),
         }
     }
 
@@ -96,6 +121,7 @@ impl Bus {
         match self {
             Bus::Plain(broker) => Ok(broker.sources().await.map_err(deltabus_bus::Error::from)?),
             Bus::Managed(member) => member.sources().await,
+            Bus::ByToken(brokers) => Ok(brokers.keys().cloned().collect()),
         }
     }
 
@@ -118,7 +144,7 @@ impl Bus {
     /// Whether the manager ended this process.
     pub(crate) fn dismissal(&self) -> Result<(), Error> {
         match self {
-            Bus::Plain(_) => Ok(()),
+            Bus::Plain(_) | Bus::ByToken(_) => Ok(()),
             Bus::Managed(member) => member.dismissal(),
         }
     }
@@ -133,7 +159,15 @@ pub(crate) async fn bus(
     sources: &[SourceName],
 ) -> Result<Bus, Error> {
     if global.manager.is_none() {
-        return Ok(Bus::Plain(plain(global, state, sources).await?));
+        // A token lets in to one source, given or kept.
+        let Some(ticket) = direct::ticket(global, state, sources)? else {
+            return Ok(Bus::Plain(plain(global, state).await?));
+        };
+        let broker = by(global, &ticket).await?;
+        if matches!(wanted, Wanted::Receive(_)) {
+            ticket.keep(state)?;
+        }
+        return Ok(Bus::Plain(broker));
     }
     let identity = membership::identity(global, state, wanted).await?;
     Ok(Bus::Managed(Member::join(identity, state)?))
@@ -147,21 +181,35 @@ pub(crate) async fn broker(
 ) -> Result<Arc<dyn Broker>, Error> {
     let (source, read) = match wanted {
         Wanted::Publish(source) => (source, [].as_slice()),
-        Wanted::Read(source) => (source, std::slice::from_ref(source)),
+        Wanted::Read(source) | Wanted::Receive(source) => (source, std::slice::from_ref(source)),
         Wanted::Anything | Wanted::Administrate => return Err(Error::Config("no source is named".into())),
     };
     bus(global, state, wanted, read).await?.of(source).await
 }
 
-/// Connects to the one named, or to the local one: for what has to do with these sources, with a token where there is one, given
-/// or kept.
-async fn plain(global: &Global, state: &StateDirectory, sources: &[SourceName]) -> Result<Arc<dyn Broker>, Error> {
-    if let Some(ticket) = direct::ticket(global, state, sources)? {
-        let connected = JetStream::connect(ticket.bus(), &ticket.access(global)?).await;
-        let broker = connected.map_err(deltabus_bus::Error::from)?;
-        ticket.keep(state)?;
-        return Ok(Arc::new(broker));
+/// The bus of what is known here, whatever that is.
+pub(crate) async fn any_bus(global: &Global, state: &StateDirectory, names: &[SourceName]) -> Result<Bus, Error> {
+    let mut by_token = BTreeMap::new();
+    if global.manager.is_none() {
+        for name in names {
+            if let Some(ticket) = direct::ticket(global, state, std::slice::from_ref(name))?
+                && !by_token.contains_key(name)
+            {
+                by_token.insert(name.clone(), by(global, &ticket).await?);
+            }
+        }
     }
+    if by_token.is_empty() { bus(global, state, Wanted::Anything, &[]).await } else { Ok(Bus::ByToken(by_token)) }
+}
+
+/// Connects with a token.
+async fn by(global: &Global, ticket: &Ticket) -> Result<Arc<dyn Broker>, Error> {
+    let connected = JetStream::connect(ticket.bus(), &ticket.access(global)?).await;
+    Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?))
+}
+
+/// Connects to the one named, or to the local one.
+async fn plain(global: &Global, state: &StateDirectory) -> Result<Arc<dyn Broker>, Error> {
     if let Some(url) = &global.bus {
         let connected = JetStream::connect(url, &access(global, url)?).await;
         return Ok(Arc::new(connected.map_err(deltabus_bus::Error::from)?));

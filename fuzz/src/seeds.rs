@@ -256,7 +256,7 @@ fn snapshot() -> Vec<u8> {
         term: 1,
         collections: vec![collection],
         parts: 3,
-        cursors: vec![v1::ReverseCursor { receiver: "oslo".into(), number: 4 }],
+        cursors: vec![v1::ReverseCursor { receiver: "oslo".into(), number: 4, passed_over: vec![2, 3] }],
         ..v1::Manifest::default()
     };
     let row = Row::of(&[Value::text("1"), Value::text("Kari")]);

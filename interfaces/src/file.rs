@@ -419,7 +419,7 @@ impl Staged for Replaced {
         // Seen from another working directory it would be somewhere else.
         let path = std::path::absolute(path).ok()?;
         self.temporary.disable_cleanup(true);
-        Some(Temporary(path))
+        Some(Temporary::at(path))
     }
 
     fn commit(self: Box<Self>) -> Result<Stamp> {
@@ -435,10 +435,17 @@ impl Staged for Replaced {
 }
 
 /// A file that is to take another's place by a rename; removed when this is dropped before that.
+///
+/// It outlives a panic: whoever panics has not written down that nothing came of it.
 #[derive(Debug)]
 pub struct Temporary(PathBuf);
 
 impl Temporary {
+    /// The file at `path`, which is the same seen from anywhere.
+    pub fn at(path: PathBuf) -> Temporary {
+        Temporary(path)
+    }
+
     /// Where it is, seen from anywhere.
     pub fn path(&self) -> &Path {
         &self.0
@@ -447,8 +454,10 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // After the rename there is none.
-        let _ = fs::remove_file(&self.0);
+        if !std::thread::panicking() {
+            // After the rename there is none.
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 
@@ -611,6 +620,23 @@ mod tests {
         drop(write(&store, b"two"));
         assert_eq!(stamp, store.stamp().unwrap());
         assert_eq!(names(folder.path()), ["a.csv"]);
+    }
+
+    /// Its absence would say that the file was replaced.
+    #[test]
+    fn a_temporary_file_outlives_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FileStore::new(folder.path().join("a.csv"));
+        let mut staged = write(&store, b"one");
+        let temporary = staged.temporary().unwrap();
+        let path = temporary.path().to_owned();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _temporary = temporary;
+            std::panic::resume_unwind(Box::new("the end"));
+        }));
+        assert!(panicked.is_err() && path.exists());
+        drop(Temporary::at(path.clone()));
+        assert!(!path.exists());
     }
 
     #[test]

@@ -264,8 +264,8 @@ fn meaning(url: &str, status: &Status) -> Error {
     }
 }
 
-/// A channel that connects when first needed, with TLS settings of ours.
-fn channel(url: &str, tls: &Arc<ClientConfig>) -> Result<Channel, Error> {
+/// A channel to a manager at `https://HOST[:PORT]`, for whatever services it has; connects when first needed.
+pub fn channel(url: &str, tls: &Arc<ClientConfig>) -> Result<Channel, Error> {
     let wrong = |problem: &str| Error::Config(format!("`{url}` is no manager's address: {problem}"));
     let parsed: Uri = url.parse().map_err(|_| wrong("https://HOST:PORT is one"))?;
     if parsed.scheme_str() != Some("https") {

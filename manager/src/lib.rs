@@ -30,7 +30,7 @@ mod sessions;
 mod setup;
 
 pub use authority::TOKEN_LIFE_MAX;
-pub use client::{Client, Membership, PORT, enroll};
+pub use client::{Client, Membership, PORT, channel, enroll};
 pub use configuration::{ClientsWanted, Configuration, Issuing, Locations, Tls};
 pub use deltabus_certificates::{Token, TokenKind};
 pub use deltabus_proto::manager::v1;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// How many sources or receivers one participant can have of a kind; what it may do is written out on each of its connections.
 pub const NAMES_MAX: usize = 256;
 
-/// How many receivers' names: they are combined with each other where a right names one twice.
+/// How many receivers' names one participant can have.
 pub const RECEIVERS_MAX: usize = 16;
 
 /// How long the answer to a question may be published by whoever was asked, in nanoseconds.
@@ -108,16 +108,9 @@ const TABLE: &[Line] = &[
     // star is that source.)
     line(Right::Reverse, Way::Publish, "deltabus.{source}.reverse.{receiver}"),
     line(Right::Reverse, Way::Publish, "$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.*.reverse.{receiver}"),
-    line(
-        Right::Reverse,
-        Way::Publish,
-        "$JS.API.CONSUMER.CREATE.deltabus_{source}_REVERSE.{receiver}.deltabus.*.reverse.{receiver}",
-    ),
     // What large values in edits hold: stored under its hash, by which every reader tests it.
     line(Right::Reverse, Way::Publish, "deltabus.{source}.snapshot.chunk.*"),
     line(Right::Reverse, Way::Publish, "deltabus.{source}.snapshot.value.*"),
-    line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.MSG.NEXT.deltabus_{source}_REVERSE.{receiver}"),
-    line(Right::Reverse, Way::Publish, "$JS.API.CONSUMER.DELETE.deltabus_{source}_REVERSE.{receiver}"),
 ];
 
 const fn line(right: Right, way: Way, subject: &'static str) -> Line {
@@ -244,4 +237,71 @@ pub fn table() -> Vec<(&'static str, &'static str, &'static str)> {
 /// The names of a source's streams, for whoever asks where they are.
 pub(crate) fn streams(source: &SourceName) -> (String, String, String) {
     (Stream::Changes.name(source), Stream::Snapshot.name(source), Stream::Reverse.name(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table as SECURITY.md shows it.
+    fn documented() -> String {
+        let mut text = String::from("| right | may | subject |\n|---|---|---|\n");
+        for (right, way, subject) in table() {
+            text.push_str(&format!("| {right} | {way} | `{subject}` |\n"));
+        }
+        text
+    }
+
+    #[test]
+    fn the_table_in_security_md_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../SECURITY.md");
+        let security = std::fs::read_to_string(path).expect("SECURITY.md is there");
+        assert!(security.contains(&documented()), "SECURITY.md should have this table:\n{}", documented());
+    }
+
+    #[test]
+    fn no_line_lets_anybody_make_change_or_empty_a_stream() {
+        for (right, way, subject) in table() {
+            for verb in [
+                "STREAM.CREATE",
+                "STREAM.UPDATE",
+                "STREAM.DELETE",
+                "STREAM.PURGE",
+                "STREAM.MSG",
+                "STREAM.RESTORE",
+                "$KV",
+                "$SYS",
+            ] {
+                assert!(!subject.contains(verb), "{right} {way} {subject}");
+            }
+            assert!(subject != ">" && !subject.starts_with('*'), "{right} {way} {subject}");
+        }
+    }
+
+    #[test]
+    fn names_that_could_be_wildcards_or_templates_are_no_names() {
+        for name in ["*", ">", "a.b", "{{name()}}", "", "A", "a b", "ä", &"a".repeat(65)] {
+            let names = vec![name.to_owned()];
+            for rights in [
+                v1::Rights { publish: names.clone(), ..v1::Rights::default() },
+                v1::Rights { read: names.clone(), ..v1::Rights::default() },
+                v1::Rights { reverse: names.clone(), ..v1::Rights::default() },
+                v1::Rights { receivers: names.clone(), ..v1::Rights::default() },
+            ] {
+                assert!(Rights::from_wire(&rights).is_err(), "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_added_and_taken_away_is_what_is_left() {
+        let set = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let one = Rights { read: set(&["a", "b"]), administrate: true, ..Rights::default() };
+        let two = Rights { read: set(&["b", "c"]), publish: set(&["a"]), ..Rights::default() };
+        let both = one.and(&two);
+        assert_eq!(both.read, set(&["a", "b", "c"]));
+        assert!(both.administrate && both.publish == set(&["a"]));
+        assert_eq!(both.without(&two).read, set(&["a"]));
+        assert_eq!(Rights::from_wire(&both.to_wire()), Ok(both));
+    }
 }

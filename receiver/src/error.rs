@@ -172,6 +172,8 @@ impl Error {
             Error::Bus(
                 deltabus_bus::Error::NoSnapshot(_) | deltabus_bus::Error::Broker(BrokerError::NoSource { .. }),
             ) => true,
+            // What can't be understood may be followed, or replaced, by what can.
+            Error::Bus(deltabus_bus::Error::Wire { .. } | deltabus_bus::Error::Newer { .. }) => true,
             Error::Bus(error) => error.is_transient(),
             Error::State(_) | Error::Ledger(_) | Error::Mapping(_) | Error::OneCollection { .. } => false,
             Error::Filter(error) => matches!(error, FilterError::Evaluate(_)),

@@ -90,24 +90,14 @@ impl Pending {
         self.sets.push(set);
     }
 
-    /// What is left when all sets sent up to `number` have been answered, and the numbers of those.
-    pub(crate) fn answered(&self, number: u64) -> (Pending, Vec<u64>) {
-        let is_done = |set: &ReverseSet| set.id.number <= number.min(self.sent);
-        let (done, left) = self.sets.iter().cloned().partition::<Vec<_>, _>(is_done);
-        (
-            Pending { sets: left, sent: self.sent, held: Arc::clone(&self.held) },
-            done.iter().map(|set| set.id.number).collect(),
-        )
-    }
-
-    /// What is left when these sets have been answered, each by its number. One sent before another that was answered, and
-    /// not answered itself, was passed over, for the bus had lost it: it goes again, numbered on from `next`.
-    pub(crate) fn answered_each(&self, answered: &BTreeSet<u64>, next: u64) -> Answered {
-        let last = answered.last().copied().unwrap_or_default().min(self.sent);
+    /// What is left when the sets sent up to the number `last` have been answered or passed over; `is_answered` tells which.
+    /// One that was passed over, for the bus had lost it, goes again, numbered on from `next`.
+    pub(crate) fn answered(&self, last: u64, is_answered: impl Fn(u64) -> bool, next: u64) -> Answered {
+        let last = last.min(self.sent);
         let (gone, mut left) = self.sets.iter().cloned().partition::<Vec<_>, _>(|set| set.id.number <= last);
         let done: Vec<u64> = gone.iter().map(|set| set.id.number).collect();
         let mut again = Vec::new();
-        for set in gone.iter().filter(|set| !answered.contains(&set.id.number)) {
+        for set in gone.iter().filter(|set| !is_answered(set.id.number)) {
             let later = || self.sets.iter().filter(|other| other.id.number > set.id.number);
             let mut set = without_overwritten(set, later());
             if !set.edits.is_empty() {
@@ -121,9 +111,9 @@ impl Pending {
         Answered { pending, done, again }
     }
 
-    /// Only what has been answered when all sets sent up to `number` have been.
-    pub(crate) fn done(&self, number: u64) -> Pending {
-        let is_done = |set: &&ReverseSet| set.id.number <= number.min(self.sent);
+    /// Only those sent of which `is_answered`.
+    pub(crate) fn done(&self, is_answered: impl Fn(u64) -> bool) -> Pending {
+        let is_done = |set: &&ReverseSet| set.id.number <= self.sent && is_answered(set.id.number);
         let sets = self.sets.iter().filter(is_done).cloned().collect();
         Pending { sets, sent: self.sent, held: Arc::default() }
     }

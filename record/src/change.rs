@@ -164,6 +164,70 @@ pub struct ReverseId {
     pub number: u64,
 }
 
+/// Reverse sets of one receiver that were passed over are remembered in this many ranges; more are drawn together.
+const PASSED_OVER_MAX: usize = 64;
+
+/// How far a receiver's reverse sets were taken. One whose follower was taken without it is passed over for good: the bus had
+/// lost it, and its receiver sends what it held under another number.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ReverseCursor {
+    last: u64,
+    /// From the first to the last of each, in order.
+    passed_over: Vec<(u64, u64)>,
+}
+
+impl ReverseCursor {
+    /// From what [`ReverseCursor::last`] and [`ReverseCursor::passed_over`] gave; `None` if they can't have.
+    pub fn new(last: u64, passed_over: Vec<(u64, u64)>) -> Option<ReverseCursor> {
+        let mut before = 0;
+        for (first, end) in &passed_over {
+            if *first <= before || end < first {
+                return None;
+            }
+            before = *end;
+        }
+        (before < last || passed_over.is_empty()).then_some(ReverseCursor { last, passed_over })
+    }
+
+    /// The number of the last set that was taken; 0: none was.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The numbers that were passed over: from the first to the last of each range, in order.
+    pub fn passed_over(&self) -> &[(u64, u64)] {
+        &self.passed_over
+    }
+
+    /// Whether the set of this number was taken.
+    pub fn has_taken(&self, number: u64) -> bool {
+        number <= self.last && !self.passed_over.iter().any(|(first, last)| (*first..=*last).contains(&number))
+    }
+
+    /// Takes a set; `false` if one of its number or a later one was taken before.
+    pub fn take(&mut self, number: u64) -> bool {
+        if number <= self.last {
+            return false;
+        }
+        if number > self.last + 1 {
+            self.passed_over.push((self.last + 1, number - 1));
+            if self.passed_over.len() > PASSED_OVER_MAX {
+                // What was taken between the two oldest may be sent again, and will be found to be there.
+                let (first, _) = self.passed_over.remove(0);
+                self.passed_over[0].0 = first;
+            }
+        }
+        self.last = number;
+        true
+    }
+
+    /// As if nothing after the set of this number had been taken.
+    pub fn rewind(&mut self, number: u64) {
+        self.last = self.last.min(number);
+        self.passed_over.retain(|(_, last)| *last < self.last);
+    }
+}
+
 /// How one edit of a reverse set came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -369,6 +433,38 @@ mod tests {
             winner: Winner::Source,
             open: true,
         }))
+    }
+
+    #[test]
+    fn a_cursor_remembers_what_was_passed_over() {
+        let mut cursor = ReverseCursor::default();
+        let taken: Vec<bool> = [2, 3, 3, 7, 1].into_iter().map(|number| cursor.take(number)).collect();
+        assert_eq!(taken, [true, true, false, true, false]);
+        assert_eq!((cursor.last(), cursor.passed_over()), (7, &[(1, 1), (4, 6)][..]));
+        let is_taken: Vec<u64> = (1..10).filter(|number| cursor.has_taken(*number)).collect();
+        assert_eq!(is_taken, [2, 3, 7]);
+        assert_eq!(ReverseCursor::new(cursor.last(), cursor.passed_over().to_vec()), Some(cursor.clone()));
+        cursor.rewind(3);
+        assert_eq!((cursor.last(), cursor.passed_over()), (3, &[(1, 1)][..]));
+        cursor.rewind(0);
+        assert_eq!(cursor, ReverseCursor::default());
+    }
+
+    #[test]
+    fn a_cursor_that_draws_ranges_together_forgets_none_of_them() {
+        let mut cursor = ReverseCursor::default();
+        let last = 4 * PASSED_OVER_MAX as u64;
+        (2..=last).step_by(2).for_each(|number| assert!(cursor.take(number)));
+        assert_eq!(cursor.passed_over().len(), PASSED_OVER_MAX);
+        assert!((1..=last).step_by(2).all(|number| !cursor.has_taken(number)));
+        assert!(cursor.has_taken(last));
+    }
+
+    #[test]
+    fn cursors_that_make_no_sense_are_none() {
+        for ranges in [vec![(3, 2)], vec![(2, 3), (3, 4)], vec![(0, 1)], vec![(2, 5)]] {
+            assert_eq!(ReverseCursor::new(5, ranges), None);
+        }
     }
 
     #[test]

@@ -70,6 +70,11 @@ fn a_receiver_elsewhere_needs_an_address_and_a_token() {
         let verify = "verify people sqlite:far.db --bus tls://10.77.0.1:4222";
         run_elsewhere(&world, elsewhere, verify).exits(0);
         run_elsewhere(&world, elsewhere, "log people --bus tls://10.77.0.1:4222").exits(0);
+        world.wait("the receiver is seen to be as far as the bus", || {
+            let status = run_elsewhere(&world, elsewhere, "status --json --bus tls://10.77.0.1:4222").exits(0).stdout();
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            status["receivers"][0]["lag"] == 0 && status["sources"][0]["published"].as_u64() >= Some(1)
+        });
 
         // A bus that is started again is open again.
         deltabus_tests::kill(world.broker_pid());
@@ -142,7 +147,9 @@ fn who_has_a_wrong_token_or_meets_a_wrong_bus_is_told_so() {
         refused(&world, elsewhere, &orders, "doesn't let us in");
         let local = format!("{receive} --token-file people.token").replace(" --bus tls://10.77.0.1:4222", "");
         refused(&world, elsewhere, &local, "--bus");
-        assert!(!world.path("elsewhere/direct").exists(), "what let nobody in is not kept");
+        let plan = format!("{RECEIVE} --token-file people.token").replace("receive", "plan");
+        run_elsewhere(&world, elsewhere, &plan).exits(1);
+        assert!(!world.path("elsewhere/direct").exists(), "neither what let nobody in is kept, nor what only looked");
 
         // The token, by the environment and by standard input.
         let mut command = world.command_elsewhere(elsewhere, &receive);
@@ -207,6 +214,20 @@ fn sources_are_opened_and_closed_each_by_itself() {
         assert!(ran.stderr().contains("can't be opened at 0.0.0.0:4555"), "{}", ran.text());
         drop(taken);
         receive("people").exits(0);
+
+        // A bus that was to be open at an address that is gone starts where that is taken back.
+        world.run("bus stop").exits(0);
+        let gone = std::process::Command::new("ip").args(["address", "flush", "dev", "near"]).status().unwrap();
+        assert!(gone.success());
+        let ran = world.run("bus start").exits(2);
+        assert!(ran.stderr().contains("without --open takes back"), "{}", ran.text());
+        let ran = world.run(&format!("{TRANSMIT} --once --log-format json")).exits(0);
+        assert_eq!(ran.stderr(), "");
+        world.run("receive people csv:beside.csv?key=id --once").exits(0);
+        let ran = world.run(&format!("{TRANSMIT} --once --open 127.0.0.1:4222 --log-format json -v")).exits(0);
+        let said = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|_| panic!("{line}"));
+        let open = ran.stderr().lines().map(said).find(|line| line["fields"]["token_file"].is_string());
+        assert_eq!(open.unwrap()["fields"]["bus"], "tls://127.0.0.1:4222", "{}", ran.text());
     });
 }
 
@@ -309,6 +330,9 @@ fn whoever_has_the_token_can_receive_and_send_edits_and_nothing_else() {
             raw.cant_publish(&format!("$JS.API.STREAM.INFO.{stream}"), "");
         }
         for subject in [
+            // What a consumer delivers comes from the server itself: it would be stored where its maker may not write.
+            "$JS.API.CONSUMER.CREATE.deltabus_people_REVERSE.x.deltabus.people.reverse.oslo",
+            "$JS.API.CONSUMER.DURABLE.CREATE.deltabus_people_REVERSE.x",
             "$JS.API.STREAM.NAMES",
             "$JS.API.STREAM.CREATE.own",
             "$JS.API.INFO",

@@ -306,9 +306,6 @@ fn receiver(source: &str, name: &str) -> HashSet<(bool, &'static str)> {
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}.deltabus.{source}.changes")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}_SNAPSHOT.deltabus.{source}.snapshot.pointer")),
         (false, format!("$JS.API.DIRECT.GET.deltabus_{source}_REVERSE.deltabus.{source}.reverse.{name}")),
-        (false, format!("$JS.API.CONSUMER.CREATE.deltabus_{source}_REVERSE.{name}.deltabus.{source}.reverse.{name}")),
-        (false, format!("$JS.API.CONSUMER.MSG.NEXT.deltabus_{source}_REVERSE.{name}")),
-        (false, format!("$JS.API.CONSUMER.DELETE.deltabus_{source}_REVERSE.{name}")),
     ];
     for stream in ["", "_SNAPSHOT"] {
         may.push((false, format!("$JS.API.STREAM.INFO.deltabus_{source}{stream}")));
@@ -423,6 +420,132 @@ fn a_revocation_bites_at_once_and_a_grant_opens_without_a_restart() {
         who.lines().filter(|line| line.contains("\"revision\"")).count() >= 3
     });
     world.run(&managed.line("crm", "receive people sqlite:crm.db --reverse --once")).exits(2);
+}
+
+#[test]
+fn strangers_and_nonsense_are_refused_and_cost_nobody_anything() {
+    use deltabus_manager::v1;
+    use deltabus_manager::v1::administration_client::AdministrationClient;
+    use deltabus_manager::v1::manager_client::ManagerClient;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tonic::{Code, Request};
+
+    let world = World::new();
+    let managed = Managed::start(&world, "");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    runtime.block_on(async {
+        let identities = deltabus_manager::Identities::new(world.path("state/manager"));
+        let administrator = identities.all().expect("they can be read").pop().expect("it was set up");
+        let tls = std::sync::Arc::new(administrator.tls().expect("its TLS settings are good"));
+        let url = managed.url();
+        let channel = || deltabus_manager::channel(&url, &tls).expect("it is an address");
+
+        // Health and reflection, for whoever looks after it.
+        let service = "deltabus.manager.v1.Manager".to_owned();
+        let request = tonic_health::pb::HealthCheckRequest { service };
+        let health = tonic_health::pb::health_client::HealthClient::new(channel()).check(request).await;
+        let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
+        assert_eq!(health.expect("it answers").into_inner().status(), serving);
+        let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(
+                String::new(),
+            )),
+        };
+        let mut reflection = tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel());
+        let mut answers =
+            reflection.server_reflection_info(futures::stream::iter([request])).await.expect("it answers").into_inner();
+        let answer = format!("{:?}", answers.message().await.expect("it answers").expect("there is an answer"));
+        assert!(answer.contains("deltabus.manager.v1.Administration"), "{answer}");
+
+        // Calls without a session, or with one that was made up.
+        let mut administration = AdministrationClient::new(channel());
+        let refused = administration.who(v1::WhoRequest {}).await.expect_err("nobody may");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        for made_up in ["", "x", "AAAA", &"A".repeat(200)] {
+            let mut request = Request::new(v1::CredentialsRequest {});
+            request.metadata_mut().insert("authorization", format!("Bearer {made_up}").parse().expect("a header"));
+            let refused = ManagerClient::new(channel()).credentials(request).await.expect_err("nobody may");
+            assert_eq!(refused.code(), Code::Unauthenticated);
+        }
+        // A secret that is none, a key that is none, and more than a message may be.
+        for (secret, key) in [(vec![], ""), (vec![7; 32], "UAAA"), (vec![7; 32], "*"), (vec![7; 300_000], "U")] {
+            let request =
+                v1::EnrollRequest { secret: secret.into(), key: key.to_owned(), certificate_key: Default::default() };
+            ManagerClient::new(channel()).enroll(request).await.expect_err("nobody may");
+        }
+        // Somebody without TLS, somebody who sends noise, and somebody who says nothing.
+        let address = url.trim_start_matches("https://").to_owned();
+        let mut plain = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+        plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it goes out");
+        let mut rest = Vec::new();
+        let _ = plain.read_to_end(&mut rest).await;
+        let silent = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+        let connector = tokio_rustls::TlsConnector::from(tls.clone());
+        let stream = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+        let name = "localhost".try_into().expect("a name");
+        let mut noise = connector.connect(name, stream).await.expect("the handshake is good");
+        noise.write_all(&[0xff; 4096]).await.expect("it goes out");
+        let _ = noise.read_to_end(&mut rest).await;
+        drop(silent);
+    });
+    // And it goes on.
+    world.run("who").exits(0);
+    enrolled(&world, &managed);
+}
+
+#[test]
+fn certificates_are_renewed_without_a_restart() {
+    let world = World::new();
+    let managed = Managed::start(&world, "");
+    enrolled(&world, &managed);
+    let shop = world.start(&managed.line("shop", "transmit people csv:people.csv?key=id"));
+    let crm = world.start(&managed.line("crm", "receive people sqlite:crm.db --reverse"));
+    let shown = |address: String| {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+        runtime.block_on(shown_by(&world, &address))
+    };
+    let (manager, bus) = (managed.url(), managed.bus_url());
+    let first = (shown(manager.clone()), shown(bus.clone()));
+    assert_eq!(first.0, first.1, "both show the one that was made for this machine");
+
+    let folder = world.path("bus/certificates");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it is there");
+    let authority = deltabus_certificates::Authority::from_pem(&read("ca.pem"), &read("ca.key")).expect("it is one");
+    let renewed =
+        authority.server(&["localhost", "127.0.0.1"], deltabus_certificates::LEAF_LIFETIME).expect("it can be made");
+    let files =
+        deltabus_certificates::IdentityFiles { certificate: folder.join("server.pem"), key: folder.join("server.key") };
+    files.write(&renewed, deltabus_certificates::Existing::Replace).expect("they can be written");
+    world.wait("the manager and the bus show the new one", || {
+        let now = (shown(manager.clone()), shown(bus.clone()));
+        now.0 != first.0 && now.0 == now.1
+    });
+    world.write("people.csv", &PEOPLE.replace("Oslo", "Turku"));
+    world.wait_equal("csv:people.csv?key=id", "sqlite:crm.db");
+    world.run("who").exits(0);
+    for running in [&shop, &crm] {
+        assert!(!running.log().contains("ERROR"), "{}", running.log());
+    }
+}
+
+/// The certificate that a server shows, the bus after its greeting.
+async fn shown_by(world: &World, url: &str) -> Vec<u8> {
+    use tokio::io::AsyncBufReadExt;
+
+    let identities = deltabus_manager::Identities::new(world.path("state/manager"));
+    let administrator = identities.all().expect("they can be read").pop().expect("it was set up");
+    let tls = std::sync::Arc::new(administrator.tls().expect("its TLS settings are good"));
+    let address = url.rsplit('/').next().expect("an address");
+    let mut stream = tokio::io::BufReader::new(tokio::net::TcpStream::connect(address).await.expect("it listens"));
+    if url.starts_with("tls") {
+        let mut greeting = String::new();
+        stream.read_line(&mut greeting).await.expect("a NATS server greets");
+    }
+    let connector = tokio_rustls::TlsConnector::from(tls);
+    let name = "localhost".try_into().expect("a name");
+    let stream = connector.connect(name, stream.into_inner()).await.expect("the handshake is good");
+    stream.get_ref().1.peer_certificates().expect("it shows one")[0].to_vec()
 }
 
 #[test]

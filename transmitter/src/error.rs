@@ -33,6 +33,16 @@ pub enum Error {
     /// A set of the log doesn't fit the state.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// A set of the log leads to another state than it says.
+    #[error(
+        "the set of the log that leads to revision {revision} of `{source_name}` leads to another state than it says"
+    )]
+    Digest {
+        /// The source.
+        source_name: SourceName,
+        /// The revision.
+        revision: u64,
+    },
     /// The key of a collection was changed.
     #[error(
         "the key of `{collection}` was {}, and is now {}; publish it under another source name",
@@ -122,8 +132,10 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Error::Interface(_) | Error::DuplicateKey { .. } | Error::Index(_) => true,
+            // What can't be understood may be replaced by what can.
+            Error::Bus(deltabus_bus::Error::Wire { .. }) => true,
             Error::Bus(error) => error.is_transient() || lost(error),
-            Error::State(_) | Error::Apply(_) | Error::KeyChanged { .. } => false,
+            Error::Digest { .. } | Error::State(_) | Error::Apply(_) | Error::KeyChanged { .. } => false,
             Error::NoCase { .. } | Error::OtherCase { .. } | Error::MovedOn { .. } | Error::Held { .. } => true,
             Error::Active { .. } | Error::Ledger(_) | Error::NothingHeld(_) => false,
         }
@@ -157,13 +169,13 @@ impl Error {
     }
 }
 
-/// The broker lost the log, or its end.
+/// The broker lost the log, or its end, or somebody else wrote there.
 fn lost(error: &deltabus_bus::Error) -> bool {
     use deltabus_bus::Error as BusError;
     use deltabus_bus::broker::{AppendError, BrokerError};
     let no_source = |error: &BrokerError| matches!(error, BrokerError::NoSource { .. });
     match error {
-        BusError::LogLost { .. } => true,
+        BusError::LogLost { .. } | BusError::Disturbed { .. } => true,
         BusError::Broker(error) | BusError::Append(AppendError::Broker(error)) => no_source(error),
         _ => false,
     }

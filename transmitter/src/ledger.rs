@@ -2,7 +2,7 @@
 
 use deltabus_bus::{EncodedSet, Position, ReversePlace};
 use deltabus_interfaces::Stamp;
-use deltabus_record::change::{Change, ConflictPolicy, Revision};
+use deltabus_record::change::{Change, ConflictPolicy, ReverseCursor, Revision};
 use deltabus_record::digest::Digest;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{CollectionName, ReceiverName};
@@ -158,19 +158,28 @@ pub(crate) fn put_reverse(batch: &mut Batch, place: ReversePlace) -> Result<(), 
     Ok(batch.meta_put_values(REVERSE, &values)?)
 }
 
-pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, u64)>, Error> {
+/// Which reverse sets were taken from each receiver.
+pub(crate) fn cursors(view: &View) -> Result<Vec<(ReceiverName, ReverseCursor)>, Error> {
     let mut cursors = Vec::new();
     for (name, bytes) in view.meta_prefix(CURSOR)? {
-        let number = bytes.as_slice().try_into().map(u64::from_be_bytes).map_err(|_| Error::Ledger(CURSOR))?;
+        let numbers: Vec<u64> = bytes.as_chunks().0.iter().copied().map(u64::from_be_bytes).collect();
+        let (last, passed_over) = numbers.split_first().ok_or(Error::Ledger(CURSOR))?;
+        let passed_over = passed_over.chunks_exact(2).map(|range| (range[0], range[1])).collect();
+        let cursor = ReverseCursor::new(*last, passed_over).ok_or(Error::Ledger(CURSOR))?;
         if let Ok(receiver) = ReceiverName::new(&name[CURSOR.len()..]) {
-            cursors.push((receiver, number));
+            cursors.push((receiver, cursor));
         }
     }
     Ok(cursors)
 }
 
-pub(crate) fn put_cursor(batch: &mut Batch, receiver: &ReceiverName, number: u64) -> Result<(), Error> {
-    Ok(batch.meta_put(&format!("{CURSOR}{receiver}"), &number.to_be_bytes())?)
+pub(crate) fn put_cursor(batch: &mut Batch, receiver: &ReceiverName, cursor: &ReverseCursor) -> Result<(), Error> {
+    let mut bytes = cursor.last().to_be_bytes().to_vec();
+    for (first, last) in cursor.passed_over() {
+        bytes.extend(first.to_be_bytes());
+        bytes.extend(last.to_be_bytes());
+    }
+    Ok(batch.meta_put(&format!("{CURSOR}{receiver}"), &bytes)?)
 }
 
 /// Forgets which reverse sets were taken.

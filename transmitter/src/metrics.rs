@@ -28,6 +28,10 @@ pub const REVERSE_SETS: &str = "deltabus_transmitter_reverse_sets_total";
 pub const CONFLICTS: &str = "deltabus_transmitter_conflicts_total";
 /// Edits that the source could not take, by source and receiver.
 pub const DEAD_LETTERS: &str = "deltabus_transmitter_dead_letters_total";
+/// Reverse sets that are taken with a reservation, by source and reason.
+pub const DOUBTFUL: &str = "deltabus_transmitter_reverse_sets_doubtful_total";
+/// Their date is later than it can be.
+pub const REASON_DATE: &str = "date";
 /// 1 while a mass delete is held, by source.
 pub const HELD: &str = "deltabus_transmitter_held";
 /// 1 while this transmitter is the active one, 0 while it stands by, by source.
@@ -51,6 +55,7 @@ pub fn describe() {
     describe_counter!(REVERSE_SETS, Unit::Count, "Reverse sets taken");
     describe_counter!(CONFLICTS, Unit::Count, "Edits that met a changed source");
     describe_counter!(DEAD_LETTERS, Unit::Count, "Edits that the source could not take");
+    describe_counter!(DOUBTFUL, Unit::Count, "Reverse sets taken with a reservation");
     describe_gauge!(HELD, Unit::Count, "1 while a mass delete is held");
     describe_gauge!(UNREAD, Unit::Count, "Places at the source that could not be read, while the rest could");
     describe_gauge!(ACTIVE, Unit::Count, "1 while active, 0 while standing by");

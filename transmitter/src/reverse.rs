@@ -1,5 +1,7 @@
 //! Taking reverse sets: merge each edit with the source as it stands, field by field.
 
+use std::time::Duration;
+
 use deltabus_interfaces::{Action, CollectionWrite, Contents, Interface, RecordWrite, Stamp};
 use deltabus_record::change::{
     Change, CollectionChanges, ConflictPolicy, Outcome, Reply, ReverseSet, Transaction, Verdict,
@@ -21,11 +23,26 @@ use crate::contents::OnTheBus;
 /// Also the record as it was when it went, where it did.
 pub(crate) type LastChanged<'a> = dyn Fn(&CollectionName, &Key) -> (u64, Option<Row>) + 'a;
 
-/// Merges `set` into `working` and says what became of each edit.
+/// An edit may be dated so much later than it is here: clocks differ. One dated later still wins by no date, or it would win over
+/// every change of the source.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(3600);
+
+/// The latest time that something can have been done, where it is `now_millis`.
+pub(crate) fn latest_time(now_millis: u64) -> u64 {
+    now_millis.saturating_add(CLOCK_AHEAD_MAX.as_millis() as u64)
+}
+
+/// When the edits of `set` were made, as far as that can be: 0, before everything, where it can't.
+pub(crate) fn dated(set: &ReverseSet, now_millis: u64) -> u64 {
+    if set.time_millis <= latest_time(now_millis) { set.time_millis } else { 0 }
+}
+
+/// Merges `set`, whose edits were made at `time_millis`, into `working` and says what became of each edit.
 ///
 /// `source` tells what its store makes of each value, so that the previous state holds what the next scan will find.
 pub(crate) fn merge_set(
     set: &ReverseSet,
+    time_millis: u64,
     working: &mut Working<'_>,
     source: &Source<'_>,
     policy: ConflictPolicy,
@@ -37,7 +54,7 @@ pub(crate) fn merge_set(
             match prepare(&edits.collection, edit, working, source)? {
                 Prepared::Decided(verdict) => verdicts.push(verdict),
                 Prepared::Edit(edit) => {
-                    let edit = Edit { collection: &edits.collection, edit, time_millis: set.time_millis };
+                    let edit = Edit { collection: &edits.collection, edit, time_millis };
                     verdicts.extend(merge_edit(&edit, working, policy, last_changed)?);
                 }
             }

@@ -5,15 +5,15 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use deltabus_bus::{
-    Accepted, Delivered, Entry, Error as BusError, Event, Log, Position, Reader, Reason, ReversePlace, SnapshotReader,
-    Writer, decode_set, encode_set,
+    Accepted, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason, ReversePlace,
+    SnapshotReader, Writer, decode_set, encode_set,
 };
 use deltabus_interfaces::in_place;
-use deltabus_record::change::{ChangeSet, ConflictPolicy, Revision};
+use deltabus_record::change::{ChangeSet, ConflictPolicy, ReverseCursor, Revision};
 use deltabus_state::{Store, Working};
 
-use crate::Error;
 use crate::ledger::{self, Waiting, Weights};
+use crate::{Error, reverse};
 
 /// Pause of one that stands by before it looks again whether there is something to follow.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
@@ -25,12 +25,22 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
         (ledger::position(&view)?, ledger::revision(&view)?)
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
+    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     match accepted {
         Accepted::Nothing => found_anew(log, store, policy, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
             // A log that has claims but was never founded has no state yet.
             acknowledge(store, &writer.position())?;
             found_anew(log, store, policy, None).await?;
+        }
+        // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
+        Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
+            tracing::warn!(
+                reached = revision.number,
+                snapshot,
+                "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
+            );
+            rebuild_or_found(log, store, policy).await?;
         }
         Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
@@ -43,15 +53,25 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
                     reached = revision.number,
                     "the log went on without this transmitter; its state follows the log"
                 );
-                for set in sets {
-                    apply(store, &set, policy)?;
+                match sets.iter().try_for_each(|set| apply(log, store, set, policy)) {
+                    Ok(()) => acknowledge(store, &writer.position())?,
+                    Err(error) if misfits(&error) => {
+                        // No reader gets on either: what it has is written by nobody who knows the source.
+                        tracing::error!(%error, "the log doesn't lead on from the state; it is founded anew");
+                        found_from(log, store, None).await?;
+                    }
+                    Err(error) => return Err(error),
                 }
-                acknowledge(store, &writer.position())?;
             } else {
                 rebuild_or_found(log, store, policy).await?;
             }
         }
         Accepted::Elsewhere { reason } => {
+            // Whatever took the log's end may have taken that of the reverse sets, and others lie there since. All are looked
+            // at again; the cursors tell which were taken.
+            let mut batch = store.batch();
+            ledger::put_reverse(&mut batch, ReversePlace::default())?;
+            batch.commit()?;
             let reached = reachable(log).await?;
             match reached {
                 Some(reached) if reached == staged || leads_on_from(store, reached)? => {
@@ -87,9 +107,9 @@ pub(crate) async fn follow(log: &Log, store: &Store, policy: ConflictPolicy) -> 
         let mut answered = false;
         loop {
             match reader.next().await? {
-                Event::Set(set) => match apply(store, &set, policy) {
+                Event::Set(set) => match apply(log, store, &set, policy) {
                     Ok(()) => answered |= !set.set.replies.is_empty(),
-                    Err(Error::Apply(error)) => {
+                    Err(error) if misfits(&error) => {
                         tracing::warn!(%error, "a set of the log doesn't fit the state; it is rebuilt");
                         break;
                     }
@@ -128,7 +148,8 @@ fn step_back(store: &Store) -> Result<bool, Error> {
 async fn rebuilt(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<bool, Error> {
     match rebuild(log, store, policy).await {
         Ok(reason) => Ok(reason.is_none()),
-        Err(Error::Bus(BusError::NoSnapshot(_) | BusError::SnapshotGone { .. }) | Error::Apply(_)) => Ok(false),
+        Err(Error::Bus(BusError::NoSnapshot(_))) => Ok(false),
+        Err(error) if misfits(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -140,7 +161,7 @@ async fn pass_answered(log: &Log, store: &Store) -> Result<(), Error> {
         let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
         let waiting = log.reverse_sets(ledger::reverse(&view)?).await?;
         let is_answered = |set: &deltabus_record::change::ReverseSet| {
-            cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= *cursor)
+            cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last())
         };
         // Nobody takes what can't be understood.
         let answered = waiting.iter().take_while(|waiting| waiting.set.as_ref().map_or(true, is_answered));
@@ -158,20 +179,24 @@ fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
     Ok(decode_set(&first.set.0)?.base == reached)
 }
 
-/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true.
+/// Lets the log begin with the state, once there is one. `reached`: what of the log is still true. Without a state, a snapshot
+/// that is left is gone on from: it says also which edits were taken.
+async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: Option<Revision>) -> Result<(), Error> {
+    if ledger::revision(&store.view())?.number == 0 && readable_pointer(log).await?.is_some() {
+        tracing::warn!("there is no state; it is rebuilt from the snapshot");
+        return rebuild_or_found(log, store, policy).await;
+    }
+    found_from(log, store, reached).await
+}
+
+/// Lets the log begin with the state, or, where there is none, leaves that to the first look at the source.
 ///
 /// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
-/// the sets that go answered is answered anew. Without a state, a snapshot that is left is gone on from: it says also which
-/// edits were taken.
-async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: Option<Revision>) -> Result<(), Error> {
-    let snapshot = deltabus_bus::pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
+/// the sets that go answered is answered anew.
+async fn found_from(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
+    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
-    if staged.number == 0 && snapshot > 0 {
-        tracing::warn!("there is no state; it is rebuilt from the snapshot");
-        // That comes back here, with a state.
-        return Box::pin(rebuild_or_found(log, store, policy)).await;
-    }
     let highest = highest_number(log).await?.max(snapshot);
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
@@ -200,6 +225,22 @@ async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: O
         ledger::put_owed(&mut batch, Some(&encode_set(&owed)))?;
     }
     Ok(batch.commit()?)
+}
+
+/// Whether a set of the log is none that leads on from the state.
+fn misfits(error: &Error) -> bool {
+    matches!(error, Error::Apply(_) | Error::Digest { .. })
+}
+
+/// What the snapshot's pointer points to; one that can't be understood is as good as none.
+async fn readable_pointer(log: &Log) -> Result<Option<Manifest>, Error> {
+    match deltabus_bus::pointer(log).await {
+        Err(error @ BusError::Wire { .. }) => {
+            tracing::warn!(%error, "the snapshot is passed over");
+            Ok(None)
+        }
+        pointer => Ok(pointer?),
+    }
 }
 
 /// The highest number that the log has.
@@ -248,13 +289,13 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
         batch.outbox_remove(waiting.revision.number);
     }
     // What these sets answered is for whoever wrote the log to answer, or to be taken again.
-    let mut cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     for reply in replies {
         let cursor = cursors.entry(reply.reverse.receiver).or_default();
-        *cursor = (*cursor).min(reply.reverse.number - 1);
+        cursor.rewind(reply.reverse.number - 1);
     }
     for (receiver, cursor) in &cursors {
-        ledger::put_cursor(&mut batch, receiver, *cursor)?;
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_reverse(&mut batch, ReversePlace::default())?;
     ledger::put_revision(&mut batch, &back_to)?;
@@ -265,31 +306,35 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
 }
 
 /// Brings the state to the next revision by a set of the log.
-fn apply(store: &Store, delivered: &Delivered, policy: ConflictPolicy) -> Result<(), Error> {
+fn apply(log: &Log, store: &Store, delivered: &Delivered, policy: ConflictPolicy) -> Result<(), Error> {
     let (set, view) = (&delivered.set, store.view());
     let mut working = Working::new(&view, set.base.digest);
     for transaction in &set.transactions {
         working.apply(transaction)?;
     }
+    if working.digest() != set.next.digest {
+        return Err(Error::Digest { source_name: log.source().clone(), revision: set.next.number });
+    }
+    // A time that can't be would be later than all that come.
+    let time_millis = set.time_millis.min(reverse::latest_time(log.clock().now_millis()));
     let mut batch = store.batch();
     working.write(&mut batch)?;
     let changes = set.transactions.iter().flat_map(|transaction| &transaction.collections);
     for (collection, change) in changes.flat_map(|changes| changes.changes.iter().map(|it| (&changes.collection, it))) {
-        ledger::remember(&mut batch, collection, change, set.time_millis, policy);
+        ledger::remember(&mut batch, collection, change, time_millis, policy);
     }
-    let cursors: BTreeMap<_, _> = ledger::cursors(&view)?.into_iter().collect();
+    let cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
     let mut answered = cursors.clone();
     for reply in &set.replies {
         // A decision by hand speaks of a reverse set that was answered before.
-        let answered = answered.entry(reply.reverse.receiver.clone()).or_default();
-        *answered = (*answered).max(reply.reverse.number);
+        answered.entry(reply.reverse.receiver.clone()).or_default().take(reply.reverse.number);
     }
-    for (receiver, number) in answered.iter().filter(|(receiver, number)| cursors.get(*receiver) != Some(*number)) {
-        ledger::put_cursor(&mut batch, receiver, *number)?;
+    for (receiver, cursor) in answered.iter().filter(|(receiver, cursor)| cursors.get(*receiver) != Some(*cursor)) {
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     let weights = ledger::weights(&view)?;
     ledger::put_weights(&mut batch, &Weights { log_bytes: weights.log_bytes + delivered.bytes, ..weights })?;
-    ledger::put_clock(&mut batch, ledger::clock(&view)?.max(set.time_millis))?;
+    ledger::put_clock(&mut batch, ledger::clock(&view)?.max(time_millis))?;
     ledger::put_revision(&mut batch, &set.next)?;
     ledger::put_position(&mut batch, &delivered.position)?;
     ledger::put_index(&mut batch, None)?;
@@ -299,7 +344,7 @@ fn apply(store: &Store, delivered: &Delivered, policy: ConflictPolicy) -> Result
 
 /// The revision that snapshot and log lead to; `None` if they lead nowhere.
 async fn reachable(log: &Log) -> Result<Option<Revision>, Error> {
-    let Some(manifest) = deltabus_bus::pointer(log).await? else { return Ok(None) };
+    let Some(manifest) = readable_pointer(log).await? else { return Ok(None) };
     let mut reader = Reader::at(log, manifest.position);
     loop {
         match reader.next_stored().await? {
@@ -312,11 +357,14 @@ async fn reachable(log: &Log) -> Result<Option<Revision>, Error> {
 
 /// Makes the state anew from snapshot and log; founds the log anew where that leads nowhere.
 async fn rebuild_or_found(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<(), Error> {
-    if let Some(reason) = rebuild(log, store, policy).await? {
-        tracing::warn!(%reason, "the log can't be followed from its snapshot; it is founded anew");
-        found_anew(log, store, policy, None).await?;
-    }
-    Ok(())
+    let reason = match rebuild(log, store, policy).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(reason)) => reason.to_string(),
+        Err(error) if misfits(&error) => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    tracing::warn!(reason, "the log can't be followed from its snapshot; it is founded anew");
+    found_from(log, store, None).await
 }
 
 /// Makes the state anew from snapshot and log. Gives the reason if the log can't be followed from there.
@@ -346,8 +394,8 @@ async fn rebuild(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<Opt
     }
     ledger::forget_cursors(&store.view(), &mut batch)?;
     ledger::put_owed(&mut batch, None)?;
-    for (receiver, number) in &manifest.cursors {
-        ledger::put_cursor(&mut batch, receiver, *number)?;
+    for (receiver, cursor) in &manifest.cursors {
+        ledger::put_cursor(&mut batch, receiver, cursor)?;
     }
     ledger::put_revision(&mut batch, &manifest.position.revision)?;
     ledger::put_position(&mut batch, &manifest.position)?;
@@ -359,7 +407,7 @@ async fn rebuild(log: &Log, store: &Store, policy: ConflictPolicy) -> Result<Opt
     let mut reader = Reader::at(log, manifest.position);
     loop {
         match reader.next_stored().await? {
-            Event::Set(set) => apply(store, &set, policy)?,
+            Event::Set(set) => apply(log, store, &set, policy)?,
             Event::CaughtUp(position) => {
                 acknowledge(store, &position)?;
                 return Ok(None);

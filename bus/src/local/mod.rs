@@ -216,7 +216,12 @@ impl LocalBus {
         match start(port) {
             // Somebody may have taken the port in between.
             Err(_) if port.is_some() => start(None),
-            started => started,
+            started => started.map_err(|error| match self.open_at() {
+                Some(listen) => Error::Local(format!(
+                    "{error}; it is to be open at {listen}, which `deltabus transmit SOURCE …` without --open takes back"
+                )),
+                None => error,
+            }),
         }
     }
 

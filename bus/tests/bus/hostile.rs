@@ -20,6 +20,7 @@ use crate::sets::{chain, encoded, noise, revision};
 
 on_each_broker!(
     garbage_on_the_log_stops_no_reader_and_no_writer,
+    a_claim_once_more_replaces_nobody,
     sets_of_a_term_that_nobody_claimed_fence_nobody,
     a_newer_version_counts_only_where_nothing_known_follows,
     a_damaged_snapshot_says_which_part_and_another_heals_it,
@@ -111,6 +112,16 @@ async fn garbage_on_the_log_stops_no_reader_and_no_writer(broker: Arc<dyn Broker
     };
     history(&log, &mut take).await.expect("the history can be read");
     assert_eq!(told, numbers(&log).await);
+}
+
+async fn a_claim_once_more_replaces_nobody(broker: Arc<dyn Broker>) {
+    let log = prepared(&broker).await;
+    let (writer, _) = Writer::claim(&log, "t", Position::default()).await.expect("claimed");
+    let claim = broker.last(log.source(), &Subject::changes()).await.expect("asked").expect("it is there").payload;
+    put(&log, &Subject::changes(), claim).await;
+    assert!(matches!(writer.confirm().await, Err(Error::Disturbed { .. })));
+    let (_next, _) = Writer::claim(&log, "another", writer.position()).await.expect("claimed");
+    assert!(matches!(writer.confirm().await, Err(Error::Fenced { by, .. }) if by == "another"));
 }
 
 async fn sets_of_a_term_that_nobody_claimed_fence_nobody(broker: Arc<dyn Broker>) {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Stream, Subject};
 use deltabus_bus::memory::{Availability, Fault, MemoryBroker};
 use deltabus_bus::{Error, Log, Manifest, Position, SnapshotReader, SnapshotWriter, pointer};
+use deltabus_record::change::ReverseCursor;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, ReceiverName, Schema};
 use deltabus_record::value::{Kind, Value};
@@ -93,7 +94,8 @@ async fn a_snapshot_reads_as_it_was_written(broker: Arc<dyn Broker>) {
     let records = records(4000, 2000);
     let mut writer = begin(&log, position(7)).await;
     fill(&mut writer, &records).await;
-    let cursors = vec![(ReceiverName::new("oslo").expect("a good name"), 3)];
+    let cursor = ReverseCursor::new(9, vec![(3, 3), (5, 7)]).expect("it makes sense");
+    let cursors = vec![(ReceiverName::new("oslo").expect("a good name"), cursor)];
     let written = writer.finish(cursors.clone()).await.expect("it is complete");
     assert!(written.parts > 4, "{} parts", written.parts);
     let (manifest, found) = read(&log).await.expect("it can be read");

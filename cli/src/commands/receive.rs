@@ -23,7 +23,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     let metrics = session::serve_metrics(&global)?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
-    let bus = session::bus(&global, &state, Wanted::Read(first), &sources).await?;
+    let bus = session::bus(&global, &state, Wanted::Receive(first), &sources).await?;
     let mut receivers = Vec::new();
     let mut watch = Watch { state: session::state_path(&global)?, sources: sources.clone(), ..Watch::default() };
     for config in configs {

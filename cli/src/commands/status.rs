@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use crate::arguments::{Global, Status};
 use crate::commands::cases::CaseCounter;
 use crate::error::{Error, Exit};
-use crate::membership::Wanted;
 use crate::output::counted;
 use crate::session;
 
@@ -46,21 +45,22 @@ pub(crate) async fn status(global: &Global, options: Status) -> Result<Exit, Err
 async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter) -> Result<Value, Error> {
     let running = session::local_bus(state).status();
     // Looking at the status starts nothing.
-    let broker = match (&global.bus, &running) {
+    let mut names: Vec<_> = state.sources()?;
+    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
+    let brokers = match (&global.bus, &running) {
         (None, None) if global.manager.is_none() => None,
-        _ => Some(session::bus(global, state, Wanted::Anything, &[]).await?),
+        _ => Some(session::any_bus(global, state, &names).await?),
     };
+    if let Some(bus) = &brokers {
+        names.extend(bus.sources().await?);
+    }
+    let url = brokers.as_ref().and_then(session::Bus::url);
     let bus = match (&global.bus, &running) {
         _ if global.manager.is_some() => json!({ "url": global.manager, "local": false, "running": true }),
-        (Some(url), _) => json!({ "url": url, "local": false, "running": true }),
+        (Some(_), _) => json!({ "url": url, "local": false, "running": true }),
         (None, Some(running)) => json!({ "url": running.url, "local": true, "running": true, "pid": running.pid }),
         (None, None) => json!({ "url": null, "local": true, "running": false }),
     };
-    let mut names: Vec<_> = state.sources()?;
-    if let Some(broker) = &broker {
-        names.extend(broker.sources().await?);
-    }
-    names.extend(state.receivers()?.into_iter().map(|(source, _)| source));
     names.sort();
     names.dedup();
     let mut sources = Vec::new();
@@ -72,8 +72,10 @@ async fn gather(global: &Global, state: &StateDirectory, cases: &mut CaseCounter
         let mut revision = source["revision"].as_u64().unwrap_or(0);
         source["here"] = folder.is_dir().into();
         source["running"] = is_busy(&folder).into();
-        if let Some(broker) = &broker {
-            let log = Log::new(broker.of(&name).await?, name.clone());
+        if let Some(broker) = &brokers
+            && let Some(broker) = broker.known(&name).await?
+        {
+            let log = Log::new(broker, name.clone());
             // There only where somebody stands by, or did.
             let lease = lease::find(&log).await?;
             source["active"] = lease.holder().into();

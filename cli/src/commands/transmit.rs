@@ -23,8 +23,8 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     if global.bus.is_none() && global.manager.is_none() {
         let opened = direct::open_or_close(&session::local_bus(&state), &sources, opening.as_ref())?;
-        if let Some(opened) = opened.filter(|_| !global.quiet) {
-            eprintln!("{}", direct::hint(&sources, &opened));
+        if let Some(opened) = opened {
+            direct::say(&global, &sources, &opened);
         }
     } else if opening.is_some() {
         return Err(Error::Config("--open opens the local bus, and --bus or --manager names another".into()));

@@ -15,8 +15,9 @@ use metrics::{counter, gauge, histogram};
 
 use crate::dead::DeadLetters;
 use crate::error::Error;
-use crate::ledger;
+use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
+use crate::outlet::Outlet;
 use crate::pending::{Answered, Records};
 
 use super::bring::{Bringing, Brought, Turn};
@@ -88,7 +89,7 @@ impl Receiver {
     }
 
     /// The numbers of this receiver's reverse sets that these sets answer.
-    fn answered_by(&self, sets: &[Delivered]) -> BTreeSet<u64> {
+    pub(super) fn answered_by(&self, sets: &[Delivered]) -> BTreeSet<u64> {
         let replies = sets.iter().flat_map(|set| &set.set.replies);
         let mine = replies.filter(|reply| reply.reverse.receiver == self.config.name);
         mine.map(|reply| reply.reverse.number).collect()
@@ -115,19 +116,28 @@ impl Receiver {
         }
         // No further set may have a number that was answered: somebody else had it.
         let mut number = ledger::reverse_number(&view)?.max(answered.last().copied().unwrap_or_default());
-        let Answered { pending, done, again } = self.pending.answered_each(&answered, number + 1);
+        let last = answered.last().copied().unwrap_or_default();
+        let is_answered = |number| answered.contains(&number);
+        let Answered { pending, done, again } = self.pending.answered(last, is_answered, number + 1);
         number += again.len() as u64;
         let touched: Records =
             working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
         let mut batch = self.store.batch();
         let mut brought = Brought { stamp: self.stamp.clone(), dead: self.dead.clone(), ..Brought::default() };
-        let mut schemas_changed = false;
-        let mut adopts = false;
+        let schemas_changed = working.collections() != view.collections();
+        let found = self.found.clone().unwrap_or_default();
+        let mut outlets = Vec::new();
         if destination == Destination::Lacks {
-            let found = self.found.clone().unwrap_or_default();
-            schemas_changed = working.collections() != view.collections();
-            let outlets = self.outlets(working.collections(), &found)?;
-            adopts = schemas_changed && outlets.iter().any(|outlet| outlet.adopts(view.collection(outlet.name())));
+            outlets = self.outlets(working.collections(), &found)?;
+        }
+        let adopts = |outlet: &Outlet| schemas_changed && outlet.adopts(view.collection(outlet.name()));
+        // Which row is which can't be told by a field that the base didn't have: they are compared as a whole. Not where
+        // edits are sent back, since what stands in it is one, nor where a collection goes, which comparing doesn't see.
+        let goes = view.collections().iter().any(|known| working.collection(&known.name).is_none());
+        let unknown = outlets.iter().any(|outlet| outlet.counted() && adopts(outlet)) && !self.config.reverse && !goes;
+        let adopts = outlets.iter().any(adopts);
+        let equal_later = unknown || ledger::reconcile(&view)?;
+        if destination == Destination::Lacks && !equal_later {
             let mut records = touched.clone();
             if !done.is_empty() {
                 records.extend(self.pending.records());
@@ -172,7 +182,7 @@ impl Receiver {
                 .collect();
             let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next };
             brought = self.bring(&bringing, turns, round)?;
-        } else if ledger::reconcile(&view)? {
+        } else if equal_later {
             // It gets all of it later, and then refuses what it refuses.
             brought.dead = self.dead.touched(&touched);
         } else {
@@ -200,6 +210,9 @@ impl Receiver {
         }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
+        if unknown {
+            ledger::put_reconcile(&mut batch, Wanted::Yes)?;
+        }
         if adopts {
             // What stands in a field that was the destination's own has to be looked at; the index knows nothing of it.
             stamp = None;

@@ -221,7 +221,8 @@ impl Receiver {
             return Err(error.into());
         }
         let committed = staged.commit();
-        if committed.is_err() && temporary.is_some() {
+        // An error may come after the rename too; then the journal is right, and tells.
+        if committed.is_err() && temporary.as_ref().is_some_and(|temporary| temporary.path().exists()) {
             // Before the temporary file goes, or its absence would say that it took the destination's place.
             let mut batch = self.store.batch();
             ledger::put_journal(&mut batch, None)?;

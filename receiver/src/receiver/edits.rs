@@ -131,8 +131,8 @@ impl Receiver {
             return Ok(());
         }
         self.index = None;
-        // What is gone is made anew, and nothing was edited in it.
-        let Some(look) = self.look(aside)?.filter(|look| !look.missing) else { return Ok(()) };
+        // What is gone is made anew, and nothing was edited in it; what was edited in the rest counts.
+        let Some(look) = self.look(aside)? else { return Ok(()) };
         self.large.flush()?;
         let mut batch = self.store.batch();
         let sets = self.keep_edits(&look, position, &mut batch, round)?;

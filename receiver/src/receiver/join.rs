@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
-use deltabus_bus::{Manifest, Position, Reason, SnapshotReader};
+use deltabus_bus::{Manifest, Position, Reason, SnapshotReader, encode_reverse};
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{
     Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
 };
+use deltabus_record::change::ReverseCursor;
 use deltabus_record::diff::{self, Difference, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
@@ -25,7 +26,7 @@ use crate::expected::{Expected, ExpectedRecords};
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
-use crate::pending::Records;
+use crate::pending::{Answered, Records};
 
 use super::bring::{Bringing, Prepared, Turn, collection_writes};
 use super::look::translator;
@@ -56,9 +57,9 @@ impl Receiver {
         let hashers: Vec<_> =
             manifest.collections.iter().map(|collection| RecordHasher::new(&collection.name)).collect();
         let mine = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
-        let answered = mine.map_or(0, |(_, answered)| *answered);
-        if answered > 0 {
-            self.settle_numbers(answered).await?;
+        let taken = mine.map(|(_, cursor)| cursor.clone()).unwrap_or_default();
+        if taken.last() > 0 {
+            self.settle_numbers(taken.last()).await?;
         }
         let mut loads = Vec::new();
         for collection in &manifest.collections {
@@ -83,7 +84,7 @@ impl Receiver {
         if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
             // It is what the old base says, or a set further, which the source knows already: what was edited on that counts,
             // until it is made equal to the new one.
-            self.put_on_top(&view, answered, &mut batch)?;
+            self.put_on_top(&view, &taken, &mut batch)?;
             batch.put_aside();
         }
         for collection in view.collections() {
@@ -92,20 +93,22 @@ impl Receiver {
         for load in loads {
             load.finish(&mut batch)?;
         }
-        if answered > 0 {
-            let (left, done) = self.pending.answered(answered);
-            for number in done {
-                batch.outbox_remove(number);
-            }
-            self.pending = left;
-            let number = ledger::reverse_number(&self.store.view())?.max(answered);
-            ledger::put_reverse_number(&mut batch, number)?;
+        let number = ledger::reverse_number(&view)?.max(taken.last());
+        let is_answered = |number| taken.has_taken(number);
+        let Answered { pending, done, again } = self.pending.answered(taken.last(), is_answered, number + 1);
+        for number in done {
+            batch.outbox_remove(number);
         }
+        for set in &again {
+            batch.outbox_put(set.id.number, &encode_reverse(set));
+        }
+        ledger::put_reverse_number(&mut batch, number + again.len() as u64)?;
         ledger::put_position(&mut batch, &manifest.position)?;
         ledger::put_reconcile(&mut batch, Wanted::Yes)?;
         ledger::put_journal(&mut batch, None)?;
         ledger::put_index(&mut batch, None)?;
         in_place(|| batch.commit())?;
+        self.pending = pending;
         self.index = None;
         self.ahead = None;
         round.joined = true;
@@ -113,8 +116,8 @@ impl Receiver {
     }
 
     /// Takes the edits that were answered into the base, where the destination has them.
-    fn put_on_top(&self, view: &View, answered: u64, batch: &mut Batch) -> Result<(), Error> {
-        let done = self.pending.done(answered);
+    fn put_on_top(&self, view: &View, taken: &ReverseCursor, batch: &mut Batch) -> Result<(), Error> {
+        let done = self.pending.done(|number| taken.has_taken(number));
         let mut working = Working::new(view, Digest::default());
         for (name, key) in done.records() {
             let Some(collection) = view.collection(&name) else { continue };
@@ -172,8 +175,11 @@ impl Receiver {
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        let outlets = self.outlets(view.collections(), &found)?;
+        let mut outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
+        for (outlet, at) in outlets.iter_mut().zip(&pairs) {
+            self.drop_fields_aside(outlet, at.and_then(|at| found.get(at)), &view.aside());
+        }
         // Whoever restores has said so; whoever receives for the first time may have named the wrong place.
         let first = ledger::stamp(&view)?.is_none() && !matches!(self.purpose, Purpose::Restore(_));
         // All that was refused is tried again, but for what was dropped.
@@ -302,6 +308,19 @@ impl Receiver {
         gauge!(figures::REVISION, &self.labels()).set(position.revision.number as f64);
         self.lag.reached(position);
         Ok(())
+    }
+
+    /// Fields that the source had when the base was put `aside` and has no more go, where they stand at the destination.
+    fn drop_fields_aside(&self, outlet: &mut Outlet, found: Option<&Collection>, aside: &View) {
+        let (Some(found), Some(was)) = (found, aside.collection(outlet.name())) else { return };
+        let living = was.schema.fields.iter().filter(|field| !field.dropped);
+        let gone = living.filter(|field| outlet.source.schema.slot(&field.name).is_none());
+        let names = gone.map(|field| self.mapping.destination_name(&field.name));
+        let names = names.filter(|name| outlet.destination.schema.slot(name).is_none());
+        let names: Vec<String> = names.filter(|name| found.schema.slot(name).is_some()).collect();
+        outlet.dropped.extend(names);
+        outlet.dropped.sort();
+        outlet.dropped.dedup();
     }
 
     /// Collections at the destination that the source had at other times than the one that is restored.

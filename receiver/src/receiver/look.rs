@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{Error as InterfaceError, Extent, Scan};
-use deltabus_record::diff::{self, Identity, Known, Refreshed};
+use deltabus_record::diff::{self, Difference, Identity, Known, Refreshed};
 use deltabus_record::digest::Digest;
-use deltabus_record::key::Key;
+use deltabus_record::key::{Key, split_occurrence};
 use deltabus_record::row::RowBuilder;
 use deltabus_record::schema::Collection;
 use deltabus_state::{ScanIndex, ScanIndexWriter, View};
@@ -85,6 +85,9 @@ impl Receiver {
             };
             let (there, mut differences) = (outcome.records, outcome.differences);
             found::spare(&mut differences, scan.unread());
+            if outlet.counted() {
+                sort_as_counted(&mut differences);
+            }
             look.differences.push((outlet.name().clone(), differences, there));
         }
         scan.finish()?;
@@ -153,6 +156,15 @@ impl Receiver {
     pub(super) fn index_folder(&self) -> PathBuf {
         self.store.dir().join("index")
     }
+}
+
+/// Of equal rows the last one goes first and the first one comes first: an edit that takes one away, or adds one, says how
+/// many there were before it.
+fn sort_as_counted(differences: &mut [Difference]) {
+    differences.sort_by_key(|difference| {
+        let occurrence = i64::from(split_occurrence(difference.key.as_bytes()).1);
+        if difference.after.is_none() { -occurrence } else { occurrence }
+    });
 }
 
 /// Brings destination rows into the source's terms.

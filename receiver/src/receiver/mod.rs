@@ -37,7 +37,7 @@ use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::lag::Lag;
-use crate::ledger::{self, Marked};
+use crate::ledger::{self, Marked, Wanted};
 use crate::metrics as figures;
 use crate::pending::Pending;
 use crate::rehearsal::Rehearsal;
@@ -59,6 +59,10 @@ const JOIN_ATTEMPTS: u32 = 4;
 
 /// Edits that are not answered for this long are looked for on the bus, which may have lost them.
 const RESEND: Duration = Duration::from_secs(30);
+
+/// The base may be behind what the destination holds, where a log that lost its end is being sent again. If the log doesn't
+/// come that far in this time, it is another one than before, and the destination is made equal to what it says.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a destination is written when other programs keep writing it too.
 const DESTINATION_ATTEMPTS: u32 = 8;
@@ -122,6 +126,8 @@ pub struct Receiver {
     large: Arc<LargeValues>,
     pending: Pending,
     dead: DeadLetters,
+    /// Which numbers of reverse sets the source has answered is known.
+    numbers_known: bool,
     /// Sets that are not known to have arrived may be on the bus all the same.
     unsure: bool,
     /// The destination's stamp when it was last known to hold what is expected.
@@ -206,6 +212,7 @@ impl Receiver {
             large,
             pending: Pending::default(),
             dead: DeadLetters::default(),
+            numbers_known: false,
             unsure: true,
             stamp: None,
             found: None,
@@ -381,6 +388,7 @@ impl Receiver {
         let mut look = tokio::time::interval(REQUESTS);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resend = Instant::now() + RESEND;
+        let patience = Instant::now() + PATIENCE;
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -416,6 +424,9 @@ impl Receiver {
                     }
                     if let Some(end) = end {
                         self.caught_up(&end)?;
+                        if ledger::reconcile(&self.store.view())? {
+                            self.tend(&mut round).await?;
+                        }
                     }
                 }
                 () = wake.changed(&*self.interface, self.stamp.as_ref()) => self.tend(&mut round).await?,
@@ -427,6 +438,15 @@ impl Receiver {
                     Some(served) => round = served,
                     None => continue,
                 },
+                () = tokio::time::sleep_until(patience), if self.ahead.is_some() => {
+                    if let Some(ahead) = self.ahead.take() {
+                        tracing::warn!(ahead, place = self.place(), "the log doesn't lead to what stands there");
+                        let mut batch = self.store.batch();
+                        ledger::put_reconcile(&mut batch, Wanted::Yes)?;
+                        batch.commit()?;
+                    }
+                    self.tend(&mut round).await?;
+                }
                 () = tokio::time::sleep_until(resend), if !self.pending.sets().is_empty() => {
                     resend = Instant::now() + RESEND;
                     self.send().await?;

@@ -62,6 +62,7 @@ impl Receiver {
         if matches!(self.purpose, Purpose::Keep) {
             self.list_letters(&self.dead, view.collections())?;
         }
+        self.numbers_known = false;
         self.unsure = true;
         self.stamp = ledger::stamp(&view)?;
         self.index = ledger::index(&view)?;

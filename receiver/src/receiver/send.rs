@@ -4,7 +4,7 @@
 //! receiver on another machine, or this one itself, before its state was restored from a backup. Then what was not sent yet
 //! goes on behind that.
 
-use deltabus_bus::encode_reverse;
+use deltabus_bus::{Delivered, Entry, Event, Reader, encode_reverse, history, pointer};
 use deltabus_interfaces::in_place;
 
 use crate::error::Error;
@@ -18,6 +18,7 @@ impl Receiver {
         if self.pending.sets().is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
             return Ok(());
         }
+        self.find_answered().await?;
         self.find_sent().await?;
         let mut last = self.log.last_reverse(&self.config.name).await?;
         let mut at = 0;
@@ -60,6 +61,42 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// Makes sure that nothing is sent under a number that the source has answered already: this state may be an older one
+    /// that was restored, and the bus may have lost what was sent after it. Once is enough: from then on answers come as they
+    /// are made.
+    async fn find_answered(&mut self) -> Result<(), Error> {
+        if self.numbers_known || self.pending.unsent().next().is_none() {
+            return Ok(());
+        }
+        let mut answered = 0;
+        let mut reader = Reader::at(&self.log, self.position()?.unwrap_or_default());
+        loop {
+            match reader.next_stored().await? {
+                Event::Set(set) => answered = answered.max(self.last_answered_by(&set)),
+                Event::CaughtUp(_) => break,
+                Event::Rejoin(_) => {
+                    let cursors = pointer(&self.log).await?.map(|manifest| manifest.cursors).unwrap_or_default();
+                    let mine = cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
+                    answered = answered.max(mine.map_or(0, |(_, cursor)| cursor.last()));
+                    let mut take = |entry| {
+                        if let Entry::Set(set) = entry {
+                            answered = answered.max(self.last_answered_by(&set));
+                        }
+                    };
+                    history(&self.log, &mut take).await?;
+                    break;
+                }
+            }
+        }
+        self.settle_numbers(answered).await?;
+        self.numbers_known = true;
+        Ok(())
+    }
+
+    fn last_answered_by(&self, set: &Delivered) -> u64 {
+        self.answered_by(std::slice::from_ref(set)).last().copied().unwrap_or_default()
     }
 
     /// Finds out which sets were sent without an acknowledgement: it was lost, or the process ended before it came.

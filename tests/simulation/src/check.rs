@@ -31,8 +31,11 @@ pub(crate) fn difference(run: &Run) -> Option<String> {
 /// How a destination differs from the source.
 fn unequal(source: &Tables, destination: &Shelf) -> Option<String> {
     let Some(tables) = destination.tables() else { return Some("nothing is there".into()) };
-    if tables.len() != source.len() {
-        return Some(format!("{} tables instead of {}", tables.len(), source.len()));
+    let surplus = |table: &&Table| {
+        !source.iter().any(|wanted| wanted.name == table.name) && !destination.orphans.contains(&table.name)
+    };
+    if let Some(table) = tables.iter().find(surplus).filter(|_| !destination.kind.single) {
+        return Some(format!("{} is left over", table.name));
     }
     source.iter().find_map(|wanted| {
         let there = match destination.kind.single {
@@ -178,9 +181,10 @@ fn twice(run: &Run, source: &Shelf, edits: &BTreeMap<String, crate::users::Edit>
     use deltabus_record::change::ConflictPolicy;
     // Where the edit wins anyway, the source's own change since may be overwritten once more after a crash.
     if run.world.plan.policy == ConflictPolicy::Source {
-        for (value, times) in source.arrivals.iter().filter(|(value, times)| **times > 1 && edits.contains_key(*value))
-        {
-            run.world.problem(format!("twice: {value} came to the source {times} times"));
+        for ((value, table, key), times) in source.arrivals.iter().filter(|(_, times)| **times > 1) {
+            if edits.contains_key(value) {
+                run.world.problem(format!("twice: {value} came to {table} {key} of the source {times} times"));
+            }
         }
     }
 }

@@ -93,6 +93,10 @@ impl Chronicle {
     fn read(&self) {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
+        if let Some(reader) = &mut inner.reader {
+            reader.suspect();
+        }
+        let mut rejoined = false;
         loop {
             let reader = match &mut inner.reader {
                 Some(reader) => reader,
@@ -119,12 +123,12 @@ impl Chronicle {
                         return;
                     };
                     self.founded(inner, manifest.position.revision);
-                    let mut reader = Reader::at(&self.log, manifest.position);
-                    // A snapshot that doesn't lead on either is one that is to be replaced.
-                    if let Some(Ok(Event::Rejoin(_))) = reader.next_stored().now_or_never() {
+                    // A snapshot that doesn't lead to the end either is one that is to be replaced.
+                    if rejoined {
                         inner.reader = None;
                         return;
                     }
+                    rejoined = true;
                     inner.reader = Some(Reader::at(&self.log, manifest.position));
                 }
                 Some(Err(error)) => return self.world.problem(format!("the log can't be read: {error}")),

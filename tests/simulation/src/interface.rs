@@ -1,10 +1,11 @@
 //! A process's interface to a store in memory, with all that can go wrong at it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use deltabus_interfaces::{
     Action, CollectionWrite, Content, Contents, Decoded, Error, Extent, Fingerprint, Interface, Mark, Notify, Position,
-    RecordWrite, Refusal, Result, Scan, Staged, Stamp, Watching,
+    RecordWrite, Refusal, Result, Scan, Staged, Stamp, Temporary, Watching,
 };
 use deltabus_record::row::{Row, RowBuilder};
 use deltabus_record::schema::{Collection, Field, KeySpec, Schema};
@@ -50,6 +51,10 @@ impl ShelfInterface {
             true => Err(Error::Locked { place: self.place() }),
             false => Ok(()),
         }
+    }
+
+    fn failed(&self, doing: &'static str, source: std::io::Error) -> Error {
+        Error::Io { doing, path: self.place().into(), source }
     }
 
     fn planted(&self, planted: Planted) -> bool {
@@ -134,10 +139,12 @@ impl Interface for ShelfInterface {
         self.life.may_die(Fault::CrashBeforeStore);
         self.may_be_locked()?;
         self.amid();
-        let shelf = lock(&self.shelf);
+        let mut shelf = lock(&self.shelf);
         if shelf.stamp() != *expected {
             return Err(Error::Changed { place: shelf.name.clone() });
         }
+        // Whoever writes a table knows it.
+        shelf.orphans.retain(|orphan| !writes.iter().any(|write| write.collection.name == *orphan));
         let mut tables = shelf.tables().cloned().unwrap_or_default();
         let kind = shelf.kind;
         let place = shelf.name.clone();
@@ -159,8 +166,14 @@ impl Interface for ShelfInterface {
         {
             tables = before;
         }
+        // A store that is no database is a file: built beside it, and put in its place by a rename.
         let content = (!kind.transactional).then(|| Shelf::content(&tables));
-        Ok(Box::new(ShelfStaged { interface: self, expected: expected.clone(), tables, mark: mark.cloned(), content }))
+        let temporary = match kind.transactional {
+            true => None,
+            false => Some(lock(&self.shelf).temporary().map_err(|error| self.failed("make a file for", error))?),
+        };
+        let (expected, mark) = (expected.clone(), mark.cloned());
+        Ok(Box::new(ShelfStaged { interface: self, expected, tables, mark, content, temporary }))
     }
 
     fn mark(&self, owner: &str) -> Result<Option<Vec<u8>>> {
@@ -273,11 +286,17 @@ struct ShelfStaged<'a> {
     tables: Tables,
     mark: Option<Mark>,
     content: Option<Content>,
+    /// The file that is to take the store's place.
+    temporary: Option<PathBuf>,
 }
 
 impl Staged for ShelfStaged<'_> {
     fn content(&self) -> Option<Content> {
         self.content
+    }
+
+    fn temporary(&mut self) -> Option<Temporary> {
+        self.temporary.clone().map(Temporary::at)
     }
 
     fn commit(self: Box<Self>) -> Result<Stamp> {
@@ -290,6 +309,9 @@ impl Staged for ShelfStaged<'_> {
                 return Err(Error::Changed { place: shelf.name.clone() });
             }
             life.note(|| format!("writes {}", difference(shelf.tables(), &self.tables)));
+            if let Some(temporary) = &self.temporary {
+                std::fs::remove_file(temporary).map_err(|error| self.interface.failed("rename", error))?;
+            }
             shelf.replace(Some(self.tables), Writer::Interface, life.world.millis());
             if let Some(mark) = self.mark {
                 shelf.marks.insert(mark.owner, mark.value);

@@ -59,6 +59,8 @@ struct Inner {
     copied: Option<u64>,
     /// Its state was lost or is an old one, and no round has succeeded since.
     forgetful: bool,
+    /// Its state was an old one once.
+    was_restored: bool,
     plight: Plight,
 }
 
@@ -107,6 +109,7 @@ impl Process {
             chores: Vec::new(),
             copied: None,
             forgetful: false,
+            was_restored: false,
             plight: Plight::default(),
         };
         Process {
@@ -321,9 +324,12 @@ impl Process {
                     Receiver::with_interface(config, interface, log, &state).map_err(|error| told(&error))?;
                 let after = |_: &_, _: &_, result: &Result<deltabus_receiver::Round, deltabus_receiver::Error>| {
                     let mut plight = Plight::default();
-                    if result.as_ref().is_ok_and(|round| round.joined) {
-                        run.users.joined(at);
+                    if let Ok(round) = result {
+                        run.users.caught_up(at, round.joined, round.revision);
                     }
+                    // What an old state doesn't know differs and stands, where no edits are sent back: somebody has to see to it.
+                    let stands = result.as_ref().is_ok_and(|round| round.drift > 0) && !plan.reverse;
+                    plight.wants_hands = stands && lock(&self.inner).was_restored;
                     match result {
                         Ok(round) => life.note(|| {
                             format!(
@@ -372,7 +378,10 @@ impl Process {
             }
             run.world.note(self.name, || format!("state: {chore:?}"));
             let forgets = |since: u64| match self.role {
-                Role::Receiver(at) => run.users.forgotten_by(at, since),
+                Role::Receiver(at) => {
+                    lock(&self.shelf).orphan();
+                    run.users.forgotten_by(at, since, run.chronicle.reached().number);
+                }
                 Role::Transmitter => run.chronicle.relied_on(),
             };
             let done = match chore {
@@ -385,6 +394,7 @@ impl Process {
                     remove(&copy).and_then(|()| copy_folder(&state, &copy))
                 }
                 Chore::Restore => {
+                    lock(&self.inner).was_restored = true;
                     let since = lock(&self.inner).copied.take();
                     forgets(since.unwrap_or(0));
                     remove(&state).and_then(|()| copy_folder(&copy, &state))

@@ -143,7 +143,7 @@ impl Run {
         let plan = &world.plan;
         let source = SourceName::new("people").expect("it is a name");
         let tables = Users::first_tables(world, plan.source);
-        let at_source = Arc::new(Mutex::new(Shelf::new("source", plan.source, Some(tables))));
+        let at_source = Arc::new(Mutex::new(Shelf::new("source", plan.source, Some(tables), root.join("stores"))));
         let mut stores = vec![Store { shelf: Arc::clone(&at_source), receiver: None, counts: true }];
         let process = |name, role, shelf: &Arc<Mutex<Shelf>>| {
             let dice = world.dice(&format!("process {name}"));
@@ -152,7 +152,7 @@ impl Run {
         let mut processes =
             vec![process("tx", Role::Transmitter, &at_source), process("tx2", Role::Transmitter, &at_source)];
         for (at, receiver) in plan.receivers.iter().enumerate() {
-            let shelf = Arc::new(Mutex::new(Shelf::new(receiver.name, receiver.kind, None)));
+            let shelf = Arc::new(Mutex::new(Shelf::new(receiver.name, receiver.kind, None, root.join("stores"))));
             stores.push(Store { shelf: Arc::clone(&shelf), receiver: Some(at), counts: receiver.reverse });
             processes.push(process(receiver.name, Role::Receiver(at), &shelf));
         }

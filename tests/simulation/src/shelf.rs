@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::path::PathBuf;
+use std::{fs, io};
 
 use deltabus_interfaces::{Content, Notify, Signal, Stamp};
 use deltabus_record::row::Row;
@@ -26,8 +28,14 @@ pub(crate) struct Shelf {
     ever: BTreeSet<String>,
     /// When a key was last gone, in milliseconds, by table and key.
     gone: BTreeMap<(String, String), u64>,
-    /// How often an interface put a text in the place of another, by text.
-    pub(crate) arrivals: BTreeMap<String, u32>,
+    /// How often an interface put a text in the place of another, by text and record: its table and key.
+    pub(crate) arrivals: BTreeMap<(String, String, String), u32>,
+    /// Tables that stood there when the receiver lost what it knew of them, so that it can't tell them from somebody's own.
+    pub(crate) orphans: BTreeSet<CollectionName>,
+    /// Where files are made that are to take the store's place.
+    folder: PathBuf,
+    /// How many were made.
+    temporaries: u64,
 }
 
 /// All tables, by their order in the store.
@@ -74,7 +82,8 @@ impl Table {
 }
 
 impl Shelf {
-    pub(crate) fn new(name: &str, kind: ShelfKind, tables: Option<Tables>) -> Shelf {
+    /// `folder`: a folder of its own.
+    pub(crate) fn new(name: &str, kind: ShelfKind, tables: Option<Tables>, folder: PathBuf) -> Shelf {
         let mut shelf = Shelf {
             name: name.to_owned(),
             kind,
@@ -86,6 +95,9 @@ impl Shelf {
             ever: BTreeSet::new(),
             gone: BTreeMap::new(),
             arrivals: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            folder,
+            temporaries: 0,
         };
         shelf.replace(tables, Writer::User, 0);
         shelf
@@ -94,6 +106,11 @@ impl Shelf {
     /// What stands there.
     pub(crate) fn tables(&self) -> Option<&Tables> {
         self.tables.as_ref()
+    }
+
+    /// Whoever writes it has lost what it knew of the tables there.
+    pub(crate) fn orphan(&mut self) {
+        self.orphans.extend(self.tables.iter().flatten().map(|table| table.name.clone()));
     }
 
     /// What it looks like.
@@ -137,7 +154,8 @@ impl Shelf {
                     for (field, value) in table.schema.fields.iter().zip(row) {
                         let was = old.schema.slot(&field.name).and_then(|slot| was.get(slot));
                         if let Some(text) = plain_text(value).filter(|_| was != Some(value)) {
-                            *self.arrivals.entry(text).or_default() += 1;
+                            let place = (text, table.name.to_string(), key.clone());
+                            *self.arrivals.entry(place).or_default() += 1;
                         }
                     }
                 }
@@ -184,6 +202,15 @@ impl Shelf {
             }
         }
         Content(*hasher.finalize().as_bytes())
+    }
+
+    /// Makes the file that is to take the store's place. Only whether it is there counts, so it is empty.
+    pub(crate) fn temporary(&mut self) -> io::Result<PathBuf> {
+        self.temporaries += 1;
+        let path = self.folder.join(format!("{}.{}.tmp", self.name, self.temporaries));
+        fs::create_dir_all(&self.folder)?;
+        fs::write(&path, "")?;
+        Ok(path)
     }
 
     pub(crate) fn watch(&mut self, notify: Notify) -> u64 {

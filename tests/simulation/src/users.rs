@@ -13,7 +13,7 @@ use crate::shelf::{Shelf, Table, Tables, Writer, plain_text};
 use crate::world::{World, lock};
 
 /// Keys that are taken again and again, so that source and destinations insert and delete the same ones.
-const COMMON_KEYS: u64 = 8;
+pub(crate) const COMMON_KEYS: u64 = 8;
 
 /// So many tables a store has at most.
 const TABLES_MAX: usize = 4;
@@ -34,6 +34,9 @@ struct Inner {
     deletions: Vec<Deletion>,
     /// Receivers that have lost their state and not joined again: what is written meanwhile can't be told from what was there.
     blind: BTreeSet<usize>,
+    /// Receivers whose state is an old one, since when, and the revision that the others had reached then. If one joins before
+    /// it has come that far, it never knew what came since: nobody can tell that it was deleted.
+    dated: BTreeMap<usize, (u64, u64)>,
     writes: u64,
 }
 
@@ -100,8 +103,15 @@ const SCHEMAS: &[(Act, u64)] =
 impl Users {
     pub(crate) fn new(world: Arc<World>, stores: Vec<Store>) -> Arc<Users> {
         let dice = world.dice("users");
-        let inner =
-            Inner { dice, stores, edits: BTreeMap::new(), deletions: Vec::new(), blind: BTreeSet::new(), writes: 0 };
+        let inner = Inner {
+            dice,
+            stores,
+            edits: BTreeMap::new(),
+            deletions: Vec::new(),
+            blind: BTreeSet::new(),
+            dated: BTreeMap::new(),
+            writes: 0,
+        };
         Arc::new(Users { world, inner: Mutex::new(inner) })
     }
 
@@ -197,6 +207,11 @@ impl Users {
                     deletion.superseded = true;
                 }
             }
+            if after.is_none() {
+                // Made anew, it says nothing of what was deleted in it before, unless that went out already.
+                let unsent = |gone: &&mut Deletion| gone.receiver == receiver && !gone.sent;
+                inner.deletions.iter_mut().filter(unsent).for_each(|gone| gone.superseded = true);
+            }
             // A store that is removed is made anew: nothing was deleted in it. What the source doesn't have needs no delete.
             let at_source = keys(lock(&inner.stores[0].shelf).tables().map(Vec::as_slice));
             let gone = had.difference(&has).filter(|gone| after.is_some() && at_source.contains(*gone));
@@ -259,11 +274,13 @@ impl Users {
 
     /// A receiver's state is lost: what only it knew is beyond saving.
     ///
-    /// `since`: the state is that of then, in milliseconds; 0: there is none.
-    pub(crate) fn forgotten_by(&self, receiver: usize, since: u64) {
+    /// `since`: the state is that of then, in milliseconds; 0: there is none. `reached`: the revision that readers have reached.
+    pub(crate) fn forgotten_by(&self, receiver: usize, since: u64, reached: u64) {
+        let now = self.world.millis();
         let mut inner = lock(&self.inner);
-        if since == 0 {
-            inner.blind.insert(receiver);
+        match since {
+            0 => drop(inner.blind.insert(receiver)),
+            _ => drop(inner.dated.insert(receiver, (now, reached))),
         }
         let edits = inner.edits.values_mut().filter(|edit| edit.receiver == receiver && edit.millis >= since);
         edits.for_each(|edit| edit.held = false);
@@ -271,9 +288,21 @@ impl Users {
         deletions.for_each(|gone| gone.held = false);
     }
 
-    /// A receiver that had lost its state has joined.
-    pub(crate) fn joined(&self, receiver: usize) {
-        lock(&self.inner).blind.remove(&receiver);
+    /// A receiver has joined, or has caught up with a revision.
+    pub(crate) fn caught_up(&self, receiver: usize, joined: bool, revision: u64) {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        if joined {
+            inner.blind.remove(&receiver);
+        }
+        let Some((since, reached)) = inner.dated.get(&receiver).copied() else { return };
+        if joined {
+            let unknowable = |gone: &&mut Deletion| gone.receiver == receiver && gone.millis >= since;
+            inner.deletions.iter_mut().filter(unknowable).for_each(|gone| gone.held = false);
+        }
+        if joined || revision >= reached {
+            inner.dated.remove(&receiver);
+        }
     }
 
     /// Somebody puts a destination away, so that it is made anew.

@@ -11,6 +11,7 @@ use crate::dice::Dice;
 use crate::fault::{Fault, Occurs, Tally};
 use crate::plan::Plan;
 use crate::run::Trace;
+use crate::users::COMMON_KEYS;
 
 /// When every run begins: 2023-11-14T22:13:20Z, in milliseconds.
 const BEGINNING_MILLIS: u64 = 1_700_000_000_000;
@@ -46,7 +47,8 @@ impl World {
         let inner = Inner {
             dice: Fault::ALL.iter().map(|fault| Dice::for_purpose(plan.seed, fault.name())).collect(),
             delays: Dice::for_purpose(plan.seed, "delays"),
-            values: 0,
+            // Below are the keys that come again and again.
+            values: COMMON_KEYS,
             clocks: Dice::for_purpose(plan.seed, "clocks"),
             tally: Tally::default(),
             storm: true,

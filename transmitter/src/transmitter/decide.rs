@@ -252,7 +252,9 @@ impl Transmitter {
         };
         let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
         let mut working = Working::new(view, base.digest);
-        let reply = reverse::merge_set(&set, &mut working, &self.as_merged(), self.config.conflicts, &last_changed)?;
+        let dated = reverse::dated(&set, self.now_millis());
+        let policy = self.config.conflicts;
+        let reply = reverse::merge_set(&set, dated, &mut working, &self.as_merged(), policy, &last_changed)?;
         let merged = match self.write_merged(&working, vec![case.reply(reply.verdicts)]) {
             Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
                 let reason = causes(&error);

@@ -1,11 +1,13 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
-use deltabus_bus::{ReversePlace, causes};
+use std::collections::BTreeMap;
+
+use deltabus_bus::{ReversePlace, causes, metrics as refused};
 use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
-use deltabus_record::change::{Change, Outcome, Reply, Revision, Transaction};
+use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
-use deltabus_record::schema::{Collection, CollectionName};
+use deltabus_record::schema::{Collection, CollectionName, ReceiverName};
 use deltabus_record::value::Value;
 use deltabus_state::{Batch, View, Working};
 use metrics::counter;
@@ -18,32 +20,118 @@ use crate::{Error, reverse};
 
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
 
+/// What one receiver may have taken in one round; a first set is taken whatever its size. Receivers send sets of at most 2,000
+/// edits and half a mebibyte.
+const SHARE_SETS: usize = 100;
+const SHARE_EDITS: usize = 10_000;
+const SHARE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What all receivers together may have taken in one round, and how much of anything is read in it: names cost nothing where
+/// nobody grants them.
+const ROUND_SETS: usize = 1_000;
+const ROUND_BYTES: u64 = 256 * 1024 * 1024;
+
+/// So many receivers of one source are remembered; sets of further ones are passed over.
+const RECEIVERS_MAX: usize = 4_096;
+
+/// Sets of others are looked for so far behind the first one that is left for the next round.
+const AHEAD_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Who had how much of a round.
+#[derive(Default)]
+struct Shares {
+    of: BTreeMap<ReceiverName, Share>,
+    sets: usize,
+    /// What was taken up to the first set that is left for the next round.
+    left: Option<ReversePlace>,
+    /// How much was read behind that.
+    ahead_bytes: u64,
+}
+
+#[derive(Default)]
+struct Share {
+    sets: usize,
+    edits: usize,
+    bytes: u64,
+    used_up: bool,
+}
+
+impl Shares {
+    /// Whether the receiver's share has room for the set; once it hadn't, nothing more of that receiver is taken, so that its order is kept.
+    fn take(&mut self, set: &ReverseSet, bytes: u64) -> bool {
+        let share = self.of.entry(set.id.receiver.clone()).or_default();
+        let edits = set.edits.len();
+        let fits = share.sets < SHARE_SETS && share.edits + edits <= SHARE_EDITS && share.bytes + bytes <= SHARE_BYTES;
+        share.used_up |= share.sets > 0 && !fits || self.sets >= ROUND_SETS;
+        if share.used_up {
+            return false;
+        }
+        self.sets += 1;
+        share.sets += 1;
+        share.edits += edits;
+        share.bytes += bytes;
+        true
+    }
+}
+
 impl Transmitter {
-    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands.
+    /// Takes the reverse sets that wait: each once, in order, merged with the source as it stands; of each receiver its share.
+    /// What is left waits for the next round, which looks at the source first, so that nobody's flood keeps others' edits or the
+    /// source's own changes from being published.
     pub(super) async fn take_reverse_sets(&mut self, round: &mut Round) -> Result<(), Error> {
+        round.more = false;
         if ledger::revision(&self.store.view())?.number == 0 || round.held.is_some() {
             return Ok(());
         }
-        loop {
-            let after = ledger::reverse(&self.store.view())?;
-            let batch = self.log.reverse_sets(after).await?;
-            let Some(last) = batch.last().map(|reversed| reversed.place) else { return Ok(()) };
+        let mut shares = Shares::default();
+        let mut at = ledger::reverse(&self.store.view())?;
+        let mut bytes = 0;
+        let mut ended = false;
+        while shares.ahead_bytes < AHEAD_BYTES && shares.sets < ROUND_SETS && bytes < ROUND_BYTES {
+            let batch = self.log.reverse_sets(at).await?;
+            let Some(last) = batch.last().map(|reversed| reversed.place) else {
+                ended = true;
+                break;
+            };
+            let cursors: BTreeMap<_, _> = ledger::cursors(&self.store.view())?.into_iter().collect();
             let mut sets = Vec::new();
+            let known = cursors.len();
             for reversed in batch {
+                bytes += reversed.bytes;
                 match reversed.set {
-                    Ok(set) => sets.push(set),
-                    Err(error) => {
-                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over")
+                    Ok(set) if cursors.get(&set.id.receiver).is_some_and(|cursor| set.id.number <= cursor.last()) => {}
+                    Ok(set) if known >= RECEIVERS_MAX && !cursors.contains_key(&set.id.receiver) => {
+                        counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
+                        let receiver = set.id.receiver;
+                        tracing::error!(%receiver, "a reverse set is passed over: {RECEIVERS_MAX} receivers are known");
                     }
+                    Ok(set) if shares.take(&set, reversed.bytes) => {
+                        if reverse::dated(&set, self.now_millis()) != set.time_millis {
+                            self.refuse(figures::REASON_DATE, &set.id.receiver);
+                        }
+                        sets.push(set);
+                    }
+                    Ok(_) => drop(shares.left.get_or_insert(at)),
+                    Err(error) if shares.left.is_none() => {
+                        counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
+                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over");
+                    }
+                    // Met again when it is its turn.
+                    Err(_) => {}
                 }
+                if shares.left.is_some() {
+                    shares.ahead_bytes += reversed.bytes;
+                }
+                at = reversed.place;
             }
+            let done = shares.left.unwrap_or(last);
             let mut attempt = 0;
             loop {
                 // Whoever was replaced while it was frozen or cut off writes nothing to the source.
                 if let Some(writer) = &self.writer {
                     writer.confirm().await?;
                 }
-                match self.merge_and_stage(&sets, last, round) {
+                match self.merge_and_stage(&sets, done, round) {
                     Err(Error::Interface(InterfaceError::Changed { .. })) if attempt < SOURCE_ATTEMPTS => {
                         attempt += 1;
                         // Somebody wrote the source meanwhile: that comes first.
@@ -56,6 +144,13 @@ impl Transmitter {
                 }
             }
         }
+        round.more = shares.left.is_some() || !ended;
+        Ok(())
+    }
+
+    fn refuse(&self, reason: &'static str, receiver: &ReceiverName) {
+        counter!(figures::DOUBTFUL, "source" => self.label(), "reason" => reason).increment(1);
+        tracing::warn!(source = %self.config.source, %receiver, reason, "edits are taken with a reservation");
     }
 
     fn merge_and_stage(
@@ -68,22 +163,15 @@ impl Transmitter {
         let base = ledger::revision(&view)?;
         let mut batch = self.store.batch();
         ledger::put_reverse(&mut batch, last)?;
-        let mut cursors: std::collections::BTreeMap<_, u64> = ledger::cursors(&view)?.into_iter().collect();
-        let fresh: Vec<_> = sets
-            .iter()
-            .filter(|set| {
-                let cursor = cursors.entry(set.id.receiver.clone()).or_default();
-                let new = set.id.number > *cursor;
-                *cursor = (*cursor).max(set.id.number);
-                new
-            })
-            .collect();
+        let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
+        let fresh: Vec<_> =
+            sets.iter().filter(|set| cursors.entry(set.id.receiver.clone()).or_default().take(set.id.number)).collect();
         if fresh.is_empty() {
             return Ok(in_place(|| batch.commit())?);
         }
         let merged = in_place(|| self.merge(&view, base, &fresh))?;
-        for (receiver, number) in &cursors {
-            ledger::put_cursor(&mut batch, receiver, *number)?;
+        for (receiver, cursor) in &cursors {
+            ledger::put_cursor(&mut batch, receiver, cursor)?;
         }
         for (set, reply) in fresh.iter().zip(&merged.replies) {
             let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
@@ -135,8 +223,8 @@ impl Transmitter {
         let mut working = Working::new(view, base.digest);
         let mut replies = Vec::new();
         for set in sets {
-            let policy = self.config.conflicts;
-            replies.push(reverse::merge_set(set, &mut working, &source, policy, &last_changed)?);
+            let (policy, dated) = (self.config.conflicts, reverse::dated(set, self.now_millis()));
+            replies.push(reverse::merge_set(set, dated, &mut working, &source, policy, &last_changed)?);
         }
         match self.write_merged(&working, replies) {
             // One edit spoils it for all: each on its own, so that only that one is refused.
@@ -185,6 +273,7 @@ impl Transmitter {
         let mut replies = Vec::new();
         let mut stamp = self.stamp.clone();
         for set in sets {
+            let time_millis = reverse::dated(set, self.now_millis());
             let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
             for edits in &set.edits.collections {
                 for edit in &edits.changes {
@@ -197,7 +286,7 @@ impl Transmitter {
                     };
                     let mut trial = Working::new(view, base.digest);
                     trial.set(&edits.collection, edit.key(), working.get(&edits.collection, edit.key())?)?;
-                    let one = Edit { collection: &edits.collection, edit, time_millis: set.time_millis };
+                    let one = Edit { collection: &edits.collection, edit, time_millis };
                     let verdicts = reverse::merge_edit(&one, &mut trial, self.config.conflicts, &last_changed)?;
                     let edit = one.edit;
                     let before = working.get(&edits.collection, edit.key())?;

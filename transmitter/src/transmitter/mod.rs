@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use deltabus_bus::broker::{Broker, Follow};
+use deltabus_bus::broker::{Broker, Follow, Stream};
 use deltabus_bus::lease::HOLDER_BYTES_MAX;
 use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, causes, encode_set};
 use deltabus_interfaces::wake::Wake;
@@ -77,6 +77,8 @@ pub struct Round {
     pub conflicts: u64,
     /// Edits that the source could not take.
     pub refused: u64,
+    /// More reverse sets wait than a round takes of one receiver.
+    pub more: bool,
     /// The delete that is held back.
     pub held: Option<Held>,
     /// A snapshot was written.
@@ -241,7 +243,22 @@ impl Transmitter {
     ///
     /// Reading the source blocks a thread of the runtime.
     pub async fn transmit_once(&mut self) -> Result<Round, Error> {
-        let result = self.transmit().await;
+        let mut round = Round::default();
+        self.round(&mut round).await?;
+        if round.more {
+            // What waits by now, share by share; what comes meanwhile is for another time.
+            let extent = self.log.broker().extent(&self.config.source, Stream::Reverse).await;
+            let end = extent.map_err(deltabus_bus::Error::from)?.map_or(0, |extent| extent.last);
+            while round.more && ledger::reverse(&self.store.view())?.sequence < end {
+                self.round(&mut round).await?;
+            }
+        }
+        Ok(round)
+    }
+
+    /// The same, but of waiting reverse sets each receiver's share.
+    async fn round(&mut self, round: &mut Round) -> Result<(), Error> {
+        let result = self.transmit(round).await;
         if result.as_ref().is_err_and(Error::is_lost) {
             // Claiming it again makes its streams, where they are gone, and finds out what is missing.
             self.writer = None;
@@ -249,19 +266,18 @@ impl Transmitter {
         result
     }
 
-    async fn transmit(&mut self) -> Result<Round, Error> {
-        let mut round = Round::default();
+    async fn transmit(&mut self, round: &mut Round) -> Result<(), Error> {
         self.become_writer().await?;
-        self.publish(&mut round).await?;
-        self.observe_and_stage(&mut round)?;
+        self.publish(round).await?;
+        self.observe_and_stage(round)?;
         // What the source itself changed is on its way before edits are merged with it.
-        self.publish(&mut round).await?;
-        self.take_reverse_sets(&mut round).await?;
-        self.publish(&mut round).await?;
-        self.snapshot_if_due(&mut round).await?;
-        self.report(&round, None)?;
+        self.publish(round).await?;
+        self.take_reverse_sets(round).await?;
+        self.publish(round).await?;
+        self.snapshot_if_due(round).await?;
+        self.report(round, None)?;
         gauge!(figures::ROUND_TIME, "source" => self.label()).set(self.now_millis() as f64 / 1000.0);
-        Ok(round)
+        Ok(())
     }
 
     /// Writes a snapshot now, after publishing what waits; gives the revision it is of.
@@ -313,7 +329,8 @@ impl Transmitter {
         wake.settle(&*self.interface).await;
         loop {
             let looked_at = in_place(|| self.interface.stamp()).ok();
-            let result = self.transmit_once().await;
+            let mut round = Round::default();
+            let result = self.round(&mut round).await.map(|()| round);
             after(&self.config.source, &result);
             let retry = match &result {
                 Ok(_) => {
@@ -337,6 +354,7 @@ impl Transmitter {
             let due = tokio::time::Instant::now() + ROUND_MAX;
             // A source that can't be read is looked at again when it changes, not before.
             let last = if result.is_ok() { self.stamp.clone() } else { looked_at };
+            let more = result.as_ref().is_ok_and(|round| round.more);
             let passes = result.as_ref().is_err_and(Error::passes_by_itself);
             loop {
                 tokio::select! {
@@ -362,6 +380,7 @@ impl Transmitter {
                         }
                         break;
                     }
+                    () = std::future::ready(()), if more => break,
                     () = wake.changed(&*self.interface, last.as_ref()) => break,
                     () = sleep_until(retry), if passes && retry.is_some() => break,
                     () = tokio::time::sleep_until(due) => break,

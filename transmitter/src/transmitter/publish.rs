@@ -92,13 +92,23 @@ impl Transmitter {
         let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
         let extent = extent.unwrap_or_default();
         let first = extent.first;
-        if let Some(wanted) = self.writer.as_ref().map(|writer| writer.position().sequence)
-            && extent.last < wanted
-        {
-            let source_name = source.clone();
-            return Err(deltabus_bus::Error::LogLost { source_name, last: extent.last, wanted }.into());
+        if let Some(writer) = &self.writer {
+            let wanted = writer.position().sequence;
+            if extent.last < wanted {
+                let source_name = source.clone();
+                return Err(deltabus_bus::Error::LogLost { source_name, last: extent.last, wanted }.into());
+            }
+            if extent.last > wanted {
+                writer.confirm().await?;
+            }
         }
-        let snapshot = pointer(&self.log).await?;
+        let snapshot = match pointer(&self.log).await {
+            Err(error @ deltabus_bus::Error::Wire { .. }) => {
+                tracing::warn!(%error, source = %source, "the snapshot is written anew");
+                return Ok(true);
+            }
+            snapshot => snapshot?,
+        };
         if snapshot.is_none() {
             // Contents lie beside the snapshot: they are gone too.
             let mut batch = self.store.batch();
