@@ -293,3 +293,19 @@ pub trait Broker: Send + Sync {
     /// Where it is, for messages.
     fn url(&self) -> String;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streams_name_says_whose_and_which_it_is() {
+        let source = SourceName::new("a_b-1").expect("it is a name");
+        for stream in Stream::ALL {
+            assert_eq!(Stream::named(&stream.name(&source)), Some((source.clone(), stream)));
+        }
+        for other in ["deltabus_", "deltabus_A", "deltabus_a_OTHER", "KV_deltabus", "a"] {
+            assert_eq!(Stream::named(other), None, "{other}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub mod broker;
+pub mod browser;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
 pub mod clock;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use deltabus_tests::World;
+use deltabus_tests::browser;
 use deltabus_tests::prometheus::{Prometheus, configuration, program};
 use deltabus_tests::watched::{PEOPLE, Watched, get};
 use serde_json::Value;
@@ -158,13 +159,25 @@ fn every_panel_rule_and_page_shows_what_a_running_bus_does() {
     let overview = page("/consoles/deltabus.html");
     for shown in [
         "<a href=\"deltabus-source.html?source=people\">people</a>",
-        "<td>a</td><td>people</td>",
-        "<td>b</td><td>people</td>",
+        "<td>a</td><td class=\"text\">people</td>",
+        "<td>b</td><td class=\"text\">people</td>",
         &format!("<td>watched by {watcher}</td><td class=\"good\">yes</td>"),
-        "<td>deltabus-receivers</td><td class=\"bad\">no</td>",
+        "<td class=\"text\">deltabus-receivers</td><td class=\"bad\">no</td>",
+        "<td>DeltabusReceiverDown</td><td class=\"text\">not yet</td>",
     ] {
         assert!(overview.contains(shown), "{shown} is missing in {overview}");
     }
+    // What a browser makes of it; whoever wants to look finds the picture there.
+    let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console.png");
+    let _ = std::fs::remove_file(&picture);
+    let document = browser::open(&world, &format!("http://{}/consoles/deltabus.html", prometheus.address), &picture);
+    let sources = document.split_once("<table id=\"sources\">").and_then(|(_, rest)| rest.split_once("</table>"));
+    let (sources, _) = sources.unwrap_or_else(|| panic!("there is no table of sources in {document}"));
+    let revision = watched.transmitter.figure("deltabus_transmitter_revision", ("source", "people")).unwrap();
+    assert!(sources.contains(&format!(">people</a></td><td>{revision}</td>")), "{sources}");
+    let picture = std::fs::read(&picture).expect("the browser took a picture");
+    assert!(picture.starts_with(b"\x89PNG") && picture.len() > 10_000, "{} bytes", picture.len());
+
     let source = page("/consoles/deltabus-source.html?source=people");
     for shown in ["<h1>people</h1>", &format!("<td>{transmitter}</td><td class=\"good\">yes</td>"), "<td>a</td>"] {
         assert!(source.contains(shown), "{shown} is missing in {source}");

@@ -597,6 +597,9 @@ impl Transmitter {
             round.records += records;
             counter!(figures::RECORDS_SCANNED, "source" => self.label(), "collection" => collection.to_string())
                 .increment(*records);
+            // So that its first change is seen as growth.
+            counter!(figures::CHANGES_PUBLISHED, "source" => self.label(), "collection" => collection.to_string())
+                .increment(0);
         }
     }
 
