@@ -22,10 +22,14 @@ pub(crate) fn start_log(global: &Global, goes_on: bool) {
         // A command that ends says what it did on standard output.
         (false, 0) if !goes_on => "warn",
         (false, 0) => "warn,deltabus=info",
-        (false, 1) => "info,deltabus=debug,deltabus_transmitter=debug,deltabus_receiver=debug,deltabus_bus=debug",
+        (false, 1) => {
+            "info,deltabus=debug,deltabus_transmitter=debug,deltabus_receiver=debug,deltabus_bus=debug,deltabus_manager=debug"
+        }
         (false, _) => "debug",
     };
-    let filter = EnvFilter::new(format!("{level},fjall=error,lsm_tree=error,async_nats=error"));
+    // What libraries say of their insides, headers of calls among it, is nobody's business.
+    const LIBRARIES: &str = "fjall=error,lsm_tree=error,async_nats=error,h2=error,hyper=error,hyper_util=error,tower=error,tonic=error,rustls=error";
+    let filter = EnvFilter::new(format!("{level},{LIBRARIES}"));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     // A second start, as in tests, changes nothing.

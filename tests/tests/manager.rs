@@ -549,6 +549,33 @@ async fn shown_by(world: &World, url: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_second_transmitter_with_an_identity_of_its_own_takes_over() {
+    let world = World::new();
+    let managed = Managed::start(&world, "");
+    world.write("people.csv", PEOPLE);
+    managed.token("shop", "--publish people");
+    managed.token("spare", "--publish people");
+    managed.token("crm", "--reverse people");
+    let transmit = "transmit people csv:people.csv?key=id --standby";
+    let shop = world.start(&managed.line("shop", transmit));
+    world.wait("the first is active", || shop.log().contains("published"));
+    world.run(&managed.line("crm", "receive people sqlite:crm.db --reverse --once")).exits(0);
+    let spare = world.start(&managed.line("spare", transmit));
+    world.wait("the second stands by", || spare.log().contains("standing by"));
+    let _crm = world.start(&managed.line("crm", "receive people sqlite:crm.db --reverse"));
+    shop.kill();
+    world.write("people.csv", &PEOPLE.replace("Oslo", "Turku"));
+    world.wait_equal("csv:people.csv?key=id", "sqlite:crm.db");
+    assert!(spare.log().contains("taking over"), "{}", spare.log());
+    // Edits are taken by the second, and who joins now believes what both have signed.
+    world.sql("crm.db", "update people set city = 'Kyiv' where id = '2'");
+    world.wait("the edit is at the source", || world.read("people.csv").contains("2,Bob,Kyiv"));
+    managed.token("late", "--read people");
+    world.run(&managed.line("late", "receive people late.csv?key=id --once")).exits(0);
+    world.run("diff csv:people.csv?key=id late.csv?key=id").exits(0);
+}
+
+#[test]
 fn any_of_several_managers_may_fail() {
     let world = World::new();
     let mut managed = Managed::start(&world, "");
