@@ -239,4 +239,23 @@ mod tests {
             assert!(Monitor::at(url).is_err(), "{url}");
         }
     }
+
+    #[tokio::test]
+    async fn what_is_no_page_is_an_error_that_says_where() {
+        for answer in
+            ["", "junk", "HTTP/1.0 404 Not Found\r\n\r\n{}", "HTTP/1.0 200 OK\r\n\r\n{", "HTTP/1.0 200 OK\r\n"]
+        {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+            let address = listener.local_addr().expect("it has an address").to_string();
+            tokio::spawn(async move {
+                let (mut asked, _) = listener.accept().await.expect("somebody asks");
+                let mut request = [0; 256];
+                let _ = asked.read(&mut request).await;
+                let _ = asked.write_all(answer.as_bytes()).await;
+            });
+            let monitor = Monitor::at(&format!("http://{address}")).expect("it is an address");
+            let error = monitor.look().await.expect_err(answer).to_string();
+            assert!(error.contains(&address) && error.contains("/varz"), "{answer}: {error}");
+        }
+    }
 }

@@ -46,6 +46,14 @@ impl Served {
         page.lines().filter_map(Figure::parse).collect()
     }
 
+    /// The sample of this name, which has no labels.
+    pub fn plain(&self, name: &str) -> Option<f64> {
+        self.figures()
+            .into_iter()
+            .find(|figure| figure.name == name && figure.labels.is_empty())
+            .map(|found| found.value)
+    }
+
     /// The sum of all samples of this name whose label has this value.
     pub fn figure(&self, name: &str, label: (&str, &str)) -> Option<f64> {
         let figures = self.figures();

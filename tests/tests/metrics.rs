@@ -65,6 +65,20 @@ fn names_say_the_type_and_the_unit() {
 }
 
 #[test]
+fn every_name_in_the_code_is_documented_though_it_be_served_seldom() {
+    let code = [
+        include_str!("../../bus/src/metrics.rs"),
+        include_str!("../../transmitter/src/metrics.rs"),
+        include_str!("../../receiver/src/metrics.rs"),
+        include_str!("../../manager/src/metrics.rs"),
+        include_str!("../../cli/src/figures.rs"),
+    ];
+    let quoted = code.iter().flat_map(|code| code.split('"'));
+    let names: BTreeSet<_> = quoted.filter(|text| text.starts_with("deltabus_")).map(str::to_owned).collect();
+    assert_eq!(names, documented().into_keys().collect());
+}
+
+#[test]
 fn every_figure_that_is_served_is_documented_and_every_documented_one_is_served() {
     let world = World::new();
     let watched = Watched::start(&world);
@@ -103,10 +117,28 @@ fn a_destination_that_can_not_be_written_is_seen_to_lag_and_one_that_can_again_i
     world.wait("b lags", || lag("deltabus_receiver_lag_sets") == 1.0);
     let first = lag("deltabus_receiver_lag_seconds");
     world.wait("what it lacks gets older", || lag("deltabus_receiver_lag_seconds") > first);
-    assert_eq!(watched.receivers[2].figure("deltabus_receiver_lag_sets", ("receiver", "c")), Some(0.0));
+    // The others get on; a look in the moment before one has applied a set sees it lag, and says so until the next.
+    let c = |name: &str| watched.receivers[2].figure(name, ("receiver", "c"));
+    world.wait("c gets on", || {
+        c("deltabus_receiver_revision") == Some(2.0) && c("deltabus_receiver_lag_sets") == Some(0.0)
+    });
+    assert_eq!(lag("deltabus_receiver_lag_sets"), 1.0);
     std::fs::remove_dir(world.path("b/people.csv")).unwrap();
     world.wait("b lags no more", || {
         lag("deltabus_receiver_lag_sets") == 0.0 && lag("deltabus_receiver_lag_seconds") == 0.0
     });
     world.wait_equal("csv:people.csv?key=id", "csv:b/people.csv?key=id");
+}
+
+#[test]
+fn a_broker_that_is_gone_is_missed_by_everybody() {
+    let world = World::new();
+    let Watched { broker, transmitter, receivers, watcher } = Watched::start(&world);
+    let clients = || receivers.iter().chain([&transmitter]);
+    world.wait("all are connected", || clients().all(|client| client.plain("deltabus_bus_up") == Some(1.0)));
+    world.wait("the broker is seen", || watcher.plain("deltabus_broker_up") == Some(1.0));
+    drop(broker);
+    world.wait("all are cut off", || clients().all(|client| client.plain("deltabus_bus_up") == Some(0.0)));
+    world.wait("the broker is missed", || watcher.plain("deltabus_broker_up") == Some(0.0));
+    assert!(clients().all(|client| client.plain("deltabus_bus_disconnects_total") >= Some(1.0)));
 }

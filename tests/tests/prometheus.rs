@@ -141,14 +141,18 @@ fn every_panel_rule_and_page_shows_what_a_running_bus_does() {
     world.wait("the alerts that are to come are on their way", || {
         LOUD.iter().all(|(alert, _)| !prometheus.query(&format!("ALERTS{{alertname=\"{alert}\"}}")).is_empty())
     });
-    for rule in &alerting {
-        let (name, query) = (rule["name"].as_str().unwrap(), rule["query"].as_str().unwrap());
-        if name == OF_THE_MACHINE {
-            continue;
-        }
-        let loud = LOUD.iter().any(|(alert, _)| *alert == name);
-        assert_eq!(!prometheus.query(query).is_empty(), loud, "{name}: {query}: {:?}", prometheus.query(query));
-    }
+    // A scrape that a busy machine answers too late makes somebody seem down, until the next.
+    world.wait("only those give something", || {
+        alerting.iter().all(|rule| {
+            let (name, query) = (rule["name"].as_str().unwrap(), rule["query"].as_str().unwrap());
+            let loud = LOUD.iter().any(|(alert, _)| *alert == name);
+            let right = name == OF_THE_MACHINE || prometheus.query(query).is_empty() != loud;
+            if !right {
+                eprintln!("{name} should {}give something", if loud { "" } else { "not " });
+            }
+            right
+        })
+    });
     for group in prometheus.ask("/api/v1/rules")["groups"].as_array().unwrap() {
         for rule in group["rules"].as_array().unwrap() {
             assert_eq!(rule["health"], "ok", "{rule}");

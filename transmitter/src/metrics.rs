@@ -69,6 +69,7 @@ pub(crate) fn begin(source: &str) {
     for name in [SETS_PUBLISHED, BYTES_PUBLISHED, ERRORS] {
         counter!(name, "source" => source.to_owned()).absolute(0);
     }
+    counter!(DOUBTFUL, "source" => source.to_owned(), "reason" => REASON_DATE).absolute(0);
     for name in [REVISION, OUTBOX_SETS, UNREAD, HELD, ACTIVE] {
         gauge!(name, "source" => source.to_owned()).set(0.0);
     }
