@@ -40,6 +40,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use deltabus_record::row::Row;
 use deltabus_record::value::Value;
@@ -56,6 +57,11 @@ use crate::{Error, Mark, Result};
 
 /// The folder's own folder.
 pub(crate) const WORK: &str = ".deltabus";
+
+/// A lock that was just given back may be held for a moment longer: by a program that this process is starting at that moment,
+/// which has a copy of all that is open until it runs.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 const LOCK_FILE: &str = "lock";
 const STAGE_FOLDER: &str = "work";
@@ -218,10 +224,14 @@ impl Folder {
         let path = work.join(LOCK_FILE);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|error| failed("open", &path, error))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { place: self.place() }),
-            Err(error) => Err(failed("lock", &path, error.into())),
+        let end = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => std::thread::park_timeout(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked { place: self.place() }),
+                Err(error) => return Err(failed("lock", &path, error.into())),
+            }
         }
     }
 }
