@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use deltabus_bus::Log;
 use deltabus_bus::jetstream::JetStream;
 use deltabus_manager::v1::standing::Role;
 use deltabus_manager::{Client, Identities, Identity, Membership, Rights, Token, TokenKind, v1};
@@ -14,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
+use crate::commands::cases::CaseCounter;
 use crate::commands::one_line;
 use crate::error::Error;
 
@@ -151,6 +153,8 @@ pub(crate) struct Member {
     /// The connections, by the addresses that they go to.
     brokers: Arc<Mutex<HashMap<Vec<String>, Arc<JetStream>>>>,
     state: StateDirectory,
+    /// Conflicts and refused edits of the sources that are published here.
+    cases: Arc<Mutex<CaseCounter>>,
     /// Why the manager wants nothing to do with this process any more.
     dismissed: Arc<OnceLock<String>>,
 }
@@ -160,8 +164,8 @@ impl Member {
     pub(crate) fn join(identity: Identity, state: &StateDirectory) -> Result<Member, Error> {
         let client = Arc::new(Client::new(identity)?);
         let membership = Membership::new(client, identities(state));
-        let (brokers, dismissed) = (Arc::default(), Arc::default());
-        Ok(Member { membership, brokers, state: state.clone(), dismissed })
+        let (brokers, cases, dismissed) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Member { membership, brokers, state: state.clone(), cases, dismissed })
     }
 
     /// The bus that has a source. The manager is asked first, so that its refusal is seen and not a connection that fails.
@@ -236,7 +240,17 @@ impl Member {
 
     /// One report.
     pub(crate) async fn report(&self) -> Result<(), Error> {
-        let standings = standings(&self.state)?;
+        let mut standings = standings(&self.state)?;
+        for standing in standings.iter_mut().filter(|standing| standing.role() == Role::Transmitter) {
+            let Ok(source) = SourceName::new(&standing.source) else { continue };
+            // Another process of this state directory may publish what this one has no right to.
+            if !self.membership.client().identity().rights().publish.contains(source.as_str()) {
+                continue;
+            }
+            let log = Log::new(self.broker(&source).await?, source);
+            let cases = self.cases.lock().await.count(&log).await?;
+            (standing.conflicts, standing.dead_letters) = (cases.conflicts, cases.refused);
+        }
         let version = self.membership.client().report(v1::ReportRequest { standings }).await?;
         if self.membership.is_due(version) {
             tracing::debug!(version, "credentials are renewed");

@@ -576,6 +576,30 @@ fn a_second_transmitter_with_an_identity_of_its_own_takes_over() {
 }
 
 #[test]
+fn who_is_how_far_and_what_is_undecided_is_seen_by_whoever_administers() {
+    let world = World::new();
+    let managed = Managed::start(&world, "");
+    enrolled(&world, &managed);
+    // One field edited at both ends: the source stands, and the edit is a conflict.
+    world.sql("crm.db", "update people set city = 'Here' where id = '1'");
+    world.write("people.csv", &PEOPLE.replace("Oslo", "There"));
+    let transmit = managed.line("shop", "transmit people csv:people.csv?key=id --once");
+    world.run(&managed.line("crm", "receive people sqlite:crm.db --reverse --once")).exits(0);
+    world.run(&transmit).exits(0);
+    let who = world.run("who --json").exits(0).stdout();
+    let standing = |name: &str| -> serde_json::Value {
+        let line = who.lines().find(|line| line.contains(&format!("\"name\":\"{name}\""))).expect("it is there");
+        serde_json::from_str::<serde_json::Value>(line).expect("it is JSON")["standings"][0].clone()
+    };
+    let (shop, crm) = (standing("shop"), standing("crm"));
+    assert_eq!((&shop["role"], &shop["conflicts"]), (&"transmitter".into(), &1.into()), "{who}");
+    let behind = shop["revision"].as_u64().expect("a number") - crm["revision"].as_u64().expect("a number");
+    assert!(behind > 0 && crm["behind"] == behind && crm["waiting"] == 1, "{who}");
+    let text = world.run("who").exits(0).stdout();
+    assert!(text.contains("1 conflict"), "{text}");
+}
+
+#[test]
 fn any_of_several_managers_may_fail() {
     let world = World::new();
     let mut managed = Managed::start(&world, "");
