@@ -26,6 +26,8 @@ pub enum Fault {
     LoseAck,
     /// The next append is lost on its way.
     LoseAppend,
+    /// The next append is on its way until [`MemoryBroker::arrive`], and nobody answers.
+    LateAppend,
     /// The next append is refused.
     Refuse,
     /// The next live message is lost to all followers.
@@ -48,6 +50,7 @@ struct State {
     followers: Vec<(SourceName, Follow, mpsc::Sender<Hint>)>,
     questions: Vec<(SourceName, mpsc::Sender<MemoryQuestion>)>,
     faults: VecDeque<Fault>,
+    late: Vec<(SourceName, Subject, Bytes, Expect)>,
     delayed: Vec<(SourceName, Follow, Hint)>,
     unavailable: bool,
 }
@@ -106,6 +109,14 @@ impl MemoryBroker {
     /// Forgets what was scripted and hasn't happened.
     pub fn heal(&self) {
         self.state().faults.clear();
+    }
+
+    /// Lets the appends arrive that are late; those that expect what no longer holds are not stored.
+    pub fn arrive(&self) {
+        let mut state = self.state();
+        for (source, subject, payload, expect) in std::mem::take(&mut state.late) {
+            let _ = state.append(&source, &subject, payload, expect);
+        }
     }
 
     /// Cuts everybody off, or lets them come back.
@@ -167,6 +178,34 @@ impl State {
         self.streams
             .get_mut(&(source.clone(), stream))
             .ok_or_else(|| BrokerError::NoSource { source_name: source.clone() })
+    }
+
+    /// Stores a message if what it expects holds.
+    fn append(
+        &mut self,
+        source: &SourceName,
+        subject: &Subject,
+        payload: Bytes,
+        expect: Expect,
+    ) -> Result<u64, AppendError> {
+        let messages = self.messages(source, subject.stream)?;
+        let held = match expect {
+            Expect::Any => true,
+            Expect::Last(last) => messages.last == last,
+            Expect::New => messages.subject_last(subject) == 0,
+            Expect::SubjectLast(last) => messages.subject_last(subject) == last,
+        };
+        if !held {
+            return Err(AppendError::Conflict);
+        }
+        let stored = messages.store(subject, payload);
+        let sequence = stored.sequence;
+        match subject.stream {
+            Stream::Changes => self.tell(source, Follow::Changes, &Hint::Stored(stored)),
+            Stream::Reverse => self.tell(source, Follow::Reverse, &Hint::Stored(stored)),
+            Stream::Snapshot => {}
+        }
+        Ok(sequence)
     }
 
     fn tell(&mut self, source: &SourceName, follow: Follow, hint: &Hint) {
@@ -237,28 +276,16 @@ impl Broker for MemoryBroker {
         if state.take(Fault::LoseAppend) {
             return Err(AppendError::Unknown);
         }
+        if state.take(Fault::LateAppend) {
+            state.late.push((source.clone(), subject.clone(), payload, expect));
+            return Err(AppendError::Unknown);
+        }
         if state.take(Fault::Refuse) {
             let problem = "scripted".into();
             return Err(AppendError::Broker(BrokerError::Refused { doing: "store a message", problem }));
         }
         let lose_ack = state.take(Fault::LoseAck);
-        let messages = state.messages(source, subject.stream)?;
-        let held = match expect {
-            Expect::Any => true,
-            Expect::Last(last) => messages.last == last,
-            Expect::New => messages.subject_last(subject) == 0,
-            Expect::SubjectLast(last) => messages.subject_last(subject) == last,
-        };
-        if !held {
-            return Err(AppendError::Conflict);
-        }
-        let stored = messages.store(subject, payload);
-        let sequence = stored.sequence;
-        match subject.stream {
-            Stream::Changes => state.tell(source, Follow::Changes, &Hint::Stored(stored)),
-            Stream::Reverse => state.tell(source, Follow::Reverse, &Hint::Stored(stored)),
-            Stream::Snapshot => {}
-        }
+        let sequence = state.append(source, subject, payload, expect)?;
         if lose_ack { Err(AppendError::Unknown) } else { Ok(sequence) }
     }
 

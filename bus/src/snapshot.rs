@@ -3,7 +3,8 @@
 //! The parts of successive snapshots alternate between two slots of subjects, so that a new one overwrites the one before
 //! the last, and the pointer moves only when all parts are there: an interrupted snapshot leaves the old one whole, and
 //! nobody needs the right to delete. Whoever still reads the overwritten one notices by the name in each part. A transmitter
-//! that was replaced while it wrote one notices by the log's term, and can't move the pointer.
+//! that was replaced while it wrote one notices by the log's term, and can't move the pointer. Each part names the message
+//! that it takes the place of, so that one which arrives late, when its writer has given up, takes no other's.
 
 use bytes::Bytes;
 use deltabus_proto::v1;
@@ -158,10 +159,10 @@ impl SnapshotWriter {
         };
         let payload = Bytes::from(part.encode_to_vec());
         self.manifest.bytes += payload.len() as u64;
-        let log = self.log.clone();
+        let (log, term) = (self.log.clone(), self.manifest.position.term);
         let subject = part_subject(self.slot, self.manifest.parts);
         self.manifest.parts += 1;
-        self.uploads.push_back(Box::pin(upload(log, subject, payload)));
+        self.uploads.push_back(Box::pin(upload(log, term, subject, payload)));
         Ok(())
     }
 
@@ -334,16 +335,33 @@ async fn check_term(log: &Log, term: u64) -> Result<(), Error> {
     Err(Error::Fenced { source_name: log.source.clone(), by })
 }
 
-async fn upload(log: Log, subject: Subject, payload: Bytes) -> Result<(), Error> {
+/// Stores a part in the place of the one that is there, and of no other.
+async fn upload(log: Log, term: u64, subject: Subject, payload: Bytes) -> Result<(), Error> {
     let mut attempt = 0;
     loop {
-        match log.broker.append(&log.source, &subject, payload.clone(), Expect::Any).await {
+        let there = log.broker.last(&log.source, &subject).await?;
+        let before = there.as_ref().map_or(0, |there| there.sequence);
+        match there.map(|there| there.payload) {
+            // Whether it was stored before its acknowledgement was lost is never guessed at.
+            Some(there) if there == payload => return Ok(()),
+            Some(there) if term_of(&there).is_some_and(|later| later > term) => {
+                check_term(&log, term).await?;
+                return Err(Error::Fenced { source_name: log.source.clone(), by: "unknown".into() });
+            }
+            _ => {}
+        }
+        match log.broker.append(&log.source, &subject, payload.clone(), Expect::SubjectLast(before)).await {
             Ok(_) => return Ok(()),
-            // Storing it twice is as good as once: the last message of the subject counts.
-            Err(AppendError::Unknown) if attempt < ATTEMPTS => attempt += 1,
+            Err(AppendError::Conflict | AppendError::Unknown) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The term in which a part was written; `None` where that can't be told.
+fn term_of(part: &Bytes) -> Option<u64> {
+    let part = v1::SnapshotPart::decode(part.clone()).ok()?;
+    part.snapshot.split('-').nth(1)?.parse().ok()
 }
 
 async fn fetch(log: Log, id: String, revision: Revision, part: u32) -> Result<Fetched, Error> {

@@ -217,6 +217,37 @@ async fn lost_acknowledgements_are_found_out() {
     }
 }
 
+/// Nobody could join by it until the next one.
+#[tokio::test]
+async fn a_part_that_arrives_late_takes_no_place_in_a_finished_snapshot() {
+    for earlier in [0, 2] {
+        let (broker, log) = on_memory().await;
+        for number in 1..=earlier {
+            write(&log, position(number), &records(10, 10)).await;
+        }
+        // The writer gives up, and the next one takes the same places.
+        broker.script(Fault::LateAppend);
+        broker.script(Fault::Refuse);
+        let mut given_up = begin(&log, position(earlier + 1)).await;
+        fill(&mut given_up, &records(20, 10)).await;
+        assert!(given_up.finish(Vec::new()).await.is_err());
+        let written = write(&log, position(earlier + 2), &records(30, 10)).await;
+        broker.arrive();
+        assert_eq!(read(&log).await.expect("it can be read"), (written, records(30, 10)), "after {earlier}");
+    }
+}
+
+/// Its term says so, though it looks at the log only now and then.
+#[tokio::test]
+async fn a_part_of_a_later_term_is_not_overwritten() {
+    let (_, log) = on_memory().await;
+    let mut replaced = begin(&log, position(1)).await;
+    fill(&mut replaced, &records(20, 10)).await;
+    let written = write(&log, Position { term: 2, ..position(2) }, &records(30, 10)).await;
+    assert!(matches!(replaced.finish(Vec::new()).await, Err(Error::Fenced { .. })));
+    assert_eq!(read(&log).await.expect("it can be read"), (written, records(30, 10)));
+}
+
 #[tokio::test]
 async fn a_snapshot_that_could_not_be_sent_is_an_error() {
     let (broker, log) = on_memory().await;
