@@ -418,7 +418,10 @@ impl Transmitter {
                 self.log.broker().ask(source, Question::Who.to_bytes()).await.map_err(deltabus_bus::Error::from)?
         {
             let by = String::from_utf8_lossy(&answer).into_owned();
-            return Err(Error::Active { source_name: source.clone(), by });
+            // A question that was in hand when answering ended may still be answered: by this one itself.
+            if by != self.name() {
+                return Err(Error::Active { source_name: source.clone(), by });
+            }
         }
         self.log.prepare().await?;
         if self.tenure.is_none() {
