@@ -11,7 +11,7 @@ use deltabus_manager::{Client, Identities, Identity, Membership, Rights, Token, 
 use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_state::{StateDirectory, is_busy, read_status};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
@@ -152,6 +152,10 @@ pub(crate) struct Member {
     membership: Arc<Membership>,
     /// The connections, by the addresses that they go to.
     brokers: Arc<Mutex<HashMap<Vec<String>, Arc<JetStream>>>>,
+    /// And where each source was found to lie.
+    located: Arc<Mutex<HashMap<SourceName, Arc<JetStream>>>>,
+    /// What the manager lets this process see, asked once.
+    sources: Arc<OnceCell<Vec<SourceName>>>,
     state: StateDirectory,
     /// Conflicts and refused edits of the sources that are published here.
     cases: Arc<Mutex<CaseCounter>>,
@@ -164,12 +168,23 @@ impl Member {
     pub(crate) fn join(identity: Identity, state: &StateDirectory) -> Result<Member, Error> {
         let client = Arc::new(Client::new(identity)?);
         let membership = Membership::new(client, identities(state));
-        let (brokers, cases, dismissed) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Member { membership, brokers, state: state.clone(), cases, dismissed })
+        let (brokers, located, sources) = (Arc::default(), Arc::default(), Arc::default());
+        let (cases, dismissed) = (Arc::default(), Arc::default());
+        Ok(Member { membership, brokers, located, sources, state: state.clone(), cases, dismissed })
     }
 
     /// The bus that has a source. The manager is asked first, so that its refusal is seen and not a connection that fails.
     pub(crate) async fn broker(&self, source: &SourceName) -> Result<Arc<JetStream>, Error> {
+        let mut known = self.located.lock().await;
+        if let Some(broker) = known.get(source) {
+            return Ok(broker.clone());
+        }
+        let broker = self.locate(source).await?;
+        known.insert(source.clone(), broker.clone());
+        Ok(broker)
+    }
+
+    async fn locate(&self, source: &SourceName) -> Result<Arc<JetStream>, Error> {
         let located = self.membership.client().locate(source).await?;
         let mut brokers = self.brokers.lock().await;
         if let Some(broker) = brokers.get(&located.bus) {
@@ -194,13 +209,16 @@ impl Member {
 
     /// What the manager lets this process see.
     pub(crate) async fn sources(&self) -> Result<Vec<SourceName>, Error> {
-        let given = self.membership.client().credentials().await?;
-        let rights = given.rights.unwrap_or_default();
-        let mut names: Vec<_> =
-            rights.publish.iter().chain(&rights.read).filter_map(|name| SourceName::new(name).ok()).collect();
-        names.sort();
-        names.dedup();
-        Ok(names)
+        let asked = self.sources.get_or_try_init(async || {
+            let given = self.membership.client().credentials().await?;
+            let rights = given.rights.unwrap_or_default();
+            let names = rights.publish.iter().chain(&rights.read);
+            let mut names: Vec<_> = names.filter_map(|name| SourceName::new(name).ok()).collect();
+            names.sort();
+            names.dedup();
+            Ok::<_, Error>(names)
+        });
+        Ok(asked.await?.clone())
     }
 
     /// Tells the manager how what runs in this state directory stands, again and again, and renews what the bus is shown. When the

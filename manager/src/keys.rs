@@ -4,10 +4,10 @@
 //! replace everything else. The others are the manager's: one signs accounts (to revoke), one participants, one managers.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use deltabus_certificates::{Existing, write_private};
 use nkeys::KeyPair;
 
 use crate::Error;
@@ -67,7 +67,8 @@ impl Keys {
         keep(&folder.join("participants.nk"), &keys.participants)?;
         keep(&folder.join("managers.nk"), &keys.managers)?;
         keep(&folder.join("system.nk"), &keys.system)?;
-        write_private(&folder.join("accounts"), &format!("{}\n{}\n", keys.account, keys.system_account))?;
+        let accounts = format!("{}\n{}\n", keys.account, keys.system_account);
+        write_private(&folder.join("accounts"), &accounts, Existing::Keep).map_err(Error::certificate)?;
         let signing_key = keys.operator.public_key();
         let operator = Operator { name, signing_key: &signing_key, system_account: &keys.system_account };
         let system_signing = keys.system.public_key();
@@ -125,14 +126,7 @@ impl Keys {
 /// Writes a key's seed.
 pub(crate) fn keep(path: &Path, key: &KeyPair) -> Result<(), Error> {
     let seed = key.seed().map_err(|error| Error::Key(error.to_string()))?;
-    write_private(path, &format!("{seed}\n"))
-}
-
-/// Writes a new file that only its owner may read, synced; never over another.
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |source| Error::Io { doing: "write", path: path.to_owned(), source };
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    write_private(path, &format!("{seed}\n"), Existing::Keep).map_err(Error::certificate)
 }
 
 /// Reads a file that nobody but its owner may read.

@@ -51,18 +51,8 @@ where
 
 /// An error with its causes, for a log line.
 pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
     // What a file or a peer had in it may be there: nothing of it reaches the terminal but text.
-    printable(&text.replace('\n', " "))
+    printable(&deltabus_bus::causes(error).replace('\n', " "))
 }
 
 #[cfg(test)]
