@@ -24,6 +24,7 @@ use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
     Stream, Subject,
 };
+use crate::clock::{Clock, SystemClock};
 use crate::error::causes;
 use crate::metrics as figures;
 use crate::signature::{Signing, UNTRUSTED, last_value};
@@ -673,7 +674,8 @@ impl Place {
         let subject = last_value(headers, "Nats-Subject")?;
         let tail = tail_of(source, subject)?;
         let time = last_value(headers, "Nats-Time-Stamp").and_then(|time| time.parse::<jiff::Timestamp>().ok());
-        let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or_else(now_millis);
+        let millis =
+            time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or_else(|| SystemClock.now_millis());
         Some(Place { sequence, tail: tail.to_owned(), millis })
     }
 
@@ -698,11 +700,6 @@ fn tail_of<'a>(source: &SourceName, subject: &'a str) -> Option<&'a str> {
     subject.strip_prefix("deltabus.")?.strip_prefix(source.as_str())?.strip_prefix('.')
 }
 
-fn now_millis() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 struct Following {
     source: SourceName,
     subscriber: Subscriber,
@@ -719,7 +716,9 @@ impl Live for Following {
                 Some(place) => place.stored(&self.source, &message, self.signing.as_ref()).await.map(Hint::Stored),
                 None => match &self.signing {
                     None => Ok(Hint::Beat(Bytes::copy_from_slice(&message.payload))),
-                    Some(signing) => signing.checked(&self.source, LIVE, &message, now_millis()).await.map(Hint::Beat),
+                    Some(signing) => {
+                        signing.checked(&self.source, LIVE, &message, SystemClock.now_millis()).await.map(Hint::Beat)
+                    }
                 },
             };
             // It was only a hint: what nobody can judge now is read from the store later.
@@ -758,7 +757,7 @@ impl Questions for Asked {
         loop {
             let mut message = until_moved(&mut self.subscriber, &mut self.moves).await?;
             if let Some(signing) = &self.signing {
-                match signing.checked(&self.source, TRANSMITTER, &message, now_millis()).await {
+                match signing.checked(&self.source, TRANSMITTER, &message, SystemClock.now_millis()).await {
                     Ok(payload) if payload != UNTRUSTED => message.payload = payload,
                     // Whoever asked asks again.
                     _ => continue,

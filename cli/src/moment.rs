@@ -1,8 +1,6 @@
 //! Points in a source's history: by a revision's number or by time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use deltabus_bus::{Step, Timeline};
+use deltabus_bus::{Clock, Step, SystemClock, Timeline};
 use deltabus_record::schema::SourceName;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -52,7 +50,7 @@ pub(crate) fn parse_time(text: &str) -> Result<u64, String> {
 
 /// Now, in milliseconds since 1970-01-01T00:00:00Z.
 pub(crate) fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+    SystemClock.now_millis()
 }
 
 impl Moment {

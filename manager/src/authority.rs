@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use deltabus_bus::broker::Broker;
 use deltabus_bus::jetstream::JetStream;
+use deltabus_bus::{Clock, SystemClock};
 use deltabus_proto::manager::v1;
 use deltabus_record::schema::{ReceiverName, SourceName};
 use nkeys::{KeyPair, KeyPairType};
@@ -459,8 +460,7 @@ fn rights_text(rights: &v1::Rights) -> String {
 }
 
 pub(crate) fn now_millis() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    SystemClock.now_millis()
 }
 
 pub(crate) fn now_seconds() -> Seconds {
