@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use deltabus_proto::v1;
@@ -38,6 +38,8 @@ pub struct Delivered {
     pub position: Position,
     /// How many bytes it takes in the log; of sets stored together each its part.
     pub bytes: u64,
+    /// When it was read.
+    pub arrived: Instant,
 }
 
 /// What a reader meets.
@@ -411,7 +413,8 @@ impl Reader {
             let (sequence, check) = if last { (self.position.sequence, self.position.check) } else { before };
             let position = Position { sequence, check, ..self.position };
             let bytes = share;
-            self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes })));
+            let arrived = Instant::now();
+            self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes, arrived })));
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ use crate::outlet::Outlet;
 use crate::pending::{Answered, Records};
 
 use super::bring::{Bringing, Brought, Turn};
+use super::traced::Outcome;
 use super::{DESTINATION_ATTEMPTS, Receiver, Round};
 
 impl Receiver {
@@ -97,13 +98,14 @@ impl Receiver {
 
     fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
+        self.take_steps();
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
         let mut working = Working::new(&view, position.revision.digest);
         let answered = self.answered_by(sets);
         let mut next = position;
         let mut bytes = 0;
-        for Delivered { set, position, bytes: size } in sets {
+        for Delivered { set, position, bytes: size, .. } in sets {
             for transaction in &set.transactions {
                 working.apply(transaction)?;
             }
@@ -180,7 +182,7 @@ impl Receiver {
                 .filter(|known| found.iter().any(|found| found.name == known.name))
                 .cloned()
                 .collect();
-            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next };
+            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next, sets };
             brought = self.bring(&bringing, turns, round)?;
         } else if equal_later {
             // It gets all of it later, and then refuses what it refuses.
@@ -241,6 +243,7 @@ impl Receiver {
         counter!(figures::BYTES_RECEIVED, &self.labels()).increment(bytes);
         gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
+        self.trace_applied(sets, start, if equal_later { Outcome::EqualLater } else { Outcome::Equal });
         if !ledger::reconcile(&self.store.view())? {
             self.lag.reached(next);
             let now = self.now_millis();

@@ -163,6 +163,7 @@ impl Receiver {
             }
         }
         let sets = self.reverse_sets(look, position)?;
+        self.trace_scan(&sets, look.since);
         for set in &sets {
             batch.outbox_put(set.id.number, &encode_reverse(set));
             ledger::put_reverse_number(batch, set.id.number)?;

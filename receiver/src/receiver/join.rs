@@ -210,8 +210,14 @@ impl Receiver {
         drop(scan);
         prepared.settle(&outlets);
         let gone = self.of_other_times(&found, &view);
-        let bringing =
-            Bringing { outlets: &outlets, tried: &tried, gone: &gone, schemas_changed: true, next: position };
+        let bringing = Bringing {
+            outlets: &outlets,
+            tried: &tried,
+            gone: &gone,
+            schemas_changed: true,
+            next: position,
+            sets: &[],
+        };
         let records = |at: usize| {
             let expected = Expected { view: &view, outlet: &outlets[at], pending: &pending };
             ExpectedRecords::new(expected, self.sets_aside())
@@ -296,7 +302,7 @@ impl Receiver {
         self.list_letters(&dead, view.collections())?;
         batch.commit()?;
         round.changes += changes;
-        self.count_refused(&prepared.refused, &position, round);
+        self.count_refused(&prepared.refused, &position, &[], round);
         self.pending = self.pending.holding(dead.held());
         self.dead = dead;
         self.index = None;

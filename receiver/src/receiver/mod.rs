@@ -11,6 +11,7 @@ mod recovery;
 mod repair;
 mod selection;
 mod send;
+mod traced;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
@@ -73,6 +74,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) use compare::Comparison;
 pub(crate) use past::Ever;
+use traced::Step;
+
 pub use repair::{Tried, Unsent, WISH_FAILED, Wish};
 
 /// What one round did.
@@ -145,10 +148,14 @@ pub struct Receiver {
     remake: bool,
     drift: u64,
     lag: Lag,
+    /// What writing the destination consisted of, since it was last asked.
+    steps: Mutex<Vec<Step>>,
 }
 
 /// What a look at the destination found.
 struct Look {
+    /// When it began.
+    since: std::time::Instant,
     stamp: Stamp,
     found: Vec<Collection>,
     /// By collection of the source: records that aren't as expected, and how many were expected to be there.
@@ -224,6 +231,7 @@ impl Receiver {
             remake: false,
             drift: 0,
             lag,
+            steps: Mutex::default(),
         };
         receiver.settle_location()?;
         receiver.reload()?;

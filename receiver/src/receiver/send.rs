@@ -4,6 +4,8 @@
 //! receiver on another machine, or this one itself, before its state was restored from a backup. Then what was not sent yet
 //! goes on behind that.
 
+use std::time::Instant;
+
 use deltabus_bus::{Delivered, Entry, Event, Reader, encode_reverse, history, pointer};
 use deltabus_interfaces::in_place;
 
@@ -33,10 +35,12 @@ impl Receiver {
                 }
                 continue;
             }
+            let start = Instant::now();
             // Also what was sent and is there no more: the bus may have lost it before anybody took it.
             match self.log.send_reverse(set, last).await {
                 Ok(Some(sent)) => {
                     last = sent;
+                    self.trace_sent(set, start);
                     if !is_sent {
                         self.mark_sent(number)?;
                     }

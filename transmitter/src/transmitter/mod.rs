@@ -4,6 +4,7 @@ mod decide;
 mod merge;
 mod publish;
 mod stand_by;
+mod traced;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use deltabus_bus::lease::HOLDER_BYTES_MAX;
 use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, causes, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
-use deltabus_record::change::{ChangeSet, ConflictId, Reply, Revision, Transaction};
+use deltabus_record::change::{ChangeSet, ConflictId, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::{CollectionName, SourceName};
 use deltabus_record::text::is_obeyed;
@@ -57,6 +58,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 pub use decide::{Decided, Decision};
 use stand_by::Turn;
+use traced::{Found, Origin};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -551,7 +553,10 @@ impl Transmitter {
         ledger::put_stamp(&mut batch, Some(&observation.stamp))?;
         if !observation.transaction.is_empty() {
             round.changes += observation.transaction.len() as u64;
-            round.revision = self.stage(&view, base, &working, observation.transaction, Vec::new(), batch)?.number;
+            round.revision = {
+                let origin = Origin { replies: Vec::new(), found: Found::Scan { since: start } };
+                self.stage(&view, base, &working, observation.transaction, origin, batch)?.number
+            };
         } else {
             batch.commit()?;
         }
@@ -643,7 +648,7 @@ impl Transmitter {
         base: Revision,
         working: &Working<'_>,
         transaction: Transaction,
-        replies: Vec<Reply>,
+        origin: Origin,
         mut batch: Batch,
     ) -> Result<Revision, Error> {
         let start = Instant::now();
@@ -658,7 +663,9 @@ impl Transmitter {
             }
         }
         let transactions = if transaction.is_empty() { Vec::new() } else { vec![transaction] };
+        let Origin { replies, found } = origin;
         let set = ChangeSet { base, next, time_millis, transactions, replies };
+        self.trace_found(&set, found);
         working.write(&mut batch)?;
         let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
         batch.outbox_put(next.number, &waiting.to_bytes());
@@ -667,6 +674,7 @@ impl Transmitter {
         in_place(|| batch.commit())?;
         gauge!(figures::REVISION, "source" => self.label()).set(next.number as f64);
         histogram!(figures::STAGE_SECONDS, "source" => self.label()).record(start.elapsed());
+        self.trace_staged(&set, start);
         Ok(next)
     }
 

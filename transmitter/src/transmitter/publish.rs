@@ -64,6 +64,7 @@ impl Transmitter {
         counter!(figures::SETS_PUBLISHED, "source" => self.config.source.to_string()).increment(sets.len() as u64);
         counter!(figures::BYTES_PUBLISHED, "source" => self.config.source.to_string()).increment(stored);
         histogram!(figures::PUBLISH_SECONDS, "source" => self.config.source.to_string()).record(start.elapsed());
+        self.trace_published(&waiting, start);
         Ok(())
     }
 
