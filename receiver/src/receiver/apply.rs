@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use deltabus_bus::{Delivered, encode_reverse};
+use deltabus_bus::{Delivered, causes, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 
 use deltabus_record::diff;
@@ -59,12 +59,12 @@ impl Receiver {
                         self.stamp = None;
                     }
                     Err(Error::Apply(error)) => {
-                        tracing::warn!(%error, "joining again by snapshot");
+                        tracing::warn!(error = causes(&error), "sets don't fit; joining again by snapshot");
                         break false;
                     }
                     Err(error @ Error::Digest { .. }) => {
                         counter!(figures::DIGEST_MISMATCHES, &self.labels()).increment(1);
-                        tracing::warn!(%error, "joining again by snapshot");
+                        tracing::warn!(error = causes(&error), "sets don't fit; joining again by snapshot");
                         break false;
                     }
                     result => {

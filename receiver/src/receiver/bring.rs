@@ -95,7 +95,10 @@ impl Receiver {
             // Where it is no single record's, saying that the destination is at the next revision fails as well, and nothing is
             // set aside.
             Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
-                tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
+                tracing::warn!(
+                    error = causes(&error),
+                    "the destination refuses a change; which one it is is being found out"
+                );
                 let writes = std::mem::take(&mut prepared.writes);
                 let sorted = self.sort_out(outlets, writes, &mut stamp)?;
                 for (at, ..) in &sorted {
@@ -172,11 +175,11 @@ impl Receiver {
         counter!(figures::DEAD_LETTERS, &self.labels()).increment(refused.len() as u64);
         let (source, receiver, revision) = (&self.config.source, &self.config.name, next.revision.number);
         for refused in refused.iter().take(REFUSED_NAMED) {
-            let Refused { collection, key, reason, .. } = refused;
+            let Refused { collection, key, reason: error, .. } = refused;
             let trace = trace_of(source, sets, collection, key).map(tracing::field::display);
             let key = deltabus_record::key::display(key.as_bytes());
             tracing::error!(
-                %source, trace, %receiver, revision, %collection, key, reason,
+                %source, trace, %receiver, revision, %collection, key, error,
                 "a change is kept among the dead letters"
             );
         }

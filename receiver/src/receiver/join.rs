@@ -266,7 +266,10 @@ impl Receiver {
         let stamp = match done {
             Ok(stamp) => stamp,
             Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
-                tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&error),
+                    "the destination refuses a change; which one it is is being found out"
+                );
                 drop(loads);
                 prepared.refused.retain(|refused| !refused.left_out);
                 for at in &empty {

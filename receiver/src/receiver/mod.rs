@@ -448,7 +448,7 @@ impl Receiver {
                 },
                 () = tokio::time::sleep_until(patience), if self.ahead.is_some() => {
                     if let Some(ahead) = self.ahead.take() {
-                        tracing::warn!(ahead, place = self.place(), "the log doesn't lead to what stands there");
+                        tracing::warn!(revision = ahead, place = self.place(), "the log doesn't lead to what stands there");
                         let mut batch = self.store.batch();
                         ledger::put_reconcile(&mut batch, Wanted::Yes)?;
                         batch.commit()?;

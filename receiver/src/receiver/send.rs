@@ -131,7 +131,7 @@ impl Receiver {
     /// Gives the sets that were not sent yet the numbers behind `last`.
     fn renumber(&mut self, last: u64) -> Result<(), Error> {
         tracing::warn!(
-            source = %self.config.source, receiver = %self.config.name, last,
+            source = %self.config.source, receiver = %self.config.name, reverse = last,
             "somebody else sent edits under this name, or an older state was restored; what waits goes on behind them"
         );
         let mut batch = self.store.batch();

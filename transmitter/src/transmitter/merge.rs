@@ -105,7 +105,10 @@ impl Transmitter {
                     Ok(set) if known >= RECEIVERS_MAX && !cursors.contains_key(&set.id.receiver) => {
                         counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
                         let receiver = set.id.receiver;
-                        tracing::error!(%receiver, "a reverse set is passed over: {RECEIVERS_MAX} receivers are known");
+                        tracing::error!(
+                            source = %self.config.source, %receiver, receivers_max = RECEIVERS_MAX,
+                            "a reverse set is passed over: too many receivers are known"
+                        );
                     }
                     Ok(set) if shares.take(&set, reversed.bytes) => {
                         if reverse::dated(&set, self.now_millis()) != set.time_millis {
@@ -116,7 +119,10 @@ impl Transmitter {
                     Ok(_) => drop(shares.left.get_or_insert(at)),
                     Err(error) if shares.left.is_none() => {
                         counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
-                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over");
+                        tracing::error!(
+                            source = %self.config.source, sequence = reversed.place.sequence, error = causes(&error),
+                            "a reverse set is passed over"
+                        );
                     }
                     // Met again when it is its turn.
                     Err(_) => {}
@@ -270,7 +276,7 @@ impl Transmitter {
         sets: &[&deltabus_record::change::ReverseSet],
         error: &InterfaceError,
     ) -> Result<Merged, Error> {
-        tracing::warn!(%error, "the source refused edits; each is tried on its own");
+        tracing::warn!(error = causes(error), "the source refused edits; each is tried on its own");
         let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
         let source = self.as_merged();
         let mut working = Working::new(view, base.digest);

@@ -311,7 +311,7 @@ impl Transmitter {
             self.leave().await;
             match result {
                 Err(error) if self.config.standby && error.is_replaced() => {
-                    tracing::warn!(source = %self.config.source, %error, "no longer active");
+                    tracing::warn!(source = %self.config.source, error = causes(&error), "no longer active");
                 }
                 result => return result,
             }
@@ -373,7 +373,7 @@ impl Transmitter {
                         if let Some(writer) = &self.writer
                             && let Err(error) = writer.beat().await
                         {
-                            tracing::debug!(%error, "no heartbeat could be sent");
+                            tracing::debug!(error = causes(&error), "no heartbeat could be sent");
                         }
                     }
                     hint = next_hint(&mut reversed) => {
@@ -580,7 +580,10 @@ impl Transmitter {
         let previous = Previous { view, stamp, counts: counts.unwrap_or(&unknown) };
         in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
             Err(Error::Index(damaged)) => {
-                tracing::warn!(%damaged, "every record is compared instead");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&damaged),
+                    "a scan index is damaged; every record is compared"
+                );
                 let indexes = Indexes { valid: None, ..indexes };
                 observe::observe(&*self.interface, &previous, &indexes, &uploads)
             }
@@ -591,10 +594,10 @@ impl Transmitter {
     /// Says what could not be read; the first few by name.
     fn count_unread(&self, unread: &[Unread], round: &mut Round) {
         for part in unread.iter().take(UNREAD_NAMED) {
-            tracing::warn!(place = %part.position, problem = part.problem, "left as it was: it can't be read");
+            tracing::warn!(place = %part.position, error = part.problem, "a place can't be read; it stands as it was");
         }
         if unread.len() > UNREAD_NAMED {
-            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further places can't be read");
         }
         round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
         gauge!(figures::UNREAD, "source" => self.label()).set(unread.len() as f64);
