@@ -418,6 +418,12 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_costs_nothing_on_the_bus_but_the_time_in_an_answer() {
+        let bytes = |time_millis| crate::encode_set(&set(5, 1_000, vec![reply("oslo", 7, time_millis)])).0.len();
+        assert_eq!(bytes(1_772_000_000_000) - bytes(0), 7);
+    }
+
+    #[test]
     fn steps_of_a_trace_have_ids_of_their_own() {
         let trace = TraceId::of_set(&source(), &set(5, 1_000, Vec::new()));
         let (oslo, rome) = (receiver("oslo"), receiver("rome"));
