@@ -99,12 +99,13 @@ pub(crate) fn kind_of(difference: &Difference) -> &'static str {
     }
 }
 
-/// Prints one differing record as a JSON object.
+/// Prints one differing record as a JSON object, which ends with what is `more` to say.
 pub(crate) fn print_difference_json(
     out: &mut dyn Write,
     collection: &CollectionName,
     schema: &Schema,
     difference: &Difference,
+    more: &[(&str, Value)],
 ) -> io::Result<()> {
     let empty = Row::default();
     let (before, after) = (difference.before.as_ref(), difference.after.as_ref());
@@ -122,13 +123,14 @@ pub(crate) fn print_difference_json(
         })
         .collect();
     let key: Vec<(String, Value)> = key_values(schema, before.or(after).unwrap_or(&empty));
-    let object = Value::Map(vec![
+    let mut object = vec![
         ("collection".into(), Value::text(collection.as_str())),
         ("key".into(), Value::Map(key)),
         ("change".into(), Value::text(change)),
         ("fields".into(), Value::Map(fields)),
-    ]);
-    writeln!(out, "{}", json::write(&object))
+    ];
+    object.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    writeln!(out, "{}", json::write(&Value::Map(object)))
 }
 
 /// A change as a difference, as far as it tells: of an update only the fields that differ.

@@ -8,6 +8,7 @@ use deltabus_bus::{Delivered, Entry, Log as BusLog, TraceId, history};
 use deltabus_record::change::{Change, ChangeSet, Outcome, ReverseId};
 use deltabus_record::schema::{Collection, CollectionName, SourceName};
 use deltabus_record::text::printable;
+use deltabus_record::value::Value;
 
 use crate::arguments::{Global, Log, Show};
 use crate::error::{Error, Exit};
@@ -147,6 +148,7 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
     schemas.note(set);
     let mut out = BufWriter::new(std::io::stdout());
     let paint = Paint::for_stdout();
+    let trace = [("trace", Value::text(TraceId::of_set(&options.source, set).to_string()))];
     if !options.json {
         let time = time_text(set.time_millis);
         writeln!(out, "revision {} of {}, {time}, digest {}", set.next.number, options.source, set.next.digest)?;
@@ -169,7 +171,7 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
             for change in &changes.changes {
                 let difference = difference_of(change);
                 if options.json {
-                    print_difference_json(&mut out, &changes.collection, &schema, &difference)?;
+                    print_difference_json(&mut out, &changes.collection, &schema, &difference, &trace)?;
                 } else {
                     print_difference(&mut out, paint, &changes.collection, &schema, &difference)?;
                 }
