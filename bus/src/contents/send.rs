@@ -119,7 +119,7 @@ impl Sender {
     pub async fn misses(&mut self, large: &Large) -> Result<bool, Error> {
         let subject = match large.length {
             0 => return Ok(false),
-            ..=WHOLE_MAX => chunk_subject(&large.hash),
+            1..=WHOLE_MAX => chunk_subject(&large.hash),
             _ => value_subject(&large.hash),
         };
         self.flush().await?;
