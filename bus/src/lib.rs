@@ -68,6 +68,7 @@ mod reverse;
 pub mod signature;
 mod snapshot;
 mod timeline;
+pub mod trace;
 mod version;
 mod wire;
 
@@ -79,4 +80,5 @@ pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history, history
 pub use reverse::{LastReverse, ReversePlace, Reversed};
 pub use snapshot::{Manifest, Record, Records, SnapshotReader, SnapshotWriter, pointer};
 pub use timeline::{Step, Timeline, confirmed};
+pub use trace::TraceId;
 pub use wire::{EncodedSet, decode_reverse, decode_set, encode_reverse, encode_set};

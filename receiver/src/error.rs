@@ -174,6 +174,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether nobody has to do anything for it to pass.
+    pub fn passes_by_itself(&self) -> bool {
+        match self {
+            Error::Bus(_) => self.is_passing(),
+            Error::Interface(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
 impl From<DiffError<Error>> for Error {
     fn from(error: DiffError<Error>) -> Error {
         match error {

@@ -57,7 +57,10 @@ impl Receiver {
         }
         let look = in_place(|| match self.look(&view) {
             Err(Error::Index(damaged)) => {
-                tracing::warn!(%damaged, "every record is compared instead");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&damaged),
+                    "a scan index is damaged; every record is compared"
+                );
                 self.index = None;
                 self.look(&view)
             }
@@ -169,6 +172,7 @@ impl Receiver {
             }
         }
         let sets = self.reverse_sets(look, position)?;
+        self.trace_scan(&sets, look.since);
         for set in &sets {
             batch.outbox_put(set.id.number, &encode_reverse(set));
             ledger::put_reverse_number(batch, set.id.number)?;
@@ -220,10 +224,10 @@ impl Receiver {
     /// Says what could not be read; the first few by name.
     fn count_unread(&self, unread: &[Unread], round: &mut Round) {
         for part in unread.iter().take(UNREAD_NAMED) {
-            tracing::warn!(place = %part.position, problem = part.problem, "left as it is: it can't be read");
+            tracing::warn!(place = %part.position, error = part.problem, "a place can't be read; it is left as it is");
         }
         if unread.len() > UNREAD_NAMED {
-            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further places can't be read");
         }
         round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
         gauge!(figures::UNREAD, &self.labels()).set(unread.len() as f64);

@@ -16,6 +16,7 @@ use deltabus_state::{View, Working};
 use crate::{Error, ledger, reverse};
 
 use super::merge::{Merged, refusable, remembered};
+use super::traced::Found;
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
 
 /// What is decided about a conflict or a refused edit.
@@ -190,7 +191,7 @@ impl Transmitter {
         }
         let merged = self.write_merged(&working, vec![case.reply(Vec::new())])?;
         let changes = merged.transaction.len();
-        let revision = self.stage_merged(&view, base, merged, self.store.batch(), round)?;
+        let revision = self.stage_merged(&view, base, merged, self.store.batch(), Found::Decision, round)?;
         Ok(if changes > 0 { Decided::Applied(revision.number) } else { Decided::Stands(revision.number) })
     }
 
@@ -278,7 +279,7 @@ impl Transmitter {
         {
             return Ok(Decided::RefusedAgain { reason: reason.clone(), id: None });
         }
-        let revision = self.stage_merged(view, base, merged, self.store.batch(), round)?;
+        let revision = self.stage_merged(view, base, merged, self.store.batch(), Found::Decision, round)?;
         let id = ConflictId { revision: revision.number, index: 1 };
         Ok(match refused {
             Some(reason) => Decided::RefusedAgain { reason, id: Some(id) },
@@ -309,7 +310,8 @@ impl Case {
 
     /// The answer that closes it.
     fn reply(&self, verdicts: Vec<Verdict>) -> Reply {
-        Reply { reverse: self.reply.reverse.clone(), verdicts, resolves: vec![self.id] }
+        let Reply { reverse, time_millis, .. } = &self.reply;
+        Reply { reverse: reverse.clone(), time_millis: *time_millis, verdicts, resolves: vec![self.id] }
     }
 }
 
