@@ -357,3 +357,27 @@ async fn a_field_goes_that_went_with_the_log() {
     assert!(world.receiver().receive_once().await.unwrap().joined);
     assert_eq!(world.read("copy.csv"), world.read("people.csv"));
 }
+
+/// The snapshot's next number was used again, though others had been told another state by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_went_by_age_are_not_used_again() {
+    for state in ["old", "none"] {
+        let world = World::new(CSV);
+        world.write("people.csv", "id,phone\n1,111\n2,222\n");
+        world.transmitter("tx").transmit_once().await.unwrap();
+        copy(&world.path("tx"), &world.path("old"));
+        for phone in [223, 224] {
+            world.write("people.csv", &format!("id,phone\n1,111\n2,{phone}\n"));
+            world.transmitter("tx").transmit_once().await.unwrap();
+        }
+        assert_eq!(world.receiver().receive_once().await.unwrap().revision, 3);
+        world.trim_changes().await;
+
+        world.write("people.csv", "id,phone\n1,111\n2,229\n");
+        world.transmitter(state).transmit_once().await.unwrap();
+        let founded = pointer(&world.log()).await.unwrap().unwrap().position.revision.number;
+        assert!(founded > 3, "{state}: number {founded}");
+        assert!(world.receiver().receive_once().await.unwrap().joined);
+        assert_eq!(world.read("copy.csv"), world.read("people.csv"));
+    }
+}
