@@ -169,12 +169,14 @@ impl Receiver {
         let start = Instant::now();
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
-        self.find_edits_aside(&view.aside(), position, round)?;
+        let looked = self.find_edits_aside(&view.aside(), position, round)?;
         let (stamp, found) = match self.interface.scan(None) {
             Ok(scan) => (scan.stamp().clone(), scan.collections().to_vec()),
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
             Err(error) => return Err(error.into()),
         };
+        // What was edited since edits were looked for is not to be written over.
+        let stamp = looked.unwrap_or(stamp);
         let mut outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
         for (outlet, at) in outlets.iter_mut().zip(&pairs) {
