@@ -79,3 +79,14 @@ fn failed(error: BusError) -> InterfaceError {
         error => InterfaceError::Records(Box::new(error)),
     }
 }
+
+/// Whether a store could not be written because the bus has lost a content.
+pub(crate) fn is_missing(error: &InterfaceError) -> bool {
+    let missing =
+        |error: &(dyn std::error::Error + 'static)| matches!(error.downcast_ref(), Some(BusError::ChunkMissing { .. }));
+    match error {
+        InterfaceError::Records(error) => missing(&**error),
+        InterfaceError::Content { source, .. } => source.get_ref().is_some_and(|error| missing(error)),
+        _ => false,
+    }
+}

@@ -12,6 +12,7 @@ use deltabus_record::value::Value;
 use deltabus_state::{Batch, View, Working};
 use metrics::counter;
 
+use crate::contents::is_missing;
 use crate::ledger::{self};
 use crate::metrics as figures;
 use crate::reverse::{Edit, Prepared};
@@ -228,9 +229,7 @@ impl Transmitter {
         }
         match self.write_merged(&working, replies) {
             // One edit spoils it for all: each on its own, so that only that one is refused.
-            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
-                self.merge_one_by_one(view, base, sets, &error)
-            }
+            Err(Error::Interface(error)) if refusable(&error) => self.merge_one_by_one(view, base, sets, &error),
             merged => merged,
         }
     }
@@ -307,7 +306,7 @@ impl Transmitter {
                             stamp = now.or(stamp);
                             reply.verdicts.extend(verdicts);
                         }
-                        Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+                        Err(Error::Interface(error)) if refusable(&error) => {
                             let reason = causes(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
@@ -329,9 +328,11 @@ pub(super) struct Merged {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// Whether an error speaks of one record, so that the others may do.
+/// Whether an error speaks of one record, so that the others may do, and stays.
 pub(super) fn refusable(error: &InterfaceError) -> bool {
-    error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. })
+    let of_records = error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. });
+    // What an edit brings is on the bus before the edit is; what was there and is lost nobody sends again.
+    of_records && !error.is_transient() || is_missing(error)
 }
 
 fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {
