@@ -8,7 +8,7 @@ use deltabus_interfaces::{Error as InterfaceError, in_place};
 
 use deltabus_record::diff;
 use deltabus_record::key::Key;
-use deltabus_record::row::Row;
+use deltabus_record::row::{FieldRef, Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName};
 use deltabus_state::Working;
 use metrics::{counter, gauge, histogram};
@@ -139,7 +139,8 @@ impl Receiver {
         let equal_later = unknown || ledger::reconcile(&view)?;
         if destination == Destination::Lacks && !equal_later {
             let mut records = touched.clone();
-            if !done.is_empty() {
+            // Edits speak of fields, which may have come again.
+            if !done.is_empty() || schemas_changed {
                 records.extend(self.pending.records());
             }
             let known = |collection: &CollectionName, key: &Key| -> Result<Option<Row>, Error> {
@@ -169,6 +170,8 @@ impl Receiver {
                 let source = &outlet.source;
                 let before = self.pending.on_top(source, &key, |key| outlet.wanted(known(&collection, key)?))?;
                 let after = pending.on_top(source, &key, |key| outlet.wanted(working.get(&collection, key)?))?;
+                let before = living(before, view.collection(&collection).unwrap_or(source));
+                let after = living(after, source);
                 if before != after {
                     turns.push(Turn { at, key, before, after });
                 }
@@ -251,6 +254,23 @@ impl Receiver {
         }
         Ok(())
     }
+}
+
+/// A record without what stands in fields that the source has dropped, which went from the destination too: an edit made
+/// before that may still have it, and the field may come again.
+fn living(record: Option<Row>, collection: &Collection) -> Option<Row> {
+    let fields = &collection.schema.fields;
+    if !fields.iter().any(|field| field.dropped) {
+        return record;
+    }
+    record.map(|row| {
+        let mut living = RowBuilder::default();
+        for (slot, field) in RowReader::new(row.as_bytes()).enumerate() {
+            let dropped = fields.get(slot).is_some_and(|field| field.dropped);
+            living.push_encoded(if dropped { FieldRef::ABSENT } else { field });
+        }
+        living.row()
+    })
 }
 
 /// Sets that can be brought to the destination together: a collection that goes and comes again is another one, with other
