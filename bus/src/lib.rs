@@ -74,7 +74,7 @@ mod wire;
 
 pub use clock::{Clock, SystemClock};
 pub use contents::{Contents, large_of};
-pub use error::{Error, causes};
+pub use error::{Error, causes, misses_content};
 pub use log::{Accepted, BUNDLE_BYTES, BUNDLE_SETS, Log, Position, Writer};
 pub use reader::{BEAT, Delivered, Entry, Event, Reader, Reason, history, history_tail};
 pub use reverse::{LastReverse, ReversePlace, Reversed};

@@ -60,6 +60,11 @@ impl OnTheBus {
         self.0.keep(bytes, text).map_err(failed)
     }
 
+    /// Whether the bus lacks a value.
+    pub(crate) fn misses(&self, large: &Large) -> Result<bool, InterfaceError> {
+        self.0.misses(large).map_err(failed)
+    }
+
     /// Returns when the bus has all that was kept.
     pub(crate) fn flush(&self) -> Result<(), InterfaceError> {
         self.0.flush().map_err(failed)
@@ -77,16 +82,5 @@ fn failed(error: BusError) -> InterfaceError {
         BusError::ContentChanged { hash } => InterfaceError::Changed { place: format!("the content {hash}") },
         BusError::Content { hash, source } => InterfaceError::Content { hash, source },
         error => InterfaceError::Records(Box::new(error)),
-    }
-}
-
-/// Whether a store could not be written because the bus has lost a content.
-pub(crate) fn is_missing(error: &InterfaceError) -> bool {
-    let missing =
-        |error: &(dyn std::error::Error + 'static)| matches!(error.downcast_ref(), Some(BusError::ChunkMissing { .. }));
-    match error {
-        InterfaceError::Records(error) => missing(&**error),
-        InterfaceError::Content { source, .. } => source.get_ref().is_some_and(|error| missing(error)),
-        _ => false,
     }
 }

@@ -40,12 +40,17 @@ impl Receiver {
     /// Finds edits made at the destination since it was last looked at.
     pub(super) fn find_edits(&mut self, round: &mut Round) -> Result<(), Error> {
         let now = in_place(|| self.interface.stamp())?;
-        if self.stamp.as_ref() == Some(&now) && self.found.is_some() {
+        // What differed and stood counts as edits once these are sent.
+        let untouched = self.stamp.as_ref() == Some(&now) && !(self.config.reverse && self.drift > 0);
+        if untouched {
+            round.drift = self.drift;
+        }
+        if untouched && self.found.is_some() {
             return Ok(());
         }
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
-        if self.stamp.as_ref() == Some(&now) {
+        if untouched {
             // Unchanged since another run of this receiver looked; only what stands there has to be known.
             self.found = Some(in_place(|| self.collections())?);
             return Ok(());
@@ -90,9 +95,10 @@ impl Receiver {
                 tracing::info!(records = differing, place = self.place(), "records differ from the source and stand");
             }
             round.drift = differing;
-            self.drift = differing;
-            gauge!(figures::DRIFT, &self.labels()).set(differing as f64);
         }
+        self.drift = round.drift;
+        ledger::put_drift(&mut batch, self.drift)?;
+        gauge!(figures::DRIFT, &self.labels()).set(self.drift as f64);
         // Drift must be found again by every scan: then there is no index to pass it over.
         let index = (self.config.reverse || differing == 0).then_some(look.index);
         // What is stale is known in memory only: another run does without the index.

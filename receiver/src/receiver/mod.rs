@@ -263,10 +263,17 @@ impl Receiver {
         let (mut position, mut joined) = match ledger::position(&self.store.view())? {
             // One that is to be made equal waits until the base has caught up.
             Some(position) => {
-                if !ledger::reconcile(&self.store.view())? {
-                    self.tend(round).await?;
+                match ledger::reconcile(&self.store.view())? {
+                    true => (position, false),
+                    false => match self.tend(round).await {
+                        // It is to be made anew, of what the source may not have any more: the newest snapshot does without.
+                        Err(error) if error.is_missing_content() => {
+                            tracing::warn!(%error, "joining again by snapshot");
+                            (self.join(round).await?, true)
+                        }
+                        result => result.map(|()| (position, false))?,
+                    },
                 }
-                (position, false)
             }
             None => (self.join(round).await?, true),
         };

@@ -6,9 +6,11 @@
 
 use deltabus_bus::{Delivered, Entry, Event, Reader, encode_reverse, history, pointer};
 use deltabus_interfaces::in_place;
+use deltabus_record::change::ReverseSet;
 
 use crate::error::Error;
 use crate::ledger;
+use crate::pending::Pending;
 
 use super::{Purpose, Receiver};
 
@@ -33,6 +35,7 @@ impl Receiver {
                 }
                 continue;
             }
+            in_place(|| self.send_lost_contents(set))?;
             // Also what was sent and is there no more: the bus may have lost it before anybody took it.
             match self.log.send_reverse(set, last).await {
                 Ok(Some(sent)) => {
@@ -50,6 +53,18 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// Sends the contents that a set refers to once more, if the bus lost them since they were found: from the destination, as
+    /// far as they still stand there.
+    fn send_lost_contents(&self, set: &ReverseSet) -> Result<(), Error> {
+        if !self.large.find_lost(Pending::brought(set).into_iter())? {
+            return Ok(());
+        }
+        let number = set.id.number;
+        tracing::warn!(number, "the bus lost contents of edits that wait; they are looked for at the destination");
+        self.look_at_all(&self.store.view())?;
+        self.large.flush()
     }
 
     /// Makes sure that replies up to `answered` speak of sets that are sent, and of no others.

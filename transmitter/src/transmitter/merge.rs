@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deltabus_bus::{ReversePlace, causes, metrics as refused};
+use deltabus_bus::{ReversePlace, causes, metrics as refused, misses_content};
 use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
 use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
@@ -12,7 +12,6 @@ use deltabus_record::value::Value;
 use deltabus_state::{Batch, View, Working};
 use metrics::counter;
 
-use crate::contents::is_missing;
 use crate::ledger::{self};
 use crate::metrics as figures;
 use crate::reverse::{Edit, Prepared};
@@ -331,8 +330,8 @@ pub(super) struct Merged {
 /// Whether an error speaks of one record, so that the others may do, and stays.
 pub(super) fn refusable(error: &InterfaceError) -> bool {
     let of_records = error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. });
-    // What an edit brings is on the bus before the edit is; what was there and is lost nobody sends again.
-    of_records && !error.is_transient() || is_missing(error)
+    // Of a record that comes back with an edit the source had the content, and nobody sends that again.
+    of_records && !error.is_transient() || misses_content(error)
 }
 
 fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {

@@ -155,20 +155,3 @@ async fn what_is_edited_beside_a_part_that_is_gone_counts_and_the_part_is_made_a
     assert_eq!(people.read("people"), both("2"));
     assert!(people.read("copy").contains(r#""b""#), "{}", people.read("copy"));
 }
-
-/// What a record that is on its way back holds in it went from the destination with the field.
-#[tokio::test]
-async fn a_field_that_goes_and_comes_again_is_written_where_an_edit_has_it() {
-    for answered in ["with the field", "after it"] {
-        let mut people = People::new("csv?key=id", "id,note,amount\n1,a,1\n", "csv?key=id").await;
-        people.source("id,note\n1,a\n").await;
-        people.write("copy", "id,note,amount\n1,a,1\n2,b,67\n");
-        assert_eq!(people.receive().await.edits, 1);
-        assert_eq!(people.read("copy"), "id,note\n1,a\n2,b\n");
-        if answered == "after it" {
-            people.broker.cut(&people.name, Stream::Reverse, 0);
-        }
-        people.source("id,note,amount\n1,a,1\n").await;
-        people.end_as(0, "id,note,amount\n1,a,1\n2,b,67\n").await;
-    }
-}
