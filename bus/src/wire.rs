@@ -39,7 +39,7 @@ const ELEMENT_BYTES_MIN: usize = 6;
 const ELEMENTS_FREE: usize = 1024;
 
 /// The latest term: they are kept as signed numbers, and there is always one after it.
-const TERM_MAX: u64 = i64::MAX as u64 - 1;
+pub(crate) const TERM_MAX: u64 = i64::MAX as u64 - 1;
 
 /// The highest number of a revision or reverse set: there are always many after it.
 const NUMBER_MAX: u64 = 1 << 62;

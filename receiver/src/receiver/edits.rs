@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use deltabus_bus::{Position, encode_reverse};
-use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
+use deltabus_interfaces::{Error as InterfaceError, Stamp, Unread, in_place};
 
 use deltabus_record::change::{Change, CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
@@ -128,20 +128,22 @@ impl Receiver {
     }
 
     /// Finds edits made on the base that was put `aside` when a newer one was joined: the destination is about to be made
-    /// equal to that.
+    /// equal to that, unless somebody has written it since the stamp that this gives. `None`: there is nothing to be found.
     pub(super) fn find_edits_aside(
         &mut self,
         aside: &View,
         position: Position,
         round: &mut Round,
-    ) -> Result<(), Error> {
-        let untouched = self.stamp.is_some() && self.stamp == Some(self.interface.stamp()?);
-        if aside.collections().is_empty() || untouched || !self.config.reverse {
-            return Ok(());
+    ) -> Result<Option<Stamp>, Error> {
+        if aside.collections().is_empty() || !self.config.reverse {
+            return Ok(None);
+        }
+        if self.stamp.is_some() && self.stamp == Some(self.interface.stamp()?) {
+            return Ok(self.stamp.clone());
         }
         self.index = None;
         // What is gone is made anew, and nothing was edited in it; what was edited in the rest counts.
-        let Some(look) = self.look(aside)? else { return Ok(()) };
+        let Some(look) = self.look(aside)? else { return Ok(None) };
         self.large.flush()?;
         let mut batch = self.store.batch();
         let sets = self.keep_edits(&look, position, &mut batch, round)?;
@@ -150,8 +152,8 @@ impl Receiver {
         for set in sets {
             self.pending.push(set);
         }
-        self.stamp = Some(look.stamp);
-        Ok(())
+        self.stamp = Some(look.stamp.clone());
+        Ok(Some(look.stamp))
     }
 
     /// Puts the edits into the outbox.

@@ -167,17 +167,15 @@ impl Receiver {
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
         let _seen = self.large.remembering();
-        self.find_edits_aside(&view.aside(), position, round)?;
+        let looked = self.find_edits_aside(&view.aside(), position, round)?;
         let (stamp, found) = match self.interface.scan(None) {
             Ok(scan) => (scan.stamp().clone(), scan.collections().to_vec()),
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        let looked_for_edits = self.config.reverse && !view.aside().collections().is_empty() && !stamp.is_missing();
-        if looked_for_edits && self.stamp.as_ref() != Some(&stamp) {
-            // Somebody wrote it since, and that counts.
-            return Err(InterfaceError::Changed { place: self.place() }.into());
-        }
+        // What somebody wrote since counts, and is not to be written over. (Stamps of a server differ also where others wrote
+        // elsewhere on it, so that they are not compared.)
+        let stamp = looked.unwrap_or(stamp);
         let mut outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
         for (outlet, at) in outlets.iter_mut().zip(&pairs) {

@@ -62,8 +62,6 @@ struct Inner {
     copied: Option<(u64, bool)>,
     /// A round has succeeded on its state: that knows the store.
     knows_store: bool,
-    /// Its state was lost or is an old one, and no round has succeeded since.
-    forgetful: bool,
     /// Its state was an old one once.
     was_restored: bool,
     plight: Plight,
@@ -114,7 +112,6 @@ impl Process {
             chores: Vec::new(),
             copied: None,
             knows_store: false,
-            forgetful: false,
             was_restored: false,
             plight: Plight::default(),
         };
@@ -186,11 +183,6 @@ impl Process {
         *lock(&self.skew_millis) = millis;
     }
 
-    /// Whether it doesn't know again yet what it knew before its state was lost.
-    pub(crate) fn is_forgetful(&self) -> bool {
-        lock(&self.inner).forgetful
-    }
-
     /// How it is.
     pub(crate) fn plight(&self) -> Plight {
         lock(&self.inner).plight.clone()
@@ -219,9 +211,6 @@ impl Process {
                 life
             };
             life.note(|| "starts");
-            if self.role == Role::Transmitter && self.name != "tx" {
-                run.chronicle.relied_on();
-            }
             let end = self.live(&run, &life).await;
             // Whatever it had on its way ends with it.
             life.end();
@@ -311,7 +300,6 @@ impl Process {
                                 });
                             }
                             plight.held = round.held.clone();
-                            lock(&self.inner).forgetful = false;
                         }
                         Err(error) => {
                             let error = self.tell(error);
@@ -383,16 +371,13 @@ impl Process {
         let (state, copy) = (self.state(), self.folder.join("copy"));
         let chores = std::mem::take(&mut lock(&self.inner).chores);
         for chore in chores {
-            if chore != Chore::Copy {
-                lock(&self.inner).forgetful = true;
-            }
             run.world.note(self.name, || format!("state: {chore:?}"));
             let forgets = |since: u64| match self.role {
                 Role::Receiver(at) => {
                     lock(&self.shelf).orphan();
                     run.users.forgotten_by(at, since, run.chronicle.reached().number);
                 }
-                Role::Transmitter => run.chronicle.relied_on(),
+                Role::Transmitter => {}
             };
             let done = match chore {
                 Chore::Lose => {

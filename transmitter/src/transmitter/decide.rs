@@ -257,7 +257,7 @@ impl Transmitter {
         let policy = self.config.conflicts;
         let reply = reverse::merge_set(&set, dated, &mut working, &self.as_merged(), policy, &last_changed)?;
         let merged = match self.write_merged(&working, vec![case.reply(reply.verdicts)]) {
-            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+            Err(Error::Interface(error)) if refusable(&error) => {
                 let reason = causes(&error);
                 let verdicts = vec![reverse::refused(collection, edit.clone(), reason)];
                 Merged {
