@@ -68,8 +68,7 @@ impl Requests {
     /// Asks something of a receiver at a participant.
     pub(crate) async fn ask(&self, participant: &str, request: v1::Request) -> Result<Heard, Error> {
         let content = request.encode_to_vec();
-        let mut payload = self.mark(participant, &content).to_vec();
-        payload.extend(content);
+        let payload = sealed(&self.secret, participant, &content);
         let asked = async_nats::Request::new().payload(payload.into()).timeout(Some(ANSWER));
         let answer = match self.client.send_request(subject(participant), asked).await {
             Ok(answer) => answer,
@@ -106,12 +105,10 @@ impl Requests {
 
     /// A question of a manager; it waits for its answer from now on.
     fn take(&self, participant: &str, payload: &[u8], reply: Subject) -> Option<v1::Request> {
-        let (mark, content) = payload.split_at_checked(MARK_BYTES)?;
-        let mark = blake3::Hash::from(<[u8; MARK_BYTES]>::try_from(mark).ok()?);
-        if mark != blake3::Hash::from(self.mark(participant, content)) {
+        let Some(content) = opened(&self.secret, participant, payload) else {
             tracing::warn!(participant, "a question that no manager asked is not handed on");
             return None;
-        }
+        };
         let mut request = v1::Request::decode(content).ok()?;
         let mut waiting = self.waiting();
         waiting.last += 1;
@@ -144,19 +141,54 @@ impl Requests {
         sent.map_err(|error| Error::Records { doing: "reached", problem: deltabus_bus::causes(&error) })
     }
 
-    fn mark(&self, participant: &str, content: &[u8]) -> [u8; MARK_BYTES] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
-        hasher.update(&(participant.len() as u64).to_be_bytes());
-        hasher.update(participant.as_bytes());
-        hasher.update(content);
-        hasher.finalize().into()
-    }
-
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// A question with its mark before it.
+fn sealed(secret: &[u8; 32], participant: &str, content: &[u8]) -> Vec<u8> {
+    let mut payload = mark(secret, participant, content).as_bytes().to_vec();
+    payload.extend(content);
+    payload
+}
+
+/// What has a manager's mark for that participant.
+fn opened<'a>(secret: &[u8; 32], participant: &str, payload: &'a [u8]) -> Option<&'a [u8]> {
+    let (shown, content) = payload.split_at_checked(MARK_BYTES)?;
+    // Hashes are compared in the same time whatever they are.
+    let shown = blake3::Hash::from(<[u8; MARK_BYTES]>::try_from(shown).ok()?);
+    (shown == mark(secret, participant, content)).then_some(content)
+}
+
+fn mark(secret: &[u8; 32], participant: &str, content: &[u8]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
+    hasher.update(&(participant.len() as u64).to_be_bytes());
+    hasher.update(participant.as_bytes());
+    hasher.update(content);
+    hasher.finalize()
+}
+
 fn subject(participant: &str) -> String {
     format!("{SUBJECT}.{participant}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_manager_asked_of_just_that_participant_is_handed_on() {
+        let (secret, other) = ([1; 32], [2; 32]);
+        let payload = sealed(&secret, "crm", b"question");
+        assert_eq!(opened(&secret, "crm", &payload), Some(&b"question"[..]));
+        assert_eq!(opened(&secret, "site", &payload), None, "of another participant");
+        assert_eq!(opened(&other, "crm", &payload), None, "of another bus's managers");
+        for at in 0..payload.len() {
+            let mut changed = payload.clone();
+            changed[at] ^= 1;
+            assert_eq!(opened(&secret, "crm", &changed), None, "byte {at}");
+            assert_eq!(opened(&secret, "crm", &payload[..at]), None, "cut at {at}");
+        }
+    }
 }

@@ -236,7 +236,8 @@ const PATHS: &str = "['/app.js', '/view.js', '/api/me', '/api/events', '/api/sou
 #[test]
 fn strangers_get_nothing_and_a_session_ends_with_its_right() {
     let world = World::new();
-    let managed = Managed::start(&world, "");
+    // Where participants need certificates, a browser comes without one all the same.
+    let managed = Managed::start(&world, "--mutual");
     let link = || world.run("page").exits(0).stdout().trim().to_owned();
     let mut stranger = Driven::start(&world, "stranger");
     stranger.open(&format!("{}/", managed.url()));

@@ -183,3 +183,72 @@ impl Page {
         self.live.book(source).ok_or_else(|| Failure::none(format!("there is no source `{source}`")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use deltabus_record::change::{Change, Conflict, FieldChange, Reply, ReverseId, Revision, Verdict, Winner};
+    use deltabus_record::key::Key;
+    use deltabus_record::schema::{CollectionName, ReceiverName};
+    use deltabus_record::value::Value as Field;
+
+    use super::*;
+
+    fn edit() -> Change {
+        let field = FieldChange { slot: 0, before: Field::text("a"), after: Field::text("b") };
+        Change::Update { key: Key::of(&[Field::text("k")]), fields: vec![field] }
+    }
+
+    /// A set with these verdicts, which decides these cases.
+    fn set(number: u64, outcomes: Vec<Outcome>, resolves: Vec<ConflictId>) -> ChangeSet {
+        let collection = CollectionName::new("people");
+        let verdict = |outcome| Verdict { collection: collection.clone(), edit: edit(), outcome };
+        let reverse = ReverseId { receiver: ReceiverName::new("crm").expect("a name"), number };
+        let reply = Reply { reverse, verdicts: outcomes.into_iter().map(verdict).collect(), resolves };
+        let next = Revision { number, ..Revision::default() };
+        let base = Revision { number: number - 1, ..Revision::default() };
+        ChangeSet { base, next, time_millis: 0, transactions: Vec::new(), replies: vec![reply] }
+    }
+
+    fn conflict() -> Outcome {
+        let [base, source, edit] = ["a", "<b>", "c"].map(Field::text);
+        let (source_deleted, edit_deletes, winner, open) = (false, false, Winner::Source, true);
+        Outcome::Conflict(Box::new(Conflict {
+            slot: Some(0),
+            base,
+            source,
+            edit,
+            source_deleted,
+            edit_deletes,
+            winner,
+            open,
+        }))
+    }
+
+    #[test]
+    fn what_is_decided_is_no_longer_listed() {
+        let mut book = Book::default();
+        book.take(&set(1, vec![conflict(), Outcome::Refused { reason: "too old".into() }, conflict()], Vec::new()));
+        assert_eq!(book.counts(), (2, 2, 1));
+        let shown = &book.conflicts[&ConflictId { revision: 1, index: 1 }];
+        assert_eq!(
+            (&shown["id"], &shown["source"], &shown["receiver"]),
+            (&json!("1.1"), &json!("\"<b>\""), &json!("crm"))
+        );
+        let letter = &book.letters[&ConflictId { revision: 1, index: 2 }];
+        assert_eq!((&letter["reason"], &letter["fields"][0]["after"]), (&json!("too old"), &json!("\"b\"")));
+        let decided = [1, 2].map(|index| ConflictId { revision: 1, index });
+        book.take(&set(2, Vec::new(), decided.into()));
+        assert_eq!((book.counts(), book.revision), ((1, 1, 0), 2));
+    }
+
+    #[test]
+    fn of_very_many_cases_the_newest_are_kept_and_that_is_said() {
+        let mut book = Book { complete: true, ..Book::default() };
+        for number in 1..=CASES_MAX as u64 + 5 {
+            book.take(&set(number, vec![conflict()], Vec::new()));
+        }
+        assert_eq!(book.counts().0, CASES_MAX);
+        assert!(!book.complete);
+        assert_eq!(book.conflicts.keys().next().map(|id| id.revision), Some(6));
+    }
+}

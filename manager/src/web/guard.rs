@@ -16,7 +16,7 @@ use super::logins::{COOKIE_NAME, Session};
 const CSRF: &str = "deltabus-csrf";
 
 /// What a browser keeps to on this page: nothing from elsewhere, no script or style but our files, in no frame.
-const HEADERS: [(&str, &str); 8] = [
+const HEADERS: [(&str, &str); 7] = [
     (
         "content-security-policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
@@ -28,7 +28,6 @@ const HEADERS: [(&str, &str); 8] = [
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     ("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
-    ("strict-transport-security", "max-age=31536000"),
 ];
 
 /// Adds those headers to every answer; what isn't said to be kept isn't.
@@ -140,6 +139,22 @@ mod tests {
             assert!(!own(&[("origin", origin)], "https://a:7422/login"), "{origin}");
         }
         assert!(!own(&[], "https://a:7422/login"), "nobody says where it came from");
+    }
+
+    #[tokio::test]
+    async fn every_answer_says_what_a_browser_is_to_keep_to() {
+        let answer = headers(Response::default()).await;
+        for (name, value) in HEADERS {
+            assert_eq!(answer.headers()[name], value);
+        }
+        assert_eq!(answer.headers()[CACHE_CONTROL], "no-store");
+        let policy = HEADERS[0].1;
+        assert!(
+            !policy.contains("unsafe") && !policy.contains("http") && policy.contains("default-src 'none'"),
+            "{policy}"
+        );
+        let kept = Response::builder().header(CACHE_CONTROL, "no-cache").body(Default::default());
+        assert_eq!(headers(kept.expect("a response")).await.headers()[CACHE_CONTROL], "no-cache");
     }
 
     #[test]

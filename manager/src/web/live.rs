@@ -139,7 +139,10 @@ impl Page {
             for change in changed {
                 let Changed::Participant(name) = change? else { continue };
                 match self.person(&name).await? {
-                    Some(person) => people.insert(name, person),
+                    Some(person) => {
+                        let person = person.after(people.get(&name));
+                        people.insert(name, person)
+                    }
                     None => people.remove(&name),
                 };
             }
@@ -152,7 +155,7 @@ impl Page {
         let heard = registry.heard(name).await?;
         let report = BASE64.decode(heard.report.as_bytes()).unwrap_or_default();
         let report = v1::ReportRequest::decode(report.as_slice()).unwrap_or_default();
-        Ok(Some(Person { participant, seen_millis: heard.millis, standings: report.standings }))
+        Ok(Some(Person { participant, seen_millis: heard.millis, standings: report.standings, former: Vec::new() }))
     }
 
     /// Reads what the logs have by now, and shows it.

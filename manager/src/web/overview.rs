@@ -16,15 +16,33 @@ use crate::registry::Participant;
 /// Who was not heard of for so long is gone: reports come every few seconds, and are written down every ten.
 const GONE_MILLIS: u64 = 30_000;
 
+/// Receivers that have ended are remembered, of one participant; the oldest are forgotten.
+const FORMER_MAX: usize = 64;
+
 /// A participant, and how it stands, as last heard.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Person {
     pub(super) participant: Participant,
     pub(super) seen_millis: u64,
     pub(super) standings: Vec<v1::Standing>,
+    /// Receivers of which it told before and no longer does, with when it last did: they have ended, and others there go on.
+    pub(super) former: Vec<(u64, v1::Standing)>,
 }
 
 impl Person {
+    /// The same after what was known of it `before`.
+    pub(super) fn after(mut self, before: Option<&Person>) -> Person {
+        let Some(before) = before else { return self };
+        let same =
+            |a: &v1::Standing, b: &v1::Standing| (a.role, &a.source, &a.receiver) == (b.role, &b.source, &b.receiver);
+        let told = before.standings.iter().map(|standing| (before.seen_millis, standing.clone()));
+        let all = before.former.iter().cloned().chain(told.filter(|(_, told)| told.role() == Role::Receiver));
+        self.former = all.filter(|(_, former)| !self.standings.iter().any(|now| same(now, former))).collect();
+        let more = self.former.len().saturating_sub(FORMER_MAX);
+        self.former.drain(..more);
+        self
+    }
+
     fn is_gone(&self, now_millis: u64) -> bool {
         self.participant.revoked || now_millis.saturating_sub(self.seen_millis) > GONE_MILLIS
     }
@@ -37,7 +55,8 @@ impl Person {
 /// Where a receiver of a source runs, or ran.
 pub(super) fn home<'a>(people: &'a [Person], source: &SourceName, receiver: &str) -> Option<&'a Person> {
     let here = |person: &&Person| {
-        person.standing(Role::Receiver, source.as_str()).any(|standing| standing.receiver == receiver)
+        let former = person.former.iter().map(|(_, former)| former).filter(|former| former.source == source.as_str());
+        person.standing(Role::Receiver, source.as_str()).chain(former).any(|standing| standing.receiver == receiver)
     };
     // Of several of one name the one that was heard of last.
     people.iter().filter(here).max_by_key(|person| person.seen_millis)
@@ -105,11 +124,14 @@ fn receivers(people: &[Person], source: &SourceName, revision: u64, now_millis: 
     for person in people {
         let participant = &person.participant;
         let mut known = false;
-        for standing in person.standing(Role::Receiver, source.as_str()) {
+        let former = person.former.iter().filter(|(_, former)| former.source == source.as_str());
+        let there = person.standing(Role::Receiver, source.as_str());
+        let there = there.map(|standing| (person.seen_millis, person.is_gone(now_millis), standing));
+        for (seen_millis, gone, standing) in there.chain(former.map(|(seen, standing)| (*seen, true, standing))) {
             known = true;
             receivers.push(json!({
-                "name": standing.receiver, "participant": participant.name, "seen_millis": person.seen_millis,
-                "gone": person.is_gone(now_millis), "revoked": participant.revoked,
+                "name": standing.receiver, "participant": participant.name, "seen_millis": seen_millis,
+                "gone": gone, "revoked": participant.revoked,
                 "reverse": participant.rights.reverse.contains(source.as_str()),
                 "revision": standing.revision, "behind": revision.saturating_sub(standing.revision),
                 "records": standing.records, "waiting": standing.waiting, "dead_letters": standing.dead_letters,
@@ -139,7 +161,7 @@ mod tests {
 
     fn person(name: &str, rights: Rights, seen_millis: u64, standings: Vec<v1::Standing>) -> Person {
         let participant = Participant { name: name.into(), rights, key: Some("U".into()), ..Participant::default() };
-        Person { participant, seen_millis, standings }
+        Person { participant, seen_millis, standings, former: Vec::new() }
     }
 
     fn reads() -> Rights {
@@ -189,6 +211,25 @@ mod tests {
             .collect();
         assert_eq!(states, [("crm", false, Some(2)), ("old", true, Some(7)), ("new", true, None)]);
         assert_eq!(source["receivers"][2]["never"], true);
+    }
+
+    #[test]
+    fn a_receiver_that_ended_beside_others_is_gone_until_it_is_there_again() {
+        let two = person("crm", reads(), NOW - 5_000, vec![receiver("crm", 7), receiver("sales", 6)]);
+        let one = person("crm", reads(), NOW, vec![receiver("crm", 8)]).after(Some(&two));
+        let source = SourceName::new("people").expect("a name");
+        let seen = |people: &[Person]| -> Vec<(String, bool, u64)> {
+            let text = |one: &Value| one["name"].as_str().expect("a name").to_owned();
+            let of = |one: &Value| (text(one), one["gone"] == true, one["seen_millis"].as_u64().expect("a time"));
+            receivers(people, &source, 8, NOW).iter().map(of).collect()
+        };
+        let expected = [("crm".to_owned(), false, NOW), ("sales".to_owned(), true, NOW - 5_000)];
+        assert_eq!(seen(std::slice::from_ref(&one)), expected);
+        let again = person("crm", reads(), NOW, vec![receiver("crm", 8), receiver("sales", 8)]).after(Some(&one));
+        assert!(seen(&[again]).iter().all(|(_, gone, _)| !gone));
+        let mut many = person("crm", reads(), NOW, (0..500).map(|n| receiver(&format!("r{n}"), 1)).collect());
+        many = person("crm", reads(), NOW, Vec::new()).after(Some(&many));
+        assert_eq!(many.former.len(), FORMER_MAX);
     }
 
     #[test]

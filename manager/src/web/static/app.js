@@ -220,7 +220,7 @@ let saying;
 function say(text, kind = 'good') {
   const said = document.querySelector('#said');
   clearTimeout(saying);
-  said.replaceChildren(view.make('p', { class: `banner ${kind}` }, text));
+  said.replaceChildren(view.make('p', { class: `banner ${kind}` }, view.words(text)));
   saying = setTimeout(() => said.replaceChildren(), SAID_MILLIS);
 }
 
@@ -228,7 +228,7 @@ function say(text, kind = 'good') {
 function sure(title, text, yes) {
   const dialog = document.querySelector('#ask');
   document.querySelector('#ask-title').textContent = title;
-  document.querySelector('#ask-text').textContent = text;
+  document.querySelector('#ask-text').replaceChildren(...view.words(text));
   document.querySelector('#ask-yes').textContent = yes;
   dialog.returnValue = '';
   dialog.showModal();
@@ -285,7 +285,7 @@ async function loadSet(source, revision, setAt, from) {
 
 const actions = {
   async confirm({ source, held }) {
-    if (!await sure('Let this delete go?', `${held} Every receiver of ${source} deletes these records, too.`, 'Let it go')) return;
+    if (!await sure('Let this delete go?', `${held}. Every receiver of \`${source}\` deletes these records, too.`, 'Let it go')) return;
     await about(`${source} held`, async () => {
       const { answer } = await ask(at('sources', source, 'confirm'), { held });
       say(answer);

@@ -82,6 +82,14 @@ function when(millis, now) {
   return make('time', { datetime: at.toISOString(), title: DATE.format(at), 'data-at': millis }, ago(millis, now));
 }
 
+/** A sentence, with what stands in backquotes as code. */
+export function words(text) {
+  return String(text).split(/`([^`]+)`/).map((part, i) => (i % 2 === 1 ? make('code', {}, part) : part));
+}
+
+/** A record's key, which comes in backquotes. */
+const keyText = (key) => String(key ?? '').replace(/^`|`$/g, '');
+
 const chip = (kind, ...text) => make('span', { class: `chip ${kind}` }, text);
 
 function bytes(count) {
@@ -183,7 +191,7 @@ function notes(source, receiver) {
   const letters = receiver.dead_letters > 0
     ? make('a', { class: 'chip warn', href: path('source', source.name, 'receiver', receiver.name) }, counted(receiver.dead_letters, 'dead letter'))
     : null;
-  const problem = receiver.problem ? make('span', { class: 'problem' }, receiver.problem) : null;
+  const problem = receiver.problem ? make('span', { class: 'problem' }, words(receiver.problem)) : null;
   return text || letters || problem ? make('div', { class: 'notes' }, letters, text, problem) : '–';
 }
 
@@ -197,7 +205,7 @@ function head(source, now, level) {
       sparkline(source.line, source.span_millis ?? 5000)),
     facts(['Revision', number(source.revision)], ['Records', number(source.records)],
       ['Changed', when(source.time_millis, now)], active?.waiting > 0 && ['Waiting to be published', counted(active.waiting, 'set')]),
-    active?.problem && make('p', { class: 'banner bad' }, make('strong', {}, 'The transmitter is in trouble: '), active.problem),
+    active?.problem && make('p', { class: 'banner bad' }, make('strong', {}, 'The transmitter is in trouble: '), words(active.problem)),
   ];
 }
 
@@ -207,7 +215,7 @@ function heldBanner(source) {
   return make('section', { class: 'banner warn', 'aria-label': 'A delete that is held back' },
     make('div', {},
       make('strong', {}, 'A delete is held back'),
-      make('p', {}, active.held),
+      make('p', {}, words(active.held)),
       make('p', { class: 'hint' }, 'If the source is as it should be, let it go. If not, put the source right, and this is forgotten.')),
     make('button', { type: 'button', class: 'danger', 'data-action': 'confirm', 'data-source': source.name, 'data-held': active.held }, 'Let it go …'));
 }
@@ -241,7 +249,7 @@ export function sourceView(source, tab, content, now) {
 }
 
 export const loading = () => make('p', { class: 'empty', role: 'status' }, 'Loading …');
-export const failed = (problem) => make('p', { class: 'banner bad', role: 'alert' }, problem);
+export const failed = (problem) => make('p', { class: 'banner bad', role: 'alert' }, words(problem));
 
 const diffRow = (field) => make('tr', {},
   make('th', { scope: 'row' }, field.name),
@@ -261,7 +269,7 @@ function change(item) {
   const [word, sign] = KINDS[item.change] ?? ['changed', '~'];
   return make('li', { class: `change ${word}` },
     make('p', { class: 'record' }, make('span', { class: 'sign', 'aria-label': word }, sign), ' ',
-      make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, item.key)),
+      make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, keyText(item.key))),
     fieldTable(item.fields, ['Before', 'After'], item.more_fields));
 }
 
@@ -277,7 +285,7 @@ export function conflicts(source, list, busy, now) {
   return make('div', {}, incomplete(list),
     make('ol', { class: 'cases' }, shown.map((item) => make('li', { 'data-key': item.id, class: 'case', 'aria-label': `Conflict ${item.id}` },
       make('p', { class: 'record' }, make('strong', {}, item.id), ' ', make('span', { class: 'muted' }, item.collection), ' ',
-        make('code', {}, item.key), ' ', item.open ? chip('warn', 'open') : chip('muted', `${item.stands === 'edit' ? 'the edit' : 'the source'} stands`)),
+        make('code', {}, keyText(item.key)), ' ', item.open ? chip('warn', 'open') : chip('muted', `${item.stands === 'edit' ? 'the edit' : 'the source'} stands`)),
       make('p', { class: 'muted' }, 'edited by ', make('strong', {}, item.receiver), ` (reverse set ${number(item.reverse_set)}), found `,
         when(item.time_millis, now), ` in revision ${number(item.revision)}`),
       sides(source.name, item, busy)))));
@@ -315,9 +323,9 @@ export function deadLetters(source, list, busy, now) {
   if (list.cases.length === 0) return make('div', {}, links, make('p', { class: 'empty' }, 'No edits that the source refused.'));
   return make('div', {}, links, incomplete(list),
     make('ol', { class: 'cases' }, list.cases.map((item) => make('li', { 'data-key': item.id, class: 'case', 'aria-label': `Dead letter ${item.id}` },
-      make('p', { class: 'record' }, make('strong', {}, item.id), ' ', make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, item.key)),
+      make('p', { class: 'record' }, make('strong', {}, item.id), ' ', make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, keyText(item.key))),
       make('p', { class: 'muted' }, 'an edit of ', make('strong', {}, item.receiver), `, refused by the source in revision ${number(item.revision)}, `, when(item.time_millis, now)),
-      make('p', { class: 'problem' }, item.reason),
+      make('p', { class: 'problem' }, words(item.reason)),
       fieldTable(item.fields, ['Before the edit', 'Wanted']),
       make('div', { class: 'buttons' }, choice(source.name, item.id, 'retry', 'Try again', busy), choice(source.name, item.id, 'drop', 'Drop …', busy, 'danger'))))));
 }
@@ -375,7 +383,7 @@ export function receiverView(source, receiver, plan, letters, busy, now) {
       facts(['Revision', number(receiver.revision)], ['Behind', counted(receiver.behind, 'revision')], ['Records', number(receiver.records)],
         ['Seen', when(receiver.seen_millis, now)], receiver.participant !== receiver.name && ['Participant', receiver.participant],
         receiver.waiting > 0 && ['Edits waiting', number(receiver.waiting)], receiver.drift > 0 && ['Drift', counted(receiver.drift, 'record')]),
-      receiver.problem && make('p', { class: 'banner bad' }, receiver.problem),
+      receiver.problem && make('p', { class: 'banner bad' }, words(receiver.problem)),
       make('section', { 'aria-labelledby': 'plan-title' },
         make('div', { class: 'section-head' }, make('h2', { id: 'plan-title' }, 'Plan'),
           make('button', { type: 'button', 'data-action': 'plan', 'data-source': source.name, 'data-receiver': receiver.name, disabled: plan?.loading === true },
@@ -409,7 +417,7 @@ function planned(receiver, plan, now) {
       : make('p', { class: 'plan-sum' }, `To come to revision ${number(answer.revision)}: `, make('span', { class: 'plus' }, `+${number(answer.inserts)}`), ' ',
         make('span', { class: 'tilde' }, `~${number(answer.updates)}`), ' ', make('span', { class: 'minus' }, `−${number(answer.deletes)}`)),
     said.map((line) => make('p', {}, line)),
-    collections.map((line) => make('p', {}, line)),
+    collections.map((line) => make('p', {}, words(line))),
     make('ol', { class: 'changes' }, (Array.isArray(answer.changes) ? answer.changes : []).map(change)),
     answer.more > 0 && make('p', { class: 'hint' }, `and ${counted(answer.more, 'more change')}`));
 }
@@ -427,9 +435,9 @@ function receiverLetters(source, receiver, letters, busy, now) {
   return make('div', {},
     letters.answer.location && make('p', { class: 'muted' }, 'at ', make('code', {}, letters.answer.location)),
     make('ol', { class: 'cases' }, list.map((item) => make('li', { 'data-key': item.id, class: 'case', 'aria-label': `Dead letter ${item.id}` },
-      make('p', { class: 'record' }, make('strong', {}, item.id), ' ', make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, item.key)),
+      make('p', { class: 'record' }, make('strong', {}, item.id), ' ', make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, keyText(item.key))),
       make('p', { class: 'muted' }, `refused at revision ${number(item.revision)}, `, when(item.time_millis, now), item.attempts > 1 && `, ${number(item.attempts)} times`),
-      make('p', { class: 'problem' }, item.reason),
+      make('p', { class: 'problem' }, words(item.reason)),
       fieldTable(item.fields, ['It holds', 'The source has']),
       make('div', { class: 'buttons' }, button(item, 'retry', 'Try again'), button(item, 'drop', 'Drop …', 'danger'))))),
     letters.answer.more > 0 && make('p', { class: 'hint' }, `and ${counted(letters.answer.more, 'more dead letter')}`));
