@@ -97,6 +97,14 @@ impl View {
         Ok(stored.map_err(self.inner.error("read"))?.map(|value| value.to_vec()))
     }
 
+    /// Everything that was put on top of records, by the place where it lies.
+    pub(crate) fn overlays(&self) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Error>> + '_ {
+        self.snapshot.iter(&self.inner.overlay).map(|guard| {
+            let (place, value) = guard.into_inner().map_err(self.inner.error("read"))?;
+            Ok((place.to_vec(), value.to_vec()))
+        })
+    }
+
     /// The outbox's entries from `first` on, in order.
     pub fn outbox(&self, first: u64) -> impl Iterator<Item = Result<(u64, Vec<u8>), Error>> + '_ {
         let range = self.snapshot.range::<[u8; 8], _>(&self.inner.outbox, first.to_be_bytes()..);

@@ -560,6 +560,47 @@ fn what_is_put_aside_stays_until_it_is_dropped() {
     assert_eq!(records(&store, "a")[&b"k"[..]], b"new");
 }
 
+#[test]
+fn a_copy_of_a_store_in_use_has_all_of_it_and_a_life_of_its_own() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (name, long) = (CollectionName::new("a"), vec![7; RECORD_KEY_BYTES_MAX]);
+    let store = open(folder.path());
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.put(&name, b"k", b"aside").unwrap();
+    batch.commit().unwrap();
+    let mut batch = store.batch();
+    batch.put_aside();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.set_collection(&collection("empty")).unwrap();
+    batch.put(&name, b"k", b"row").unwrap();
+    batch.put(&name, &long, b"long").unwrap();
+    batch.overlay_put(&name, b"k", b"over");
+    batch.overlay_put(&name, &long, b"over a long one");
+    batch.outbox_put(3, b"three");
+    batch.meta_put("position", b"here").unwrap();
+    batch.commit().unwrap();
+    store.copy_to(other.path(), &owner()).unwrap();
+    let copy = open(other.path());
+    let all = |store: &Store| {
+        let (view, mut aside) = (store.view(), Vec::new());
+        let found = view.aside().get(&name, b"k", &mut aside).unwrap();
+        let overlays = [view.overlay(&name, b"k").unwrap(), view.overlay(&name, &long).unwrap()];
+        let outbox: Vec<_> = view.outbox(0).map(Result::unwrap).collect();
+        let collections = view.collections().to_vec();
+        (collections, found, aside, overlays, outbox, view.meta_prefix("p").unwrap(), records(store, "a"))
+    };
+    assert_eq!(all(&copy), all(&store));
+    assert!(all(&copy).1 && all(&copy).3.iter().all(Option::is_some));
+    let before = all(&store);
+    let mut batch = copy.batch();
+    batch.put(&name, b"k", b"another").unwrap();
+    batch.outbox_remove(3);
+    batch.commit().unwrap();
+    assert_eq!(all(&store), before);
+    assert_ne!(all(&copy), before);
+}
+
 /// The embedded store panics at a key that is empty or longer than 65,535 bytes, even if it is only asked after. A record
 /// without a key of its own is its key, and may well be longer.
 #[test]

@@ -7,6 +7,7 @@ mod edits;
 mod join;
 mod look;
 mod past;
+mod planned;
 mod recovery;
 mod repair;
 mod selection;
@@ -371,6 +372,10 @@ impl Receiver {
             }
             // Whatever was in hand is read again.
             self.reload()?;
+            // Also one whose destination can't be written at the moment hears what it is asked.
+            if self.serve().await.is_err() {
+                self.reload()?;
+            }
         }
     }
 
