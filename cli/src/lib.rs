@@ -22,6 +22,7 @@ mod moment;
 mod output;
 mod report;
 mod session;
+mod sorter;
 
 use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};
