@@ -55,6 +55,7 @@ pub mod broker;
 mod clock;
 pub mod contents;
 pub mod direct;
+mod encode;
 mod error;
 pub mod jetstream;
 pub mod lease;

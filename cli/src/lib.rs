@@ -25,6 +25,7 @@ mod otlp;
 mod output;
 mod report;
 mod session;
+mod sorter;
 
 use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};
