@@ -461,8 +461,9 @@ pub async fn history_tail(log: &Log, bytes: u64, take: &mut (dyn FnMut(Entry) + 
     Ok(part == messages)
 }
 
-/// The same of the messages from `first` to `last`.
-pub(crate) async fn history_between(
+/// The same of the messages from `first` to `last`. What was accepted before `first` isn't known: the first set found is taken for
+/// one that leads on.
+pub async fn history_between(
     log: &Log,
     first: u64,
     last: u64,

@@ -135,6 +135,8 @@ pub(crate) enum Command {
     Revoke(Grant),
     /// Show who may do what, who is there and how far
     Who(Who),
+    /// Give a link to the manager's page
+    Page(Page),
     /// Show what the manager decided
     Audit(Audit),
     /// Check a configuration and everything it names; changes nothing
@@ -510,6 +512,15 @@ pub(crate) struct Who {
     /// As JSON, an object a participant
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Let a browser in to the manager's page, which shows all sources and receivers as they are: gives a link that is good once, for
+/// two minutes.
+#[derive(Debug, Args)]
+pub(crate) struct Page {
+    /// Open it in the browser of this machine
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 /// Show what the manager decided: who asked for what, and whether it was allowed.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod arguments;
+mod attending;
 mod commands;
 mod config;
 mod destinations;
@@ -24,6 +25,7 @@ mod otlp;
 mod output;
 mod report;
 mod session;
+mod sorter;
 
 use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};
@@ -99,6 +101,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Grant(options) => commands::administration::grant(&global, options).await,
         Command::Revoke(options) => commands::administration::revoke(&global, options).await,
         Command::Who(options) => commands::who::who(&global, options).await,
+        Command::Page(options) => commands::page::page(&global, options).await,
         Command::Audit(options) => commands::who::audit(&global, options).await,
         Command::Check(options) => commands::check::check(&global, options).await,
         Command::Completions(options) => commands::shell::completions(options),

@@ -394,7 +394,13 @@ impl Authority {
     }
 
     /// Records what was decided; what can't be recorded doesn't happen.
-    async fn note(&self, who: &str, action: &str, about: &str, decided: Result<String, &Error>) -> Result<(), Error> {
+    pub(crate) async fn note(
+        &self,
+        who: &str,
+        action: &str,
+        about: &str,
+        decided: Result<String, &Error>,
+    ) -> Result<(), Error> {
         let allowed = decided.is_ok();
         let detail = decided.unwrap_or_else(ToString::to_string);
         let said = if allowed { "yes" } else { "no" };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use deltabus_bus::broker::Stream;
 use deltabus_bus::{
-    Accepted, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason, ReversePlace,
-    SnapshotReader, Writer, decode_set, encode_set,
+    Accepted, BUNDLE_SETS, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason,
+    ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
 };
 use deltabus_interfaces::in_place;
 use deltabus_record::change::{ChangeSet, ConflictPolicy, ReverseCursor, Revision};
@@ -197,13 +198,12 @@ async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: O
 
 /// Lets the log begin with the state, or, where there is none, leaves that to the first look at the source.
 ///
-/// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
+/// No number is used for another state: the state gets one that the log can't have had, if the log is further than it. What
 /// the sets that go answered is answered anew.
 async fn found_from(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
-    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
-    let highest = highest_number(log).await?.max(snapshot);
+    let highest = highest_number(log).await?;
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
         Some(owed) => decode_set(&owed.0)?.replies,
@@ -249,15 +249,22 @@ async fn readable_pointer(log: &Log) -> Result<Option<Manifest>, Error> {
     }
 }
 
-/// The highest number that the log has.
+/// The highest number that the log and its snapshot have, or can have had where all sets since the snapshot went by age.
 async fn highest_number(log: &Log) -> Result<u64, Error> {
+    let snapshot = readable_pointer(log).await?.map(|manifest| manifest.position).unwrap_or_default();
     let mut highest = 0;
     let mut take = |entry| match entry {
         Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
         Entry::Set(set) => highest = highest.max(set.set.next.number),
     };
     deltabus_bus::history(log, &mut take).await?;
-    Ok(highest)
+    if highest > 0 {
+        // Numbers only rise: those that went were lower.
+        return Ok(highest.max(snapshot.revision.number));
+    }
+    let extent = log.broker().extent(log.source(), Stream::Changes).await.map_err(BusError::from)?.unwrap_or_default();
+    let gone = extent.first.saturating_sub(1).saturating_sub(snapshot.sequence);
+    Ok(snapshot.revision.number.saturating_add(gone.saturating_mul(BUNDLE_SETS as u64)))
 }
 
 /// Remembers how far the log is.

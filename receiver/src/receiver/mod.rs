@@ -7,6 +7,7 @@ mod edits;
 mod join;
 mod look;
 mod past;
+mod planned;
 mod recovery;
 mod repair;
 mod selection;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deltabus_bus::broker::Broker;
-use deltabus_bus::{Contents, Event, Log, Position, Reader};
+use deltabus_bus::{Contents, Event, Log, Position, Reader, causes};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Content, Interface, Mark, Stamp, Unread};
 use deltabus_record::diff::Difference;
@@ -271,10 +272,20 @@ impl Receiver {
         let (mut position, mut joined) = match ledger::position(&self.store.view())? {
             // One that is to be made equal waits until the base has caught up.
             Some(position) => {
-                if !ledger::reconcile(&self.store.view())? {
-                    self.tend(round).await?;
+                match ledger::reconcile(&self.store.view())? {
+                    true => (position, false),
+                    false => match self.tend(round).await {
+                        // It is to be made anew, of what the source may not have any more: the newest snapshot does without.
+                        Err(error) if error.is_missing_content() => {
+                            tracing::warn!(
+                                error = causes(&error),
+                                "what it is made of is gone; joining again by snapshot"
+                            );
+                            (self.join(round).await?, true)
+                        }
+                        result => result.map(|()| (position, false))?,
+                    },
                 }
-                (position, false)
             }
             None => (self.join(round).await?, true),
         };
@@ -361,6 +372,10 @@ impl Receiver {
             }
             // Whatever was in hand is read again.
             self.reload()?;
+            // Also one whose destination can't be written at the moment hears what it is asked.
+            if self.serve().await.is_err() {
+                self.reload()?;
+            }
         }
     }
 

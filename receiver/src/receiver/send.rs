@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use deltabus_bus::{Delivered, Entry, Event, Reader, encode_reverse, history, pointer};
 use deltabus_interfaces::in_place;
+use deltabus_record::change::ReverseSet;
 
 use crate::error::Error;
 use crate::ledger;
+use crate::pending::Pending;
 
 use super::{Purpose, Receiver};
 
@@ -35,6 +37,7 @@ impl Receiver {
                 }
                 continue;
             }
+            in_place(|| self.send_lost_contents(set))?;
             let start = Instant::now();
             // Also what was sent and is there no more: the bus may have lost it before anybody took it.
             match self.log.send_reverse(set, last).await {
@@ -54,6 +57,21 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// Sends the contents that a set refers to once more, if the bus lost them since they were found: from the destination, as
+    /// far as they still stand there.
+    fn send_lost_contents(&self, set: &ReverseSet) -> Result<(), Error> {
+        if !self.large.find_lost(Pending::brought(set).into_iter())? {
+            return Ok(());
+        }
+        let number = set.id.number;
+        tracing::warn!(
+            reverse = number,
+            "the bus lost contents of edits that wait; they are looked for at the destination"
+        );
+        self.look_at_all(&self.store.view())?;
+        self.large.flush()
     }
 
     /// Makes sure that replies up to `answered` speak of sets that are sent, and of no others.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use deltabus_bus::{ReversePlace, causes, metrics as refused};
+use deltabus_bus::{ReversePlace, causes, metrics as refused, misses_content};
 use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
 use deltabus_record::change::{Change, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
@@ -238,9 +238,7 @@ impl Transmitter {
         }
         match self.write_merged(&working, replies) {
             // One edit spoils it for all: each on its own, so that only that one is refused.
-            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
-                self.merge_one_by_one(view, base, sets, &error)
-            }
+            Err(Error::Interface(error)) if refusable(&error) => self.merge_one_by_one(view, base, sets, &error),
             merged => merged,
         }
     }
@@ -322,7 +320,7 @@ impl Transmitter {
                             stamp = now.or(stamp);
                             reply.verdicts.extend(verdicts);
                         }
-                        Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+                        Err(Error::Interface(error)) if refusable(&error) => {
                             let reason = causes(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
@@ -344,9 +342,11 @@ pub(super) struct Merged {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// Whether an error speaks of one record, so that the others may do.
+/// Whether an error speaks of one record, so that the others may do, and stays.
 pub(super) fn refusable(error: &InterfaceError) -> bool {
-    error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. })
+    let of_records = error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. });
+    // Of a record that comes back with an edit the source had the content, and nobody sends that again.
+    of_records && !error.is_transient() || misses_content(error)
 }
 
 pub(super) fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {

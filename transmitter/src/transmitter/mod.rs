@@ -12,14 +12,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow, Stream};
-use deltabus_bus::lease::HOLDER_BYTES_MAX;
-use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, causes, encode_set};
+use deltabus_bus::{ANSWER_BUSY, ANSWER_FAILED, BEAT, Clock, Contents, Log, Question, Writer, causes, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
-use deltabus_record::change::{ChangeSet, ConflictId, Revision, Transaction};
+use deltabus_record::change::{ChangeSet, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::{CollectionName, SourceName};
-use deltabus_record::text::is_obeyed;
 use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc;
@@ -56,7 +54,7 @@ const ROUND_MAX: Duration = Duration::from_secs(30);
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-pub use decide::{Decided, Decision};
+pub use decide::Decided;
 use stand_by::Turn;
 use traced::{Found, Origin};
 
@@ -107,59 +105,6 @@ pub struct Status {
     /// Who stands by while this one is active.
     pub standbys: Vec<String>,
 }
-
-/// What others may ask a transmitter over the bus.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Who are you?
-    Who,
-    /// The same, by one who stands by under this name.
-    StandBy(String),
-    /// Let the held delete go.
-    Confirm,
-    /// Write a snapshot now.
-    Snapshot,
-    /// Decide a conflict or a refused edit.
-    Decide(ConflictId, Decision),
-}
-
-impl Question {
-    /// As it is asked.
-    pub fn to_bytes(&self) -> Bytes {
-        match self {
-            Question::Who => Bytes::from_static(b"who"),
-            Question::StandBy(name) => Bytes::from(format!("{STAND_BY}{name}")),
-            Question::Confirm => Bytes::from_static(b"confirm"),
-            Question::Snapshot => Bytes::from_static(b"snapshot"),
-            Question::Decide(id, decision) => Bytes::from(format!("decide {id} {}", decision.name())),
-        }
-    }
-
-    /// From [`Question::to_bytes`]; `None` for anything else.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        if let Some(name) = text.strip_prefix(STAND_BY) {
-            let is_name = (1..=HOLDER_BYTES_MAX).contains(&name.len()) && !name.chars().any(is_obeyed);
-            return is_name.then(|| Question::StandBy(name.to_owned()));
-        }
-        match text.split(' ').collect::<Vec<_>>().as_slice() {
-            ["who"] => Some(Question::Who),
-            ["confirm"] => Some(Question::Confirm),
-            ["snapshot"] => Some(Question::Snapshot),
-            ["decide", id, decision] => Some(Question::Decide(id.parse().ok()?, Decision::named(decision)?)),
-            _ => None,
-        }
-    }
-}
-
-/// How the question begins that names who stands by.
-const STAND_BY: &str = "standby ";
-
-/// How answers begin that say why something could not be done.
-pub const ANSWER_FAILED: &str = "error: ";
-
-/// The answer of a transmitter that has a question in hand already: ask again.
-pub const ANSWER_BUSY: &str = "busy";
 
 type Asked = (Question, Box<dyn deltabus_bus::broker::Question>);
 
@@ -527,7 +472,7 @@ impl Transmitter {
         self.count_scanned(&observation.scanned, round);
 
         let mut working = Working::new(&view, base.digest);
-        working.apply(&observation.transaction)?;
+        working.take_in(&observation.transaction.schemas, observation.differences);
         let next = working.digest();
         let held = Held::check(&observation.losses, self.config.max_delete, next);
         if let Some(held) = held

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use deltabus_bus::Error as BusError;
 use deltabus_bus::lease::{GOOD_FOR, Lease, Watch};
+use deltabus_bus::{Error as BusError, Question};
 use metrics::gauge;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Question, Status, Transmitter};
+use super::{Status, Transmitter};
 use crate::metrics as figures;
 use crate::tenure::{ANNOUNCE, Keep, Tenure};
 use crate::{Error, ledger, takeover};
