@@ -172,6 +172,11 @@ impl Writer {
                 at = reader.position();
             }
             term = term.max(at.term);
+            // Where nothing is left of the log, its end may be another claim than the one that is known.
+            let is_unseen = elsewhere.is_none() && extent.last > 0 && extent.first > at.sequence;
+            if is_unseen && terms::kept(log).await? > term {
+                elsewhere = Some("somebody claimed it since, and all of it went by age".to_owned());
+            }
             if elsewhere.is_some() {
                 // The whole log is read for the latest term: ours must be above it.
                 term = term.max(latest_term(log, extent.first).await?);

@@ -42,6 +42,11 @@ pub(crate) async fn above_all(log: &Log, seen: u64) -> Result<u64, Error> {
     }
 }
 
+/// The term that was written down last; 0: none.
+pub(crate) async fn kept(log: &Log) -> Result<u64, Error> {
+    Ok(find(log).await?.0)
+}
+
 fn subject() -> Subject {
     Subject::snapshot("term")
 }

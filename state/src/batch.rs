@@ -127,6 +127,12 @@ impl Batch {
         self.writes.insert(&overlay, overlay_key(collection, key), value);
     }
 
+    /// The same at a place that [`View::overlays`](crate::View::overlays) gave.
+    pub(crate) fn overlay_put_at(&mut self, place: Vec<u8>, value: &[u8]) {
+        let overlay = self.inner.overlay.clone();
+        self.writes.insert(&overlay, place, value);
+    }
+
     /// Removes what was put on top of a record.
     pub fn overlay_remove(&mut self, collection: &CollectionName, key: &[u8]) {
         let overlay = self.inner.overlay.clone();

@@ -60,7 +60,7 @@ pub(crate) fn merge_set(
             }
         }
     }
-    Ok(Reply { reverse: set.id.clone(), verdicts, resolves: Vec::new() })
+    Ok(Reply { reverse: set.id.clone(), time_millis: set.time_millis, verdicts, resolves: Vec::new() })
 }
 
 /// An edit as the source would have it.

@@ -37,7 +37,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
         // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
         Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
             tracing::warn!(
-                reached = revision.number,
+                revision = revision.number,
                 snapshot,
                 "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
             );
@@ -51,14 +51,17 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
                 acknowledge(store, &writer.position())?;
             } else if undo(store, &outbox, known.revision)? {
                 tracing::warn!(
-                    reached = revision.number,
+                    revision = revision.number,
                     "the log went on without this transmitter; its state follows the log"
                 );
                 match sets.iter().try_for_each(|set| apply(log, store, set, policy)) {
                     Ok(()) => acknowledge(store, &writer.position())?,
                     Err(error) if misfits(&error) => {
                         // No reader gets on either: what it has is written by nobody who knows the source.
-                        tracing::error!(%error, "the log doesn't lead on from the state; it is founded anew");
+                        tracing::warn!(
+                            error = deltabus_bus::causes(&error),
+                            "the log doesn't lead on from the state; it is founded anew"
+                        );
                         found_from(log, store, None).await?;
                     }
                     Err(error) => return Err(error),
@@ -76,7 +79,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
             let reached = reachable(log).await?;
             match reached {
                 Some(reached) if reached == staged || leads_on_from(store, reached)? => {
-                    tracing::warn!(reason, reached = reached.number, "the log lost its end; it is sent again");
+                    tracing::warn!(reason, revision = reached.number, "the log lost its end; it is sent again");
                     writer.go_on_from(reached);
                     acknowledge(store, &writer.position())?;
                 }
@@ -111,7 +114,10 @@ pub(crate) async fn follow(log: &Log, store: &Store, policy: ConflictPolicy) -> 
                 Event::Set(set) => match apply(log, store, &set, policy) {
                     Ok(()) => answered |= !set.set.replies.is_empty(),
                     Err(error) if misfits(&error) => {
-                        tracing::warn!(%error, "a set of the log doesn't fit the state; it is rebuilt");
+                        tracing::warn!(
+                            error = deltabus_bus::causes(&error),
+                            "a set of the log doesn't fit the state; it is rebuilt"
+                        );
                         break;
                     }
                     Err(error) => return Err(error),
@@ -236,7 +242,7 @@ fn misfits(error: &Error) -> bool {
 async fn readable_pointer(log: &Log) -> Result<Option<Manifest>, Error> {
     match deltabus_bus::pointer(log).await {
         Err(error @ BusError::Wire { .. }) => {
-            tracing::warn!(%error, "the snapshot is passed over");
+            tracing::warn!(error = deltabus_bus::causes(&error), "the snapshot is passed over");
             Ok(None)
         }
         pointer => Ok(pointer?),

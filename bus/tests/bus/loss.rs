@@ -130,6 +130,21 @@ async fn a_claim_is_above_those_that_went_by_age_whatever_the_clocks_say() {
     assert_eq!(rejoin(&log, reader.position()).await, Reason::Founded(revision(2, 9)));
 }
 
+/// Its last message was replaced by a claim, which went by age before anybody who knew the former saw it.
+#[tokio::test]
+async fn a_claim_is_above_one_that_took_the_place_of_the_last_message_known() {
+    let (broker, log, writer) = log_of(3).await;
+    let known = writer.position();
+    broker.cut(log.source(), Stream::Changes, known.sequence - 1);
+    let (other, accepted) = claim(&log, "u", known).await;
+    assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+    assert_eq!(other.position().sequence, known.sequence);
+    broker.trim(log.source(), Stream::Changes, 100);
+    let (again, accepted) = claim(&log, "t", known).await;
+    assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+    assert!(again.term() > other.term(), "{} and {}", again.term(), other.term());
+}
+
 /// The same where the log's founder had the clock.
 #[tokio::test]
 async fn a_claim_is_above_the_one_of_the_snapshot() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use deltabus_bus::{Delivered, encode_reverse};
+use deltabus_bus::{Delivered, causes, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 
 use deltabus_record::change::Revision;
@@ -22,6 +22,7 @@ use crate::outlet::Outlet;
 use crate::pending::{Answered, Records};
 
 use super::bring::{Bringing, Brought, Turn};
+use super::traced::Outcome;
 use super::{DESTINATION_ATTEMPTS, Receiver, Round};
 
 impl Receiver {
@@ -59,12 +60,12 @@ impl Receiver {
                         self.stamp = None;
                     }
                     Err(Error::Apply(error)) => {
-                        tracing::warn!(%error, "joining again by snapshot");
+                        tracing::warn!(error = causes(&error), "sets don't fit; joining again by snapshot");
                         break false;
                     }
                     Err(error @ Error::Digest { .. }) => {
                         counter!(figures::DIGEST_MISMATCHES, &self.labels()).increment(1);
-                        tracing::warn!(%error, "joining again by snapshot");
+                        tracing::warn!(error = causes(&error), "sets don't fit; joining again by snapshot");
                         break false;
                     }
                     result => {
@@ -112,13 +113,14 @@ impl Receiver {
 
     fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
+        self.take_steps();
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
         let mut working = Working::new(&view, position.revision.digest);
         let answered = self.answered_by(sets);
         let mut next = position;
         let mut bytes = 0;
-        for Delivered { set, position, bytes: size } in sets {
+        for Delivered { set, position, bytes: size, .. } in sets {
             for transaction in &set.transactions {
                 working.apply(transaction)?;
             }
@@ -209,7 +211,7 @@ impl Receiver {
                 .filter(|known| found.iter().any(|found| found.name == known.name))
                 .cloned()
                 .collect();
-            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next };
+            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next, sets };
             brought = self.bring(&bringing, turns, round)?;
         } else if equal_later {
             // It gets all of it later, and then refuses what it refuses.
@@ -270,6 +272,7 @@ impl Receiver {
         counter!(figures::BYTES_RECEIVED, &self.labels()).increment(bytes);
         gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
+        self.trace_applied(sets, start, if equal_later { Outcome::EqualLater } else { Outcome::Equal });
         if !ledger::reconcile(&self.store.view())? {
             self.lag.reached(next);
             let now = self.now_millis();

@@ -57,7 +57,10 @@ impl Receiver {
         }
         let look = in_place(|| match self.look(&view) {
             Err(Error::Index(damaged)) => {
-                tracing::warn!(%damaged, "every record is compared instead");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&damaged),
+                    "a scan index is damaged; every record is compared"
+                );
                 self.index = None;
                 self.look(&view)
             }
@@ -171,6 +174,7 @@ impl Receiver {
             }
         }
         let sets = self.reverse_sets(look, position)?;
+        self.trace_scan(&sets, look.since);
         for set in &sets {
             batch.outbox_put(set.id.number, &encode_reverse(set));
             ledger::put_reverse_number(batch, set.id.number)?;
@@ -222,10 +226,10 @@ impl Receiver {
     /// Says what could not be read; the first few by name.
     fn count_unread(&self, unread: &[Unread], round: &mut Round) {
         for part in unread.iter().take(UNREAD_NAMED) {
-            tracing::warn!(place = %part.position, problem = part.problem, "left as it is: it can't be read");
+            tracing::warn!(place = %part.position, error = part.problem, "a place can't be read; it is left as it is");
         }
         if unread.len() > UNREAD_NAMED {
-            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further places can't be read");
         }
         round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
         gauge!(figures::UNREAD, &self.labels()).set(unread.len() as f64);
@@ -239,7 +243,7 @@ impl Receiver {
         let mut sets: Vec<ReverseSet> = Vec::new();
         let mut bytes = 0;
         for (collection, differences, _) in &look.differences {
-            for change in differences.iter().cloned().filter_map(Difference::into_change) {
+            for change in differences.iter().filter_map(Difference::to_change) {
                 let more = encoded_bytes(&change);
                 let full = sets.last().is_none_or(|set| set.edits.len() >= REVERSE_EDITS || bytes + more > bytes_max);
                 if full {

@@ -211,8 +211,14 @@ impl Receiver {
         drop(scan);
         prepared.settle(&outlets);
         let gone = self.of_other_times(&found, &view);
-        let bringing =
-            Bringing { outlets: &outlets, tried: &tried, gone: &gone, schemas_changed: true, next: position };
+        let bringing = Bringing {
+            outlets: &outlets,
+            tried: &tried,
+            gone: &gone,
+            schemas_changed: true,
+            next: position,
+            sets: &[],
+        };
         let records = |at: usize| {
             let expected = Expected { view: &view, outlet: &outlets[at], pending: &pending };
             ExpectedRecords::new(expected, self.sets_aside())
@@ -261,7 +267,10 @@ impl Receiver {
         let stamp = match done {
             Ok(stamp) => stamp,
             Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
-                tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&error),
+                    "the destination refuses a change; which one it is is being found out"
+                );
                 drop(loads);
                 prepared.refused.retain(|refused| !refused.left_out);
                 for at in &empty {
@@ -300,7 +309,7 @@ impl Receiver {
         self.drift = 0;
         gauge!(figures::DRIFT, &self.labels()).set(0.0);
         round.changes += changes;
-        self.count_refused(&prepared.refused, &position, round);
+        self.count_refused(&prepared.refused, &position, &[], round);
         self.pending = self.pending.holding(dead.held());
         self.dead = dead;
         self.index = None;

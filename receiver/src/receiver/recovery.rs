@@ -37,7 +37,7 @@ impl Receiver {
         }
         let mut batch = self.store.batch();
         if before.is_some() {
-            tracing::warn!(before, now = here, "the destination is another one than before");
+            tracing::warn!(before, place = here, "the destination is another one than before");
             for entry in view.outbox(0) {
                 batch.outbox_remove(entry?.0);
             }

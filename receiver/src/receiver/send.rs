@@ -4,6 +4,8 @@
 //! receiver on another machine, or this one itself, before its state was restored from a backup. Then what was not sent yet
 //! goes on behind that.
 
+use std::time::Instant;
+
 use deltabus_bus::{Delivered, Entry, Event, Reader, encode_reverse, history, pointer};
 use deltabus_interfaces::in_place;
 use deltabus_record::change::ReverseSet;
@@ -36,10 +38,12 @@ impl Receiver {
                 continue;
             }
             in_place(|| self.send_lost_contents(set))?;
+            let start = Instant::now();
             // Also what was sent and is there no more: the bus may have lost it before anybody took it.
             match self.log.send_reverse(set, last).await {
                 Ok(Some(sent)) => {
                     last = sent;
+                    self.trace_sent(set, start);
                     if !is_sent {
                         self.mark_sent(number)?;
                     }
@@ -62,7 +66,10 @@ impl Receiver {
             return Ok(());
         }
         let number = set.id.number;
-        tracing::warn!(number, "the bus lost contents of edits that wait; they are looked for at the destination");
+        tracing::warn!(
+            reverse = number,
+            "the bus lost contents of edits that wait; they are looked for at the destination"
+        );
         self.look_at_all(&self.store.view())?;
         self.large.flush()
     }
@@ -142,7 +149,7 @@ impl Receiver {
     /// Gives the sets that were not sent yet the numbers behind `last`.
     fn renumber(&mut self, last: u64) -> Result<(), Error> {
         tracing::warn!(
-            source = %self.config.source, receiver = %self.config.name, last,
+            source = %self.config.source, receiver = %self.config.name, reverse = last,
             "somebody else sent edits under this name, or an older state was restored; what waits goes on behind them"
         );
         let mut batch = self.store.batch();
