@@ -67,6 +67,7 @@ mod reader;
 mod reverse;
 pub mod signature;
 mod snapshot;
+pub mod standing;
 mod timeline;
 mod version;
 mod wire;
