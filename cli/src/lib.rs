@@ -20,8 +20,10 @@ pub mod fuzz;
 mod membership;
 mod moment;
 mod output;
+mod presence;
 mod report;
 mod session;
+mod terminal;
 
 use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};
