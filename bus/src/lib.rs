@@ -69,6 +69,7 @@ mod reader;
 mod reverse;
 pub mod signature;
 mod snapshot;
+pub mod standing;
 mod terms;
 mod timeline;
 pub mod trace;

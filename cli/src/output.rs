@@ -38,6 +38,18 @@ impl Paint {
         Paint { on: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
     }
 
+    /// None at all.
+    #[cfg(test)]
+    pub(crate) fn none() -> Paint {
+        Paint { on: false }
+    }
+
+    /// Wherever it goes.
+    #[cfg(test)]
+    pub(crate) fn always() -> Paint {
+        Paint { on: true }
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

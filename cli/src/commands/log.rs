@@ -17,20 +17,38 @@ use crate::output::{Paint, bytes_text, counted, difference_of, print_difference,
 use crate::session;
 
 /// The log of a source that the bus has.
-pub(crate) async fn founded(broker: Arc<dyn Broker>, source: &SourceName) -> Result<BusLog, Error> {
+pub(crate) async fn founded(global: &Global, broker: Arc<dyn Broker>, source: &SourceName) -> Result<BusLog, Error> {
     let log = BusLog::new(broker, source.clone());
     if !log.is_founded().await? {
-        return Err(Error::Trouble(format!(
-            "the bus has no source `{source}`; start `deltabus transmit {source} …` first, or name another bus with --bus"
-        )));
+        return Err(unknown(global, &log).await);
     }
     Ok(log)
+}
+
+/// So many sources are named to somebody who may have mistyped one.
+const NAMED_MAX: usize = 8;
+
+/// The error for a source that the bus doesn't have; says which the local bus has: elsewhere not everybody may ask that.
+pub(crate) async fn unknown(global: &Global, log: &BusLog) -> Error {
+    let source = log.source();
+    let mut there = match (&global.bus, &global.manager) {
+        (None, None) => log.broker().sources().await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    there.retain(|other| other != source);
+    let more = if there.len() > NAMED_MAX { " …" } else { "" };
+    there.truncate(NAMED_MAX);
+    let names: Vec<_> = there.iter().map(|name| format!("`{name}`")).collect();
+    let has = if names.is_empty() { String::new() } else { format!(" (it has {}{more})", names.join(", ")) };
+    Error::Trouble(format!(
+        "the bus has no source `{source}`{has}; start `deltabus transmit {source} …` first, or name another bus with --bus"
+    ))
 }
 
 /// The accepted history, oldest first.
 pub(crate) async fn entries(global: &Global, source: &SourceName) -> Result<(BusLog, Vec<Entry>), Error> {
     let state = session::state(global)?;
-    let log = founded(session::broker(global, &state, Wanted::Read(source)).await?, source).await?;
+    let log = founded(global, session::broker(global, &state, Wanted::Read(source)).await?, source).await?;
     let found = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&found);
     history(&log, &mut |entry| sink.lock().expect("nobody panics with this lock").push(entry)).await?;
