@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::strays::Strays;
 use super::{
-    DiffError, Difference, Found, Identity, Index, IndexSink, Known, Outcome, Place, Waiting, counted, duplicate, store,
+    DiffError, Difference, Found, Identity, Index, IndexSink, Known, Outcome, Waiting, counted, duplicate, store,
 };
 use crate::key::Key;
 use crate::row::Row;
@@ -41,18 +41,40 @@ where
     let mut ahead = Ahead::new(index);
     let mut displaced = Displaced::default();
     let (mut key, mut row) = (Vec::new(), Vec::new());
+    // Whether the record before stood where it was, or has changed in its place.
+    let mut in_step = true;
     while let Some(fingerprint) = found.next().map_err(store)? {
         outcome.records += 1;
         // The fast path: where it was.
         if let Some(key) = ahead.take_next(fingerprint).map_err(store)? {
             sink.push(fingerprint, key).map_err(store)?;
+            in_step = true;
             continue;
         }
         // Passed over earlier: it moved.
         if let Some(key) = displaced.take_missing(fingerprint) {
             sink.push(fingerprint, key).map_err(store)?;
+            in_step = false;
             continue;
         }
+        key.clear();
+        row.clear();
+        let mut readable = None;
+        if in_step && identity == Identity::Key {
+            let decoded = found.decode(&mut key, &mut row).map_err(store)?;
+            outcome.decoded += u64::from(decoded);
+            if decoded && ahead.next_is(&key) {
+                // It changed in its place, and nothing has to be looked for.
+                if let Some((fingerprint, key)) = ahead.pop() {
+                    displaced.miss(fingerprint, key);
+                }
+                sink.push(fingerprint, &key).map_err(store)?;
+                displaced.surplus(Waiting::of(fingerprint, &key, &row, outcome.records));
+                continue;
+            }
+            readable = Some(decoded);
+        }
+        in_step = false;
         if let Some(distance) = ahead.find(fingerprint).map_err(store)? {
             for _ in 0..distance {
                 if let Some((fingerprint, key)) = ahead.pop() {
@@ -64,15 +86,18 @@ where
             }
             continue;
         }
-        key.clear();
-        row.clear();
-        if !found.decode(&mut key, &mut row).map_err(store)? {
-            continue;
+        let readable = match readable {
+            Some(readable) => readable,
+            None => {
+                let decoded = found.decode(&mut key, &mut row).map_err(store)?;
+                outcome.decoded += u64::from(decoded);
+                decoded
+            }
+        };
+        if readable {
+            sink.push(fingerprint, &key).map_err(store)?;
+            displaced.surplus(Waiting::of(fingerprint, &key, &row, outcome.records));
         }
-        outcome.decoded += 1;
-        sink.push(fingerprint, &key).map_err(store)?;
-        let place = Place { record: outcome.records };
-        displaced.surplus(Waiting { fingerprint, key: key.as_slice().into(), row: row.as_slice().into(), place });
     }
     while let Some((fingerprint, key)) = ahead.pop_or_read().map_err(store)? {
         displaced.miss(fingerprint, key);
@@ -153,6 +178,15 @@ impl<'a, E> Ahead<'a, E> {
             };
         }
         Ok(distance)
+    }
+
+    /// Whether the next entry is held and has this key. After [`Ahead::take_next`] it is held, unless the index has ended.
+    fn next_is(&self, key: &[u8]) -> bool {
+        let Some((_, length)) = self.entries.front() else { return false };
+        let length = *length as usize;
+        let (first, second) = self.keys.as_slices();
+        let in_first = length.min(first.len());
+        key.len() == length && key[..in_first] == first[..in_first] && key[in_first..] == second[..length - in_first]
     }
 
     /// Takes in the index's current entry.

@@ -203,6 +203,12 @@ struct Waiting {
     place: Place,
 }
 
+impl Waiting {
+    fn of(fingerprint: u64, key: &[u8], row: &[u8], record: u64) -> Waiting {
+        Waiting { fingerprint, key: key.into(), row: row.into(), place: Place { record } }
+    }
+}
+
 /// Where a record stands: its number, and its description where there is time for one.
 #[derive(Clone, Debug)]
 struct Place {
