@@ -39,7 +39,7 @@ const ELEMENT_BYTES_MIN: usize = 6;
 const ELEMENTS_FREE: usize = 1024;
 
 /// The latest term: they are kept as signed numbers, and there is always one after it.
-const TERM_MAX: u64 = i64::MAX as u64 - 1;
+pub(crate) const TERM_MAX: u64 = i64::MAX as u64 - 1;
 
 /// The highest number of a revision or reverse set: there are always many after it.
 const NUMBER_MAX: u64 = 1 << 62;
@@ -463,6 +463,7 @@ fn reply_out(reply: &Reply) -> v1::Reply {
         number: reply.reverse.number,
         verdicts: reply.verdicts.iter().map(verdict_out).collect(),
         resolves: reply.resolves.iter().map(resolves).collect(),
+        time_millis: reply.time_millis,
     }
 }
 
@@ -472,6 +473,7 @@ fn reply_in(reply: v1::Reply) -> Result<Reply> {
     let resolves = reply.resolves.into_iter().map(|id| ConflictId { revision: id.revision, index: id.index });
     Ok(Reply {
         reverse: ReverseId { receiver, number: reply.number },
+        time_millis: reply.time_millis,
         verdicts: reply.verdicts.into_iter().map(verdict_in).collect::<Result<_>>()?,
         resolves: resolves.collect(),
     })

@@ -67,6 +67,9 @@ pub(crate) struct Global {
     /// Serve Prometheus metrics there, for example 127.0.0.1:9464
     #[arg(long, global = true, env = "DELTABUS_METRICS", value_name = "ADDR", help_heading = "Everywhere")]
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    /// Send spans to the OpenTelemetry collector there (OTLP over gRPC), for example http://127.0.0.1:4317
+    #[arg(long, global = true, env = "DELTABUS_OTLP", value_name = "URL", help_heading = "Everywhere")]
+    pub(crate) otlp: Option<String>,
     /// How log lines look
     #[arg(long, global = true, env = "DELTABUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Everywhere")]
     pub(crate) log_format: LogFormat,

@@ -18,8 +18,10 @@ mod error;
 mod figures;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod log;
 mod membership;
 mod moment;
+mod otlp;
 mod output;
 mod report;
 mod session;
@@ -47,14 +49,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bus(options) => matches!(options.command, BusCommand::Watch { .. }),
         _ => false,
     };
-    output::start_log(&arguments.global, goes_on);
+    log::start(&arguments.global, goes_on);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .enable_all()
         .build()
         .map_err(|source| Error::Io { doing: "start", path: "the runtime".into(), source });
     let exit = runtime.and_then(|runtime| {
-        let exit = runtime.block_on(dispatch(arguments));
+        let exit = runtime.block_on(async {
+            let exit = dispatch(arguments).await;
+            otlp::finish().await;
+            exit
+        });
         // Threads that wait for a file or a lock are not waited for.
         runtime.shutdown_background();
         exit

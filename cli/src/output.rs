@@ -11,33 +11,8 @@ use deltabus_record::schema::{CollectionName, Schema};
 use deltabus_record::text::{display, is_obeyed, printable};
 use deltabus_record::value::Value;
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing_subscriber::EnvFilter;
 
-use crate::arguments::{Global, LogFormat};
-
-/// Starts logging to standard error; `goes_on`: the command runs until it is stopped.
-pub(crate) fn start_log(global: &Global, goes_on: bool) {
-    let level = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        // A command that ends says what it did on standard output.
-        (false, 0) if !goes_on => "warn",
-        (false, 0) => "warn,deltabus=info",
-        (false, 1) => {
-            "info,deltabus=debug,deltabus_transmitter=debug,deltabus_receiver=debug,deltabus_bus=debug,deltabus_manager=debug"
-        }
-        (false, _) => "debug",
-    };
-    // What libraries say of their insides, headers of calls among it, is nobody's business.
-    const LIBRARIES: &str = "fjall=error,lsm_tree=error,async_nats=error,h2=error,hyper=error,hyper_util=error,tower=error,tonic=error,rustls=error";
-    let filter = EnvFilter::new(format!("{level},{LIBRARIES}"));
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    // A second start, as in tests, changes nothing.
-    let _ = match global.log_format {
-        LogFormat::Json => log.json().try_init(),
-        LogFormat::Text => log.with_ansi(colours).compact().try_init(),
-    };
-}
+use crate::arguments::Global;
 
 /// A spinner on a terminal; nothing elsewhere.
 pub(crate) fn spinner(global: &Global, text: &str) -> ProgressBar {

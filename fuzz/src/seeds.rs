@@ -204,6 +204,7 @@ fn change_set() -> ChangeSet {
         transactions: vec![first, second],
         replies: vec![Reply {
             reverse: ReverseId { receiver: crate::wire::receiver(), number: 1 },
+            time_millis: 1_699_999_999_000,
             verdicts,
             resolves: vec![deltabus_record::change::ConflictId { revision: 1, index: 1 }],
         }],

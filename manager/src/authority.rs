@@ -405,7 +405,7 @@ impl Authority {
         let detail = decided.unwrap_or_else(ToString::to_string);
         let said = if allowed { "yes" } else { "no" };
         metrics::counter!(DECISIONS, "action" => action.to_owned(), "allowed" => said).increment(1);
-        tracing::info!(who, action, about, allowed, detail, "decided");
+        tracing::info!(participant = who, action, about, allowed, detail, "decided");
         let decision = Decision {
             millis: now_millis(),
             who: who.to_owned(),

@@ -164,15 +164,7 @@ pub enum Error {
 impl Error {
     /// Whether the bus lacks the content of a large value.
     pub(crate) fn is_missing_content(&self) -> bool {
-        use deltabus_interfaces::Error::{Content, Records};
-        let missing = |error: &(dyn std::error::Error + 'static)| {
-            matches!(error.downcast_ref(), Some(deltabus_bus::Error::ChunkMissing { .. }))
-        };
-        match self {
-            Error::Interface(Records(error)) => missing(&**error),
-            Error::Interface(Content { source, .. }) => source.get_ref().is_some_and(|error| missing(error)),
-            _ => false,
-        }
+        deltabus_bus::misses_content(self)
     }
 
     /// Whether the receiver can go on and try again: when the destination changes, the bus comes back, or some time passes.
@@ -188,6 +180,17 @@ impl Error {
             Error::State(_) | Error::Ledger(_) | Error::Mapping(_) | Error::OneCollection { .. } => false,
             Error::Filter(error) => matches!(error, FilterError::Evaluate(_)),
             _ => true,
+        }
+    }
+}
+
+impl Error {
+    /// Whether nobody has to do anything for it to pass.
+    pub fn passes_by_itself(&self) -> bool {
+        match self {
+            Error::Bus(_) => self.is_passing(),
+            Error::Interface(error) => error.is_transient(),
+            _ => false,
         }
     }
 }

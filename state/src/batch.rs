@@ -86,6 +86,24 @@ impl Batch {
         self.changing().aside = entries;
     }
 
+    /// Puts a record into a collection that was put aside, or removes it: `None`.
+    pub fn set_aside(&mut self, collection: &CollectionName, key: &[u8], row: Option<&[u8]>) -> Result<(), Error> {
+        let of = |catalogue: &Catalogue| {
+            let entry = catalogue.aside.iter().find(|entry| entry.collection.name == *collection);
+            entry.map(|entry| entry.records.clone())
+        };
+        let records = self.current(of).ok_or_else(|| Error::NoCollection(collection.clone()))?;
+        match row {
+            Some(_) if !is_keepable(key) => {
+                return Err(Error::Key { collection: collection.clone(), bytes: key.len() });
+            }
+            Some(row) => self.writes.insert(&records, key, row),
+            None if is_keepable(key) => self.writes.remove(&records, key),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Removes the collections that were put aside.
     pub fn drop_aside(&mut self) {
         for Entry { collection, records, .. } in std::mem::take(&mut self.changing().aside) {

@@ -12,6 +12,7 @@ pub mod browser;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
 pub mod clock;
+pub mod collector;
 pub mod driven;
 pub mod managed;
 #[cfg(target_os = "linux")]

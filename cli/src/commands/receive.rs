@@ -4,6 +4,7 @@ use deltabus_receiver::{Error as ReceiverError, Receiver, Round};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_record::text::printable;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::arguments::{Global, Receive};
 use crate::destinations::{self, Naming};
@@ -11,7 +12,7 @@ use crate::error::{Error, Exit};
 use crate::figures::Watch;
 use crate::membership::Wanted;
 use crate::output::{counted, spinner};
-use crate::session;
+use crate::{log, otlp, session};
 
 /// Runs the command.
 pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, Error> {
@@ -21,6 +22,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     }
     let state = session::state(&global)?;
     let metrics = session::serve_metrics(&global)?;
+    otlp::start(&global, "deltabus-receiver")?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
     let bus = session::bus(&global, &state, Wanted::Receive(first), &sources).await?;
@@ -38,8 +40,9 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     if options.once {
         let mut exit = Exit::Done;
         for receiver in &mut receivers {
+            let lines = log::of_receiver(receiver.source(), receiver.name());
             let bar = spinner(&global, &format!("{}: catching up", receiver.source()));
-            let round = receiver.receive_once().await;
+            let round = receiver.receive_once().instrument(lines).await;
             bar.finish_and_clear();
             let round = round?;
             if !global.quiet {
@@ -58,8 +61,8 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     let mut tasks = JoinSet::new();
     for receiver in receivers {
         tracing::info!(source = %receiver.source(), receiver = %receiver.name(), "receiving");
-        let stop = stop.clone();
-        tasks.spawn(receiver.run(stop, log_round));
+        let (stop, lines) = (stop.clone(), log::of_receiver(receiver.source(), receiver.name()));
+        tasks.spawn(receiver.run(stop, log_round).instrument(lines));
     }
     let exit = super::finish(tasks, &stop).await?;
     bus.dismissal()?;
@@ -101,8 +104,13 @@ fn log_round(source: &SourceName, receiver: &ReceiverName, result: &Result<Round
             }
         }
         Err(error) => {
+            let passes = error.passes_by_itself();
             let error = super::one_line(error);
-            tracing::error!(%source, %receiver, error, "the destination stays as it is");
+            if passes {
+                tracing::warn!(%source, %receiver, error, "a round failed and is tried again");
+            } else {
+                tracing::error!(%source, %receiver, error, "the destination stays as it is");
+            }
         }
     }
 }

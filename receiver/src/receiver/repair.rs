@@ -246,7 +246,8 @@ impl Receiver {
                 turns.push(Turn { at, key: key.clone(), before, after });
             }
         }
-        let to = Bringing { outlets: &outlets, tried: &tried, gone: &[], schemas_changed: false, next: position };
+        let to =
+            Bringing { outlets: &outlets, tried: &tried, gone: &[], schemas_changed: false, next: position, sets: &[] };
         // Whatever the receiver does about what comes: these are set aside already.
         let on_error = std::mem::replace(&mut self.config.on_error, OnError::DeadLetter);
         let brought = self.bring(&to, turns, round);

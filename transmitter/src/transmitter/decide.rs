@@ -16,6 +16,7 @@ use deltabus_state::{View, Working};
 use crate::{Error, ledger, reverse};
 
 use super::merge::{Merged, refusable, remembered};
+use super::traced::Found;
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
 
 /// What came of a decision.
@@ -157,7 +158,7 @@ impl Transmitter {
         }
         let merged = self.write_merged(&working, vec![case.reply(Vec::new())])?;
         let changes = merged.transaction.len();
-        let revision = self.stage_merged(&view, base, merged, self.store.batch(), round)?;
+        let revision = self.stage_merged(&view, base, merged, self.store.batch(), Found::Decision, round)?;
         Ok(if changes > 0 { Decided::Applied(revision.number) } else { Decided::Stands(revision.number) })
     }
 
@@ -223,7 +224,7 @@ impl Transmitter {
         let policy = self.config.conflicts;
         let reply = reverse::merge_set(&set, dated, &mut working, &self.as_merged(), policy, &last_changed)?;
         let merged = match self.write_merged(&working, vec![case.reply(reply.verdicts)]) {
-            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+            Err(Error::Interface(error)) if refusable(&error) => {
                 let reason = causes(&error);
                 let verdicts = vec![reverse::refused(collection, edit.clone(), reason)];
                 Merged {
@@ -245,7 +246,7 @@ impl Transmitter {
         {
             return Ok(Decided::RefusedAgain { reason: reason.clone(), id: None });
         }
-        let revision = self.stage_merged(view, base, merged, self.store.batch(), round)?;
+        let revision = self.stage_merged(view, base, merged, self.store.batch(), Found::Decision, round)?;
         let id = ConflictId { revision: revision.number, index: 1 };
         Ok(match refused {
             Some(reason) => Decided::RefusedAgain { reason, id: Some(id) },
@@ -276,7 +277,8 @@ impl Case {
 
     /// The answer that closes it.
     fn reply(&self, verdicts: Vec<Verdict>) -> Reply {
-        Reply { reverse: self.reply.reverse.clone(), verdicts, resolves: vec![self.id] }
+        let Reply { reverse, time_millis, .. } = &self.reply;
+        Reply { reverse: reverse.clone(), time_millis: *time_millis, verdicts, resolves: vec![self.id] }
     }
 }
 

@@ -64,6 +64,7 @@ impl Transmitter {
         counter!(figures::SETS_PUBLISHED, "source" => self.config.source.to_string()).increment(sets.len() as u64);
         counter!(figures::BYTES_PUBLISHED, "source" => self.config.source.to_string()).increment(stored);
         histogram!(figures::PUBLISH_SECONDS, "source" => self.config.source.to_string()).record(start.elapsed());
+        self.trace_published(&waiting, start);
         Ok(())
     }
 
@@ -104,7 +105,7 @@ impl Transmitter {
         }
         let snapshot = match pointer(&self.log).await {
             Err(error @ deltabus_bus::Error::Wire { .. }) => {
-                tracing::warn!(%error, source = %source, "the snapshot is written anew");
+                tracing::warn!(%source, error = deltabus_bus::causes(&error), "the snapshot is written anew");
                 return Ok(true);
             }
             snapshot => snapshot?,
@@ -168,7 +169,12 @@ impl Transmitter {
             self.stage_owed(&view, revision, &mut batch)?;
         }
         in_place(|| batch.commit())?;
-        tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
+        tracing::debug!(
+            revision = revision.number,
+            bytes = manifest.bytes,
+            parts = manifest.parts,
+            "a snapshot is written"
+        );
         Ok(())
     }
 }
