@@ -189,7 +189,12 @@ impl<'a> Driven<'a> {
     /// Takes a picture, where the environment names a folder for it (`DELTABUS_PICTURES`).
     pub fn picture(&mut self, name: &str) {
         let Some(folder) = std::env::var_os("DELTABUS_PICTURES") else { return };
-        let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        // No more than there is to see.
+        let size = "[innerWidth, Math.min(innerHeight, 20 + Math.ceil(Math.max(...[...document.querySelectorAll('main *')].map(one => \
+             one.getBoundingClientRect().bottom))))]";
+        let size = self.value(size);
+        let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1 });
+        let picture = self.call("Page.captureScreenshot", json!({ "format": "png", "clip": clip }));
         let data = picture["data"].as_str().expect("a picture has data");
         let bytes = BASE64.decode(data.as_bytes()).expect("it is base64");
         std::fs::write(std::path::Path::new(&folder).join(name), bytes).expect("a file can be written");

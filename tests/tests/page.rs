@@ -216,8 +216,8 @@ fn a_running_receiver_is_asked_and_one_that_is_gone_is_shown_so() {
     let Shop { managed, crm, .. } = shop;
     crm.kill();
     browser.open(&format!("{}/#/source/people/receiver/crm", managed.url()));
-    browser.wait_for("What would change?");
-    browser.tab_to("What would change?");
+    browser.wait_for("the source has changed since");
+    browser.tab_to("Ask again");
     browser.press("Enter");
     browser.wait_for("crm can’t be asked: it was last seen");
     browser.wait_for("gone, last seen");

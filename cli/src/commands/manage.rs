@@ -27,9 +27,7 @@ pub(crate) async fn manage(global: &Global, options: Manage) -> Result<Exit, Err
         () = stop.cancelled() => return Ok(Exit::Done),
     };
     tracing::info!(manager = configuration.name, address = %running.address, bus = configuration.connect, "managing");
-    if !global.quiet {
-        eprintln!("page      at port {} by https; `deltabus page` gives a link to it", running.address.port());
-    }
+    tracing::info!(address = %running.address, "the page is served; `deltabus page` gives a link to it");
     running.run(stop).await?;
     Ok(Exit::Done)
 }

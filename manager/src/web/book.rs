@@ -106,7 +106,7 @@ impl Follower {
                 Event::Set(delivered) => opened(&self.book).take(&delivered.set),
                 Event::CaughtUp(_) => break,
                 Event::Rejoin(reason) => {
-                    tracing::debug!(source = %self.log.source(), %reason, "the log is read anew");
+                    tracing::debug!(source = %self.log.source(), %reason, "a log is read anew for the page");
                     return Ok(());
                 }
             }

@@ -166,7 +166,7 @@ impl Page {
         for source in sources {
             let follower = followers.entry(source.clone()).or_insert_with(|| Follower::new(self.log(&source)));
             if let Err(error) = follower.catch_up().await {
-                tracing::debug!(%source, error = deltabus_bus::causes(&error), "its log can't be read");
+                tracing::debug!(%source, error = deltabus_bus::causes(&error), "a log can't be read for the page");
                 unreachable.insert(source);
             }
         }

@@ -319,7 +319,8 @@ const actions = {
     known.plans.set(key, { loading: true });
     show();
     try {
-      known.plans.set(key, await ask(at('receivers', source, name, 'plan')));
+      const revision = find(source)?.revision;
+      known.plans.set(key, { ...await ask(at('receivers', source, name, 'plan')), asked_millis: now(), revision });
     } catch (error) {
       known.plans.set(key, { problem: error.message });
     }

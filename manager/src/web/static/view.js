@@ -251,15 +251,15 @@ export function sourceView(source, tab, content, now) {
 export const loading = () => make('p', { class: 'empty', role: 'status' }, 'Loading …');
 export const failed = (problem) => make('p', { class: 'banner bad', role: 'alert' }, words(problem));
 
-const diffRow = (field) => make('tr', {},
-  make('th', { scope: 'row' }, field.name),
-  make('td', { class: 'before', 'data-label': 'before' }, field.before ?? make('span', { class: 'absent' }, '(absent)')),
-  make('td', { class: 'after', 'data-label': 'after' }, field.after ?? make('span', { class: 'absent' }, '(absent)')));
-
+/** Fields with their values, under these heads; a head that is null has no column. */
 function fieldTable(fields, heads, more) {
+  const sides = ['before', 'after'].map((side, i) => [side, heads[i]]).filter(([, head]) => head !== null);
+  const cell = (field) => ([side, head]) => make('td', { class: side, 'data-label': head },
+    field[side] ?? make('span', { class: 'absent' }, '(absent)'));
   return make('table', { class: 'diff' },
-    make('thead', {}, make('tr', {}, ['Field', ...heads].map((head) => make('th', { scope: 'col' }, head)))),
-    make('tbody', {}, (Array.isArray(fields) ? fields : []).map(diffRow)),
+    make('thead', {}, make('tr', {}, ['Field', ...sides.map(([, head]) => head)].map((head) => make('th', { scope: 'col' }, head)))),
+    make('tbody', {}, (Array.isArray(fields) ? fields : []).map((field) => make('tr', {},
+      make('th', { scope: 'row' }, field.name), sides.map(cell(field))))),
     more > 0 && make('tfoot', {}, make('tr', {}, make('td', { colspan: 3 }, `and ${counted(more, 'more field')}`))));
 }
 
@@ -270,7 +270,7 @@ function change(item) {
   return make('li', { class: `change ${word}` },
     make('p', { class: 'record' }, make('span', { class: 'sign', 'aria-label': word }, sign), ' ',
       make('span', { class: 'muted' }, item.collection), ' ', make('code', {}, keyText(item.key))),
-    fieldTable(item.fields, ['Before', 'After'], item.more_fields));
+    fieldTable(item.fields, [item.change === 'insert' ? null : 'Before', item.change === 'delete' ? null : 'After'], item.more_fields));
 }
 
 const choice = (source, id, decision, text, busy, kind) => make('button', {
@@ -380,7 +380,7 @@ export function receiverView(source, receiver, plan, letters, busy, now) {
     make('article', { class: 'card' },
       make('h1', { tabindex: '-1' }, receiver.name),
       make('p', { class: 'chips' }, receiverState(receiver, now), receiver.reverse && chip('plain', '⇄ both ways')),
-      facts(['Revision', number(receiver.revision)], ['Behind', counted(receiver.behind, 'revision')], ['Records', number(receiver.records)],
+      facts(['Revision', number(receiver.revision)], ['Behind', receiver.behind > 0 ? counted(receiver.behind, 'revision') : 'nothing'], ['Records', number(receiver.records)],
         ['Seen', when(receiver.seen_millis, now)], receiver.participant !== receiver.name && ['Participant', receiver.participant],
         receiver.waiting > 0 && ['Edits waiting', number(receiver.waiting)], receiver.drift > 0 && ['Drift', counted(receiver.drift, 'record')]),
       receiver.problem && make('p', { class: 'banner bad' }, words(receiver.problem)),
@@ -388,7 +388,7 @@ export function receiverView(source, receiver, plan, letters, busy, now) {
         make('div', { class: 'section-head' }, make('h2', { id: 'plan-title' }, 'Plan'),
           make('button', { type: 'button', 'data-action': 'plan', 'data-source': source.name, 'data-receiver': receiver.name, disabled: plan?.loading === true },
             plan ? 'Ask again' : 'What would change?')),
-        planned(receiver, plan, now)),
+        planned(source, receiver, plan, now)),
       make('section', { 'aria-labelledby': 'letters-title' },
         make('h2', { id: 'letters-title' }, 'Dead letters'),
         receiverLetters(source, receiver, letters, busy, now))));
@@ -398,7 +398,7 @@ function offline(receiver, answer, now, command) {
   return make('p', { class: 'banner' }, make('span', {}, `${receiver.name} can’t be asked: it was last seen `, when(answer.seen_millis, now), '. Where it runs: ', make('code', {}, command)));
 }
 
-function planned(receiver, plan, now) {
+function planned(source, receiver, plan, now) {
   if (!plan) return make('p', { class: 'hint' }, 'The running receiver works out what receiving would change at its destination now, and writes nothing.');
   if (plan.loading) return loading();
   if (plan.problem) return failed(plan.problem);
@@ -411,7 +411,9 @@ function planned(receiver, plan, now) {
   if (answer.drift > 0) said.push(`${counted(answer.drift, 'record')} there differ from the source, and would stand.`);
   if (answer.dead_letters > 0) said.push(`${counted(answer.dead_letters, 'dead letter')} would come up.`);
   for (const unread of Array.isArray(answer.unread) ? answer.unread : []) said.push(`Can’t be read, and would stand as it is: ${unread}`);
+  const moved = plan.revision !== source.revision ? '; the source has changed since' : '';
   return make('div', { role: 'status' },
+    make('p', { class: 'hint' }, 'Found out ', when(plan.asked_millis, now), moved),
     total + collections.length === 0
       ? make('p', { class: 'plan-sum' }, `Nothing would change: it is at revision ${number(answer.revision)}.`)
       : make('p', { class: 'plan-sum' }, `To come to revision ${number(answer.revision)}: `, make('span', { class: 'plus' }, `+${number(answer.inserts)}`), ' ',
