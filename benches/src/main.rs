@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod alternatives;
+mod fan_out;
 mod latency;
 mod measure;
 mod pipeline;
@@ -56,6 +57,15 @@ enum Bench {
         /// How many changes each time.
         #[arg(long, default_value_t = 100)]
         changes: u32,
+    },
+    /// Sets to many receivers beside plain NATS subscriptions to the same bytes.
+    FanOut {
+        /// How many receivers, one run for each number.
+        #[arg(long, value_delimiter = ',', default_value = "1,8,64,512")]
+        receivers: Vec<usize>,
+        /// How many sets.
+        #[arg(long, default_value_t = 100)]
+        sets: u32,
     },
     /// Bytes on the bus for successive versions of a file beside `diff | zstd`.
     Versions {
@@ -110,6 +120,7 @@ fn main() -> ExitCode {
         Bench::Publish { rows } => pipeline::publish(rows),
         Bench::SlowReceivers { changes } => latency::beside_slow_receivers(changes),
         Bench::Latency { changes } => latency::latency(changes),
+        Bench::FanOut { receivers, sets } => fan_out::fan_out(&receivers, sets),
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
         Bench::PostgresLoad { rows } => postgres::load(rows),
         Bench::PostgresUpdates { rows, seconds, rate } => postgres::updates(rows, seconds, rate),
