@@ -203,7 +203,7 @@ mod tests {
         let collection = CollectionName::new("people");
         let verdict = |outcome| Verdict { collection: collection.clone(), edit: edit(), outcome };
         let reverse = ReverseId { receiver: ReceiverName::new("crm").expect("a name"), number };
-        let reply = Reply { reverse, verdicts: outcomes.into_iter().map(verdict).collect(), resolves };
+        let reply = Reply { reverse, verdicts: outcomes.into_iter().map(verdict).collect(), resolves, time_millis: 0 };
         let next = Revision { number, ..Revision::default() };
         let base = Revision { number: number - 1, ..Revision::default() };
         ChangeSet { base, next, time_millis: 0, transactions: Vec::new(), replies: vec![reply] }
