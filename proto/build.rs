@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["deltabus/v1/log.proto", "deltabus/v1/reverse.proto", "deltabus/v1/snapshot.proto"];
+    let files = [
+        "deltabus/v1/log.proto",
+        "deltabus/v1/reverse.proto",
+        "deltabus/v1/snapshot.proto",
+        "deltabus/v1/standing.proto",
+    ];
     let set = protox::compile(files, ["proto"])?;
     prost_build::Config::new().bytes(["."]).compile_fds(set)?;
     if std::env::var_os("CARGO_FEATURE_MANAGER").is_some() {

@@ -195,6 +195,27 @@ pub enum Follow {
     Changes,
     /// Reverse sets as they are published; only to know that there is something to read.
     Reverse,
+    /// What is said and not stored.
+    Words(Word),
+}
+
+/// What is said on a source's subjects, to whoever listens at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// How do you all stand?
+    Call,
+    /// How a receiver stands.
+    Standing,
+}
+
+impl Word {
+    /// The subject below `deltabus.<source>.`.
+    pub fn tail(self) -> &'static str {
+        match self {
+            Word::Call => "call",
+            Word::Standing => "standing",
+        }
+    }
 }
 
 /// A question to a source's transmitter.
@@ -280,6 +301,9 @@ pub trait Broker: Send + Sync {
 
     /// Tells all followers of a source's changes something that isn't stored.
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError>;
+
+    /// Says a word to whoever listens to such words ([`Follow::Words`]).
+    async fn say(&self, source: &SourceName, word: Word, payload: Bytes) -> Result<(), BrokerError>;
 
     /// Asks a source's transmitter; `None` if there is none, or it doesn't answer in time.
     async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError>;

@@ -42,6 +42,9 @@ pub(crate) fn permissions(source: &SourceName) -> serde_json::Value {
     publish.push(format!("deltabus.{source}.reverse.*"));
     publish.push(format!("deltabus.{source}.snapshot.chunk.*"));
     publish.push(format!("deltabus.{source}.snapshot.value.*"));
-    let subscribe = [format!("{}.>", inbox(source)), format!("deltabus.{source}.live")];
+    // How they stand, when they are called: nothing that anybody relies on.
+    publish.push(format!("deltabus.{source}.standing"));
+    let subscribe =
+        [format!("{}.>", inbox(source)), format!("deltabus.{source}.live"), format!("deltabus.{source}.call")];
     json!({ "publish": { "allow": publish }, "subscribe": { "allow": subscribe } })
 }

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::access::{Access, Login, without_login};
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
-    Stream, Subject,
+    Stream, Subject, Word,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::error::causes;
@@ -495,23 +495,39 @@ impl Broker for JetStream {
     }
 
     async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError> {
-        let subject = match follow {
-            Follow::Changes => format!("deltabus.{source}.live"),
-            Follow::Reverse => format!("deltabus.{source}.reverse.*"),
+        // `unstored`: where what comes without being stored is said to be.
+        let (tail, unstored) = match follow {
+            Follow::Changes => (LIVE, LIVE),
+            Follow::Reverse => ("reverse.*", LIVE),
+            Follow::Words(word) => (word.tail(), word.tail()),
         };
+        let subject = format!("deltabus.{source}.{tail}");
         // In this order: what moves in between ends the subscription.
         let moves = self.moves.subscribe();
         let client = self.client();
         let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
         // The subscription must stand before the log's end is looked at.
         client.flush().await.map_err(|error| self.unavailable(&error))?;
-        Ok(Box::new(Following { source: source.clone(), subscriber, moves, signing: self.signing.clone() }))
+        let (source, signing) = (source.clone(), self.signing.clone());
+        Ok(Box::new(Following { source, unstored, subscriber, moves, signing }))
     }
 
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
         let subject = format!("deltabus.{source}.live");
         let headers = self.signed(source, LIVE, &payload);
         self.client().publish_with_headers(subject, headers, payload).await.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn say(&self, source: &SourceName, word: Word, payload: Bytes) -> Result<(), BrokerError> {
+        let subject = format!("deltabus.{source}.{}", word.tail());
+        let headers = self.signed(source, word.tail(), &payload);
+        let client = self.client();
+        let said = async {
+            client.publish_with_headers(subject, headers, payload).await.map_err(|error| self.unavailable(&error))?;
+            // Whoever says its last word ends before a buffer would be written by itself.
+            client.flush().await.map_err(|error| self.unavailable(&error))
+        };
+        self.answer(said).await.ok_or_else(|| self.unanswered())?
     }
 
     async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {
@@ -702,6 +718,7 @@ fn tail_of<'a>(source: &SourceName, subject: &'a str) -> Option<&'a str> {
 
 struct Following {
     source: SourceName,
+    unstored: &'static str,
     subscriber: Subscriber,
     signing: Option<Signing>,
     moves: watch::Receiver<u64>,
@@ -717,7 +734,8 @@ impl Live for Following {
                 None => match &self.signing {
                     None => Ok(Hint::Beat(Bytes::copy_from_slice(&message.payload))),
                     Some(signing) => {
-                        signing.checked(&self.source, LIVE, &message, SystemClock.now_millis()).await.map(Hint::Beat)
+                        let now = SystemClock.now_millis();
+                        signing.checked(&self.source, self.unstored, &message, now).await.map(Hint::Beat)
                     }
                 },
             };

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, SUBJECTS_MAX, Stored,
-    Stream, Subject,
+    Stream, Subject, Word,
 };
 
 /// As nats-server's default, so that parts are tried too.
@@ -373,6 +373,12 @@ impl Broker for MemoryBroker {
 
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
         self.up()?.tell(source, Follow::Changes, &Hint::Beat(payload));
+        Ok(())
+    }
+
+    async fn say(&self, source: &SourceName, word: Word, payload: Bytes) -> Result<(), BrokerError> {
+        // Nothing scripted for what is live is meant for words: they are beside all that the log promises.
+        self.up()?.send(source, Follow::Words(word), &Hint::Beat(payload), 1);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use deltabus_record::change::{ConflictId, ConflictPolicy};
 use deltabus_record::schema::{ReceiverName, SourceName};
 
+use crate::commands::status::arrival::Awaited;
 use crate::moment::Moment;
 
 /// Keeps many destinations equal to one source, each in its own format, by sending only what changed.
@@ -190,6 +191,12 @@ pub(crate) struct Transmit {
     /// Stand by while another transmitter of the source is active, and take its place when it is gone
     #[arg(long, conflicts_with = "once")]
     pub(crate) standby: bool,
+    /// End when what was published is applied at the destinations of so many receivers, of all that are there, or of those named
+    #[arg(long, value_name = "N|all|NAME,…", value_delimiter = ',', requires = "once")]
+    pub(crate) wait: Vec<Awaited>,
+    /// Wait no longer than this; then it is said who lacks it, exit code 1 [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration, requires = "wait")]
+    pub(crate) timeout: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
@@ -330,14 +337,25 @@ pub(crate) struct Copy {
     pub(crate) dry_run: bool,
 }
 
+/// Who is how far, and what is wrong.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "LAG is how many change sets a receiver lacks, and how old the oldest of them is. CHANGES are those that came to the \
+source of late, half a minute a bar.\n\n--revision: has this change arrived, and where? Exit code: 0 everywhere, 1 not yet, 2 trouble. A receiver that \
+is gone and lacks it counts: it is not everywhere then."
+)]
 pub(crate) struct Status {
+    /// Only this source
+    pub(crate) source: Option<SourceName>,
     /// Again and again, in place
     #[arg(long)]
     pub(crate) watch: bool,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Where this revision has arrived
+    #[arg(long, value_name = "N", conflicts_with = "watch")]
+    pub(crate) revision: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -23,8 +23,11 @@ mod membership;
 mod moment;
 mod otlp;
 mod output;
+mod presence;
 mod report;
 mod session;
+mod sorter;
+mod terminal;
 
 use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};

@@ -313,6 +313,16 @@ impl Member {
         Ok(())
     }
 
+    /// How everybody stands of whom this process may know: those who keep the sources that it publishes, or all. Nobody, where it
+    /// may know nothing.
+    pub(crate) async fn company(&self) -> Result<Vec<v1::Participant>, Error> {
+        match self.membership.client().who().await {
+            Ok(told) => Ok(told.participants),
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Why this process was stopped, if the manager did it.
     pub(crate) fn dismissal(&self) -> Result<(), Error> {
         match self.dismissed.get() {

@@ -38,6 +38,18 @@ impl Paint {
         Paint { on: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
     }
 
+    /// None at all.
+    #[cfg(test)]
+    pub(crate) fn none() -> Paint {
+        Paint { on: false }
+    }
+
+    /// Wherever it goes.
+    #[cfg(test)]
+    pub(crate) fn always() -> Paint {
+        Paint { on: true }
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -99,12 +111,13 @@ pub(crate) fn kind_of(difference: &Difference) -> &'static str {
     }
 }
 
-/// Prints one differing record as a JSON object.
+/// Prints one differing record as a JSON object, which ends with what is `more` to say.
 pub(crate) fn print_difference_json(
     out: &mut dyn Write,
     collection: &CollectionName,
     schema: &Schema,
     difference: &Difference,
+    more: &[(&str, Value)],
 ) -> io::Result<()> {
     let empty = Row::default();
     let (before, after) = (difference.before.as_ref(), difference.after.as_ref());
@@ -122,13 +135,14 @@ pub(crate) fn print_difference_json(
         })
         .collect();
     let key: Vec<(String, Value)> = key_values(schema, before.or(after).unwrap_or(&empty));
-    let object = Value::Map(vec![
+    let mut object = vec![
         ("collection".into(), Value::text(collection.as_str())),
         ("key".into(), Value::Map(key)),
         ("change".into(), Value::text(change)),
         ("fields".into(), Value::Map(fields)),
-    ]);
-    writeln!(out, "{}", json::write(&object))
+    ];
+    object.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    writeln!(out, "{}", json::write(&Value::Map(object)))
 }
 
 /// A change as a difference, as far as it tells: of an update only the fields that differ.

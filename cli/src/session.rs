@@ -107,6 +107,15 @@ impl Bus {
         }
     }
 
+    /// The bus where a source's receivers can be called and heard: not under a manager, who is told, nor by a token, which lets
+    /// nobody listen to others.
+    pub(crate) async fn hears(&self, source: &SourceName) -> Result<Option<Arc<dyn Broker>>, Error> {
+        match self {
+            Bus::Plain(_) => self.known(source).await,
+            Bus::Managed(_) | Bus::ByToken(_) => Ok(None),
+        }
+    }
+
     /// Where it is, if it is one place.
     pub(crate) fn url(&self) -> Option<String> {
         match self {

@@ -281,7 +281,9 @@ fn controls() -> Vec<Vec<u8>> {
         released: false,
     };
     let questions = [Question::Who, Question::StandBy("one, process 7".into()), Question::Confirm, Question::Snapshot];
-    questions.iter().map(|question| question.to_bytes().to_vec()).chain([beat, lease.encode_to_vec()]).collect()
+    let term = v1::Term { version: VERSION, term: 1_700_000_000_000 };
+    let messages = [beat, lease.encode_to_vec(), term.encode_to_vec()];
+    questions.iter().map(|question| question.to_bytes().to_vec()).chain(messages).collect()
 }
 
 fn states() -> Vec<Vec<u8>> {

@@ -52,6 +52,12 @@ pub enum Error {
         /// The file or table.
         place: String,
     },
+    /// A file was to be made in a folder that isn't there.
+    #[error("the folder {} does not exist; make it first (mkdir -p)", folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The data is broken.
     #[error("{position}: {problem}")]
     Data {

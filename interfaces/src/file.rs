@@ -171,6 +171,9 @@ impl FileStore {
         // A file that is not there yet gets what the umask leaves of 0666; one that is there is private until it has the
         // mode of the old.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
+        if !folder.is_dir() && matches!(folder.try_exists(), Ok(false)) {
+            return Err(Error::NoFolder { folder: folder.to_owned() });
+        }
         let temporary = tempfile::Builder::new()
             .prefix(&temporary_prefix(target))
             .suffix(TEMPORARY_SUFFIX)

@@ -70,6 +70,11 @@ const SCHEMES: &[(&str, &str)] = &[("postgres", "postgres"), ("postgresql", "pos
 /// Options of a URL that say where something is.
 const PLACE_OPTIONS: &[&str] = &["host", "port", "dbname", "schema"];
 
+/// Whether a text looks like an interface's name, well or badly written.
+fn is_word(text: &str) -> bool {
+    text.len() > 1 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 impl Location {
     /// Parses a location. Without an interface's name the path's extension picks it.
     pub fn parse(given: &str) -> Result<Location, Error> {
@@ -87,6 +92,16 @@ impl Location {
         let (interface, path) = match named {
             Some((name, path)) => (name.to_owned(), path),
             None => {
+                if let Some((name, path)) = before.split_once(':')
+                    && is_word(name)
+                    && !path.starts_with("//")
+                    && !std::path::Path::new(before).exists()
+                {
+                    return Err(error(format!(
+                        "there is no interface `{name}`; there are {}. A file of that name is `./{name}:{path}`",
+                        INTERFACES.join(", ")
+                    )));
+                }
                 let extension = before.rsplit(['.', '/']).next().unwrap_or_default().to_ascii_lowercase();
                 match EXTENSIONS.iter().find(|(known, _)| *known == extension && before.contains('.')) {
                     Some((_, interface)) => ((*interface).to_owned(), before),
@@ -227,6 +242,11 @@ impl Options {
         Ok(Options { values })
     }
 
+    /// Whether the option `name` is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// Takes out the option `name`.
     pub fn take(&mut self, name: &str) -> Option<String> {
         self.values.remove(name)
@@ -282,6 +302,17 @@ mod tests {
             assert_eq!((&anywhere.interface, &anywhere.options), (&location.interface, &location.options), "{given}");
             assert_eq!(anywhere.place().unwrap(), location.place().unwrap(), "{given}");
         }
+    }
+
+    #[test]
+    fn an_interface_that_is_none_is_not_taken_for_a_part_of_the_path() {
+        let error = Location::parse("cvs:people.csv?key=id").unwrap_err().to_string();
+        assert!(
+            error.contains("no interface `cvs`") && error.contains("csv, tsv") && error.contains("./cvs:people.csv"),
+            "{error}"
+        );
+        let file = Location::parse("./cvs:people.csv").unwrap();
+        assert_eq!((file.interface.as_str(), file.path.to_str()), ("csv", Some("./cvs:people.csv")));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::authority::{Asking, Authority};
 use crate::configuration::Locations;
 use crate::registry::Changed;
 use crate::requests::Requests;
-use crate::rights;
+use crate::rights::{self, Rights};
 use crate::server::PeerInfo;
 use crate::sessions::{SESSION_SECONDS, Sessions};
 use crate::web::{LINK_LIFE, Logins};
@@ -222,8 +222,16 @@ impl Administration for Service {
     }
 
     async fn who(&self, request: Request<v1::WhoRequest>) -> Result<Response<v1::WhoResponse>, Status> {
-        self.administrator(&request).await?;
-        let participants = self.authority.who(None).await.map_err(status)?;
+        let asking = self.asking(&request).await?;
+        let rights = &asking.participant.rights;
+        if !rights.administrate && rights.publish.is_empty() {
+            return Err(Status::permission_denied(format!("`{}` is no administrator", asking.participant.name)));
+        }
+        let mut participants = self.authority.who(None).await.map_err(status)?;
+        if !rights.administrate {
+            participants =
+                participants.into_iter().filter_map(|participant| as_publisher(rights, participant)).collect();
+        }
         Ok(Response::new(v1::WhoResponse { participants }))
     }
 
@@ -298,6 +306,20 @@ impl Administration for Service {
         self.authority.note(name, "page", name, decided).await.map_err(status)?;
         Ok(Response::new(v1::PageResponse { secret: secret.into(), seconds: seconds as u32 }))
     }
+}
+
+/// What a publisher may know of a participant: how its receivers of the publisher's own sources stand, and when it was heard.
+fn as_publisher(rights: &Rights, participant: v1::Participant) -> Option<v1::Participant> {
+    let of_ours = |lagging: &v1::Lagging| {
+        let standing = lagging.standing.as_ref();
+        standing.is_some_and(|standing| {
+            standing.role() == v1::standing::Role::Receiver && rights.publish.contains(&standing.source)
+        })
+    };
+    let v1::Participant { name, seen_millis, revoked, standings, .. } = participant;
+    let standings: Vec<_> = standings.into_iter().filter(of_ours).collect();
+    let known = v1::Participant { name, seen_millis, revoked, standings, ..v1::Participant::default() };
+    (!known.standings.is_empty()).then_some(known)
 }
 
 /// Answers that a task of their own makes, one at a time as they are taken; an error ends them.

@@ -185,6 +185,27 @@ impl deltabus_record::diff::Known for KnownRecords<'_> {
         self.view.get(self.collection, key, row)
     }
 
+    fn get_many(
+        &self,
+        keys: &[&[u8]],
+        take: &mut dyn FnMut(usize, Option<&[u8]>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut records = match self.view.collection(self.collection) {
+            Some(_) => Some(self.view.records(self.collection)?),
+            None => None,
+        };
+        let mut next = || records.as_mut().and_then(Iterator::next).transpose();
+        let mut record = next()?;
+        for (at, key) in keys.iter().enumerate() {
+            while record.as_ref().is_some_and(|(stored, _)| **stored < **key) {
+                record = next()?;
+            }
+            let row = record.as_ref().filter(|(stored, _)| **stored == **key).map(|(_, row)| &**row);
+            take(at, row)?;
+        }
+        Ok(())
+    }
+
     fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         if self.view.collection(self.collection).is_none() {
             return Ok(());

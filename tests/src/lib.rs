@@ -19,6 +19,8 @@ pub mod managed;
 pub mod namespace;
 pub mod prometheus;
 pub mod proxy;
+#[cfg(target_os = "linux")]
+pub mod terminal;
 pub mod watched;
 
 /// How long a test waits for something that must come; reached only by a failure.

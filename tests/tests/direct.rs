@@ -75,6 +75,11 @@ fn a_receiver_elsewhere_needs_an_address_and_a_token() {
             let status: serde_json::Value = serde_json::from_str(&status).unwrap();
             status["receivers"][0]["lag"] == 0 && status["sources"][0]["published"].as_u64() >= Some(1)
         });
+        world.wait("it answers calls, and is seen where the source is", || {
+            let status: serde_json::Value =
+                serde_json::from_str(&world.run("status --json").exits(0).stdout()).expect("it is JSON");
+            status["receivers"].as_array().into_iter().flatten().any(|one| one["here"] == false && one["gone"] == false)
+        });
 
         // A bus that is started again is open again.
         deltabus_tests::kill(world.broker_pid());
@@ -340,7 +345,9 @@ fn whoever_has_the_token_can_receive_and_send_edits_and_nothing_else() {
             "deltabus.people.changes",
             "deltabus.people.live",
             "deltabus.people.transmitter",
+            "deltabus.people.call",
             "deltabus.people.snapshot.pointer",
+            "deltabus.people.snapshot.receivers",
             "deltabus.people.snapshot.a.0",
             "deltabus.orders.changes",
             "deltabus.orders.reverse.oslo",
@@ -355,6 +362,8 @@ fn whoever_has_the_token_can_receive_and_send_edits_and_nothing_else() {
             "deltabus.orders.live",
             "deltabus.people.changes",
             "deltabus.people.reverse.*",
+            "deltabus.people.standing",
+            "deltabus.orders.call",
             "_INBOX.>",
             "_INBOX_direct-orders.>",
             "$JS.>",

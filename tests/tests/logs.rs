@@ -261,6 +261,9 @@ fn one_trace_leads_from_a_scan_to_every_destination_and_from_an_edit_back_to_all
     let newest: Value = serde_json::from_str(log.lines().next().unwrap_or_default()).expect("it is JSON");
     assert_eq!((&newest["revision"], &newest["traces"]), (&2.into(), &serde_json::json!([trace])));
     assert!(world.run("show people 2").exits(0).stdout().contains(&format!("trace {trace}")));
+    let shown = world.run("show people 2 --json").exits(0).stdout();
+    let shown: Value = serde_json::from_str(&shown).expect("it is one line of JSON");
+    assert_eq!((&shown["change"], shown["trace"].as_str()), (&"update".into(), Some(trace.as_str())));
 
     // An edit at a destination.
     world.sql("a.db", "UPDATE people SET phone = '2220' WHERE id = '2'");

@@ -196,7 +196,9 @@ proptest! {
     fn sets_decode_as_they_were(set in set()) {
         let encoded = encode_set(&set);
         prop_assert_eq!(decode_set(&encoded.0).expect("it decodes"), set.clone());
-        prop_assert_eq!(encode_set(&set), encoded, "one set, one encoding");
+        prop_assert_eq!(&encode_set(&set), &encoded, "one set, one encoding");
+        let message = v1::ChangeSet::decode(encoded.0.clone()).expect("it is a message");
+        prop_assert_eq!(message.encode_to_vec(), encoded.0.to_vec(), "as any other encoder writes it");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use deltabus_bus::{Delivered, Entry, Log as BusLog, TraceId, history};
 use deltabus_record::change::{Change, ChangeSet, Outcome, ReverseId};
 use deltabus_record::schema::{Collection, CollectionName, SourceName};
 use deltabus_record::text::printable;
+use deltabus_record::value::Value;
 
 use crate::arguments::{Global, Log, Show};
 use crate::error::{Error, Exit};
@@ -16,20 +17,38 @@ use crate::output::{Paint, bytes_text, counted, difference_of, print_difference,
 use crate::session;
 
 /// The log of a source that the bus has.
-pub(crate) async fn founded(broker: Arc<dyn Broker>, source: &SourceName) -> Result<BusLog, Error> {
+pub(crate) async fn founded(global: &Global, broker: Arc<dyn Broker>, source: &SourceName) -> Result<BusLog, Error> {
     let log = BusLog::new(broker, source.clone());
     if !log.is_founded().await? {
-        return Err(Error::Trouble(format!(
-            "the bus has no source `{source}`; start `deltabus transmit {source} …` first, or name another bus with --bus"
-        )));
+        return Err(unknown(global, &log).await);
     }
     Ok(log)
+}
+
+/// So many sources are named to somebody who may have mistyped one.
+const NAMED_MAX: usize = 8;
+
+/// The error for a source that the bus doesn't have; says which the local bus has: elsewhere not everybody may ask that.
+pub(crate) async fn unknown(global: &Global, log: &BusLog) -> Error {
+    let source = log.source();
+    let mut there = match (&global.bus, &global.manager) {
+        (None, None) => log.broker().sources().await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    there.retain(|other| other != source);
+    let more = if there.len() > NAMED_MAX { " …" } else { "" };
+    there.truncate(NAMED_MAX);
+    let names: Vec<_> = there.iter().map(|name| format!("`{name}`")).collect();
+    let has = if names.is_empty() { String::new() } else { format!(" (it has {}{more})", names.join(", ")) };
+    Error::Trouble(format!(
+        "the bus has no source `{source}`{has}; start `deltabus transmit {source} …` first, or name another bus with --bus"
+    ))
 }
 
 /// The accepted history, oldest first.
 pub(crate) async fn entries(global: &Global, source: &SourceName) -> Result<(BusLog, Vec<Entry>), Error> {
     let state = session::state(global)?;
-    let log = founded(session::broker(global, &state, Wanted::Read(source)).await?, source).await?;
+    let log = founded(global, session::broker(global, &state, Wanted::Read(source)).await?, source).await?;
     let found = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&found);
     history(&log, &mut |entry| sink.lock().expect("nobody panics with this lock").push(entry)).await?;
@@ -147,6 +166,7 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
     schemas.note(set);
     let mut out = BufWriter::new(std::io::stdout());
     let paint = Paint::for_stdout();
+    let trace = [("trace", Value::text(TraceId::of_set(&options.source, set).to_string()))];
     if !options.json {
         let time = time_text(set.time_millis);
         writeln!(out, "revision {} of {}, {time}, digest {}", set.next.number, options.source, set.next.digest)?;
@@ -169,7 +189,7 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
             for change in &changes.changes {
                 let difference = difference_of(change);
                 if options.json {
-                    print_difference_json(&mut out, &changes.collection, &schema, &difference)?;
+                    print_difference_json(&mut out, &changes.collection, &schema, &difference, &trace)?;
                 } else {
                     print_difference(&mut out, paint, &changes.collection, &schema, &difference)?;
                 }

@@ -1,5 +1,7 @@
 //! `deltabus receive`: keep destinations equal to sources.
 
+use deltabus_bus::broker::BrokerError;
+use deltabus_bus::{Error as BusError, Log};
 use deltabus_receiver::{Error as ReceiverError, Receiver, Round};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_record::text::printable;
@@ -7,11 +9,13 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::arguments::{Global, Receive};
+use crate::commands::log::unknown;
 use crate::destinations::{self, Naming};
 use crate::error::{Error, Exit};
 use crate::figures::Watch;
 use crate::membership::Wanted;
 use crate::output::{counted, spinner};
+use crate::presence::{self, Presence};
 use crate::{log, otlp, session};
 
 /// Runs the command.
@@ -44,7 +48,13 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
             let bar = spinner(&global, &format!("{}: catching up", receiver.source()));
             let round = receiver.receive_once().instrument(lines).await;
             bar.finish_and_clear();
-            let round = round?;
+            let round = match round {
+                Err(ReceiverError::Bus(BusError::Broker(BrokerError::NoSource { .. }) | BusError::NoSnapshot(_))) => {
+                    let broker = bus.of(receiver.source()).await?;
+                    return Err(unknown(&global, &Log::new(broker, receiver.source().clone())).await);
+                }
+                round => round?,
+            };
             if !global.quiet {
                 println!("{}", round_text(receiver.source(), receiver.name(), &round));
             }
@@ -54,17 +64,33 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
             }
         }
         bus.report().await;
+        for receiver in &receivers {
+            if let Some(broker) = bus.hears(receiver.source()).await? {
+                let log = Log::new(broker, receiver.source().clone());
+                let folder = state.receiver_folder(receiver.source(), receiver.name());
+                presence::leave(&log, receiver.name(), &folder).await;
+            }
+        }
         return Ok(exit);
     }
     let stop = session::stop_signal()?;
     bus.attend(&stop);
+    let mut presence = Presence::default();
     let mut tasks = JoinSet::new();
     for receiver in receivers {
+        if let Some(broker) = bus.hears(receiver.source()).await? {
+            let log = Log::new(broker, receiver.source().clone());
+            let folder = state.receiver_folder(receiver.source(), receiver.name());
+            presence.answer(log, receiver.name().clone(), folder, &stop);
+        }
         tracing::info!(source = %receiver.source(), receiver = %receiver.name(), "receiving");
         let (stop, lines) = (stop.clone(), log::of_receiver(receiver.source(), receiver.name()));
         tasks.spawn(receiver.run(stop, log_round).instrument(lines));
     }
-    let exit = super::finish(tasks, &stop).await?;
+    let exit = super::finish(tasks, &stop).await;
+    stop.cancel();
+    presence.leave().await;
+    let exit = exit?;
     bus.dismissal()?;
     Ok(exit)
 }

@@ -24,7 +24,7 @@ pub(crate) async fn restore(global: &Global, options: Restore) -> Result<Exit, E
     let state = session::state(global)?;
     let broker = session::broker(global, &state, crate::membership::Wanted::Read(source)).await?;
     let bar = spinner(global, &format!("{source}: reading the log"));
-    let timeline = Timeline::read(&log::founded(broker.clone(), source).await?).await?;
+    let timeline = Timeline::read(&log::founded(global, broker.clone(), source).await?).await?;
     let step = options.at.find(&timeline, source, now_millis())?;
     let revision = step.revision;
     let since = step.time_millis.map(|millis| format!(" of {}", time_text(millis))).unwrap_or_default();

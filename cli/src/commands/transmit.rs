@@ -5,19 +5,25 @@ use deltabus_bus::local::Opening;
 use deltabus_interfaces::Location;
 use deltabus_record::schema::SourceName;
 use deltabus_record::text::printable;
+use deltabus_state::StateDirectory;
 use deltabus_transmitter::{Config, Error as TransmitterError, Round, Transmitter};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::arguments::{Global, Transmit};
+use crate::commands::status::{Looker, arrival};
 use crate::error::{Error, Exit};
 use crate::figures::Watch;
 use crate::membership::Wanted;
 use crate::output::{bytes_text, counted, spinner};
+use crate::presence::Presence;
+use crate::session::Bus;
 use crate::{config, direct, log, otlp, session};
 
 /// Runs the command.
 pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit, Error> {
+    arrival::check(&options.wait)?;
     let (global, configs, opening) = configs(global, &options)?;
     let state = session::state(&global)?;
     let metrics = session::serve_metrics(&global)?;
@@ -38,6 +44,9 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     for config in configs {
         let broker = bus.of(&config.source).await?;
         watch.logs.push(Log::new(broker.clone(), config.source.clone()));
+        if !state.source_folder(&config.source).exists() {
+            recommend_key(&global, &config.location);
+        }
         transmitters.push(Transmitter::open(config, broker, &state)?);
     }
     if metrics {
@@ -45,6 +54,7 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     }
     if options.once {
         let mut exit = Exit::Done;
+        let mut published = Vec::new();
         for transmitter in &mut transmitters {
             let source = transmitter.source().clone();
             let bar = spinner(&global, &format!("{source}: looking at the source"));
@@ -54,6 +64,7 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
             if !global.quiet {
                 println!("{}", round_text(transmitter.source(), &round));
             }
+            published.push((transmitter.source().clone(), round.revision));
             for unread in &round.unread {
                 eprintln!("deltabus: {}; it stands as it was", printable(unread));
                 exit = Exit::Trouble;
@@ -67,18 +78,79 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
             }
         }
         bus.report().await;
+        if !options.wait.is_empty() {
+            let arrived = wait(&global, &state, bus, &published, &options).await?;
+            exit = if exit == Exit::Done { arrived } else { exit };
+        }
         return Ok(exit);
     }
     let stop = session::stop_signal()?;
     bus.attend(&stop);
+    let mut presence = Presence::default();
+    for source in &sources {
+        if let Some(broker) = bus.hears(source).await? {
+            presence.remember(Log::new(broker, source.clone()), state.source_folder(source), &stop);
+        }
+    }
     let mut tasks = JoinSet::new();
     for transmitter in transmitters {
         tracing::info!(source = %transmitter.source(), "transmitting");
         let (stop, lines) = (stop.clone(), log::of_source(transmitter.source()));
         tasks.spawn(transmitter.run(stop, log_round).instrument(lines));
     }
-    let exit = super::finish(tasks, &stop).await?;
+    let exit = super::finish(tasks, &stop).await;
+    stop.cancel();
+    presence.leave().await;
+    let exit = exit?;
     bus.dismissal()?;
+    Ok(exit)
+}
+
+/// Interfaces of rows that have no key unless one is named.
+const KEYLESS: [&str; 3] = ["csv", "tsv", "ndjson"];
+
+/// Says once, before a source is published for the first time, what it means that no key is named: it can't be changed later.
+fn recommend_key(global: &Global, location: &Location) {
+    if !global.quiet && KEYLESS.contains(&location.interface.as_str()) && !location.options.has("key") {
+        let path = printable(&location.path.display().to_string());
+        eprintln!(
+            "deltabus: {path}: no key is named, so a row that changes is one that goes and one that comes; where a column tells rows apart, \
+name it now: {}:{path}?key=COLUMN",
+            location.interface
+        );
+    }
+}
+
+/// Waits until what was published is with those who are waited for, and says who lacks it when the time is over.
+async fn wait(
+    global: &Global,
+    state: &StateDirectory,
+    bus: Bus,
+    published: &[(SourceName, u64)],
+    options: &Transmit,
+) -> Result<Exit, Error> {
+    let mut looker = Looker::on(global, state, bus);
+    let timeout = options.timeout.unwrap_or(arrival::WAIT);
+    let end = Instant::now() + timeout;
+    let mut exit = Exit::Done;
+    for (source, revision) in published {
+        let bar = spinner(global, &format!("{source}: waiting until revision {revision} has arrived"));
+        let missing = arrival::wait(&mut looker, source, *revision, &options.wait, end).await;
+        bar.finish_and_clear();
+        let missing = missing?;
+        if missing.is_empty() {
+            if !global.quiet {
+                println!("{source}: revision {revision} has arrived");
+            }
+            continue;
+        }
+        let missing = printable(&missing.join(", ").replace('\n', " "));
+        eprintln!(
+            "deltabus: {source}: after {} s revision {revision} has not arrived: {missing}",
+            timeout.as_secs_f64()
+        );
+        exit = Exit::Differs;
+    }
     Ok(exit)
 }
 

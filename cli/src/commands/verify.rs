@@ -60,7 +60,7 @@ async fn verify_one(
     let bar = spinner(global, &format!("{}: verifying", config.source));
     let verified = match &options.at {
         None => deltabus_receiver::verify(config.clone(), broker.clone(), state).await.map_err(Error::from),
-        Some(at) => verify_at(at, config.clone(), broker.clone(), state).await,
+        Some(at) => verify_at(global, at, config.clone(), broker.clone(), state).await,
     };
     bar.finish_and_clear();
     let verified = verified?;
@@ -97,12 +97,13 @@ async fn verify_one(
 
 /// Compares a place with the source as it was.
 async fn verify_at(
+    global: &Global,
     at: &Moment,
     config: Config,
     broker: Arc<dyn Broker>,
     state: &StateDirectory,
 ) -> Result<Verified, Error> {
-    let timeline = Timeline::read(&log::founded(broker.clone(), &config.source).await?).await?;
+    let timeline = Timeline::read(&log::founded(global, broker.clone(), &config.source).await?).await?;
     let at = at.find(&timeline, &config.source, now_millis())?.revision;
     Ok(deltabus_receiver::verify_at(config, broker, state, &timeline, at).await?)
 }

@@ -16,7 +16,7 @@ use crate::moment::now_millis;
 use crate::output::{counted, time_text};
 
 /// Who was not heard of for so long is gone: reports come every few seconds, and are written down every ten.
-const GONE_MILLIS: u64 = 30_000;
+pub(crate) const GONE_MILLIS: u64 = 30_000;
 
 /// Runs `who`.
 pub(crate) async fn who(global: &Global, options: Who) -> Result<Exit, Error> {

@@ -243,7 +243,7 @@ impl Receiver {
         let mut sets: Vec<ReverseSet> = Vec::new();
         let mut bytes = 0;
         for (collection, differences, _) in &look.differences {
-            for change in differences.iter().cloned().filter_map(Difference::into_change) {
+            for change in differences.iter().filter_map(Difference::to_change) {
                 let more = encoded_bytes(&change);
                 let full = sets.last().is_none_or(|set| set.edits.len() >= REVERSE_EDITS || bytes + more > bytes_max);
                 if full {

@@ -557,6 +557,8 @@ impl Receiver {
     fn report(&self, error: Option<&Error>) -> Result<(), Error> {
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
+        // The base is there before a destination that has yet to be made equal to it.
+        let revision = if ledger::reconcile(&view)? { 0 } else { position.revision.number };
         let dead = self.dead.waiting();
         gauge!(figures::DEAD_LETTERS_WAITING, &self.labels()).set(dead as f64);
         gauge!(figures::PENDING_SETS, &self.labels()).set(self.pending.sets().len() as f64);
@@ -569,7 +571,7 @@ impl Receiver {
             quoted(&self.config.location.given),
             quoted(&self.config.location.anywhere()),
             self.config.reverse,
-            position.revision.number,
+            revision,
             position.revision.digest.records,
             self.pending.sets().len(),
             self.drift,

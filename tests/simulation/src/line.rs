@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use deltabus_bus::broker::{
     AppendError, Broker, BrokerError, Expect, Extent, Follow, Hint, Live, Question, Questions, Stored, Stream, Subject,
+    Word,
 };
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_record::schema::SourceName;
@@ -269,6 +270,10 @@ impl Broker for Line {
 
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
         self.ask_for(|| "beats".into(), Takes::Time, self.bus.beat(source, payload)).await
+    }
+
+    async fn say(&self, source: &SourceName, word: Word, payload: Bytes) -> Result<(), BrokerError> {
+        self.ask_for(|| format!("says {word:?}"), Takes::Time, self.bus.say(source, word, payload)).await
     }
 
     async fn ask(&self, source: &SourceName, question: Bytes) -> Result<Option<Bytes>, BrokerError> {

@@ -472,7 +472,7 @@ impl Transmitter {
         self.count_scanned(&observation.scanned, round);
 
         let mut working = Working::new(&view, base.digest);
-        working.apply(&observation.transaction)?;
+        working.take_in(&observation.transaction.schemas, observation.differences);
         let next = working.digest();
         let held = Held::check(&observation.losses, self.config.max_delete, next);
         if let Some(held) = held
