@@ -342,7 +342,8 @@ pub(crate) struct Copy {
 #[command(
     after_help = "LAG is how many change sets a receiver lacks, and how old the oldest of them is. CHANGES are those that came to the \
 source of late, half a minute a bar.\n\n--revision: has this change arrived, and where? Exit code: 0 everywhere, 1 not yet, 2 trouble. A receiver that \
-is gone and lacks it counts: it is not everywhere then."
+is gone and lacks it counts: it is not everywhere then. Those of other machines are forgotten after 30 days, those of this one \
+when their folder receivers/SOURCE/NAME in the state directory is removed."
 )]
 pub(crate) struct Status {
     /// Only this source

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process holds the folder.
-    #[error("{} is in use by {}; two processes can't share it: end that one first, or give this one another --state", dir.display(), holder(*pid))]
+    #[error("{} is in use by {}; two processes can't share it: end that one first", dir.display(), holder(*pid))]
     Busy {
         /// The folder.
         dir: PathBuf,

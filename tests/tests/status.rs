@@ -124,6 +124,18 @@ fn a_name_that_was_mistyped_is_told_and_leaves_nothing_in_the_status() {
 }
 
 #[test]
+fn who_receives_before_anything_is_transmitted_waits_and_says_so_once() {
+    let world = world();
+    world.run("bus start").exits(0);
+    let receiver = world.start("receive people people.json?key=id");
+    world.wait("it says what it waits for", || receiver.log().contains("waiting until it is transmitted"));
+    let _transmitter = world.start(&format!("transmit people {SOURCE}"));
+    world.wait_equal(SOURCE, "people.json?key=id");
+    assert_eq!(receiver.log().matches("waiting until").count(), 1, "{}", receiver.log());
+    assert!(!receiver.log().contains("ERROR"), "{}", receiver.log());
+}
+
+#[test]
 fn the_watch_is_drawn_in_place_follows_the_terminals_size_and_gives_it_back() {
     let world = world();
     let _transmitter = world.start(&format!("transmit people {SOURCE}"));

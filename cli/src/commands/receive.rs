@@ -49,7 +49,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
             let round = receiver.receive_once().instrument(lines).await;
             bar.finish_and_clear();
             let round = match round {
-                Err(ReceiverError::Bus(BusError::Broker(BrokerError::NoSource { .. }) | BusError::NoSnapshot(_))) => {
+                unpublished if is_unpublished(&unpublished) => {
                     let broker = bus.of(receiver.source()).await?;
                     return Err(unknown(&global, &Log::new(broker, receiver.source().clone())).await);
                 }
@@ -85,7 +85,18 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
         }
         tracing::info!(source = %receiver.source(), receiver = %receiver.name(), "receiving");
         let (stop, lines) = (stop.clone(), log::of_receiver(receiver.source(), receiver.name()));
-        tasks.spawn(receiver.run(stop, log_round).instrument(lines));
+        let mut waits = false;
+        let after = move |source: &SourceName, receiver: &ReceiverName, result: &Result<Round, ReceiverError>| {
+            let before = std::mem::replace(&mut waits, is_unpublished(result));
+            match (before, waits) {
+                (true, true) => {}
+                (false, true) => {
+                    tracing::warn!(%source, %receiver, "the bus has no such source yet; waiting until it is transmitted");
+                }
+                (_, false) => log_round(source, receiver, result),
+            }
+        };
+        tasks.spawn(receiver.run(stop, after).instrument(lines));
     }
     let exit = super::finish(tasks, &stop).await;
     stop.cancel();
@@ -118,6 +129,11 @@ fn round_text(source: &SourceName, receiver: &ReceiverName, round: &Round) -> St
         text.push_str(&format!(", {}", counted(round.dead_letters, "dead letter")));
     }
     text
+}
+
+/// Whether nothing is wrong but that nobody has published the source yet.
+fn is_unpublished(result: &Result<Round, ReceiverError>) -> bool {
+    matches!(result, Err(ReceiverError::Bus(BusError::Broker(BrokerError::NoSource { .. }) | BusError::NoSnapshot(_))))
 }
 
 fn log_round(source: &SourceName, receiver: &ReceiverName, result: &Result<Round, ReceiverError>) {
