@@ -28,11 +28,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Differences of two CSV files beside the csv-diff crate and qsv; a re-scan beside the bare parse.
+    /// Differences of two CSV files beside the csv-diff crate, qsv, DuckDB and git; a re-scan beside the bare parse.
     Diff {
         /// How many rows.
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
+        /// How many columns: 3, 8, or more.
+        #[arg(long, default_value_t = 8)]
+        columns: usize,
     },
     /// First load into SQLite beside `sqlite3 .import`.
     Load {
@@ -115,7 +118,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
-        Bench::Diff { rows } => tables::diff(rows),
+        Bench::Diff { rows, columns } => tables::diff(rows, columns),
         Bench::Load { rows } => tables::load(rows),
         Bench::Publish { rows } => pipeline::publish(rows),
         Bench::SlowReceivers { changes } => latency::beside_slow_receivers(changes),
