@@ -126,6 +126,19 @@ impl Log {
         })
     }
 
+    /// Whether a reader can go on from `position`: the log goes that far, has what comes next, and has there, where it is still
+    /// kept, the message that was read.
+    pub async fn leads_on_from(&self, position: &Position) -> Result<bool, Error> {
+        let extent = self.broker.extent(&self.source, Stream::Changes).await?.unwrap_or_default();
+        if position.sequence + 1 < extent.first || position.sequence > extent.last {
+            return Ok(false);
+        }
+        let Some(check) = position.check else { return Ok(true) };
+        let there = self.broker.read(&self.source, Stream::Changes, position.sequence, 1).await?;
+        let there = there.first().filter(|first| first.sequence == position.sequence);
+        Ok(there.is_none_or(|there| xxh3_64(&there.payload) == check))
+    }
+
     /// Whether anything was ever published.
     pub async fn is_founded(&self) -> Result<bool, Error> {
         let extent = self.broker.extent(&self.source, Stream::Changes).await?;

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use deltabus_bus::broker::{Broker, Stream};
+use deltabus_bus::broker::{Broker, Expect, Stream, Subject};
 use deltabus_bus::memory::{Availability, Fault, MemoryBroker};
 use deltabus_bus::{
     Accepted, Clock, Entry, Error, Event, Log, Position, Reader, Reason, SnapshotWriter, SystemClock, Timeline, Writer,
     history,
 };
 use deltabus_proto::v1;
+use prost::Message;
 
 use crate::brokers::{ends, prepared};
 use crate::log::{append, claim, numbers, stored};
@@ -143,6 +144,20 @@ async fn a_claim_is_above_one_that_took_the_place_of_the_last_message_known() {
     let (again, accepted) = claim(&log, "t", known).await;
     assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
     assert!(again.term() > other.term(), "{} and {}", again.term(), other.term());
+}
+
+#[tokio::test]
+async fn a_kept_term_of_garbage_or_without_one_above_it_is_none() {
+    let (_, log, writer) = log_of(3).await;
+    let nowhere = Position { sequence: 99, ..writer.position() };
+    let last = v1::Term { version: 1, term: i64::MAX as u64 - 1 }.encode_to_vec();
+    for kept in [vec![0xff; 300], Vec::new(), last] {
+        let subject = Subject::snapshot("term");
+        log.broker().append(log.source(), &subject, kept.into(), Expect::Any).await.expect("it is stored");
+        let (next, accepted) = claim(&log, "u", nowhere).await;
+        assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+        assert!(next.term() > writer.term() && next.term() < i64::MAX as u64 / 2, "{}", next.term());
+    }
 }
 
 /// The same where the log's founder had the clock.

@@ -65,8 +65,15 @@ impl Chronicle {
         match subject.tail.strip_prefix("reverse.") {
             Some(receiver) => self.reversed(receiver, payload),
             None if *subject == Subject::changes() => self.read(),
+            None if *subject == Subject::snapshot("pointer") && self.waits_for_snapshot() => self.read(),
             None => {}
         }
+    }
+
+    /// Whether readers found neither log nor snapshot to lead on from where they were.
+    fn waits_for_snapshot(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.reader.is_none() && inner.reached.number > 0
     }
 
     fn reversed(&self, receiver: &str, payload: &[u8]) {

@@ -432,3 +432,25 @@ async fn an_edit_made_between_looking_for_edits_and_making_a_destination_equal_i
         assert_eq!(world.read("copy.csv"), world.read("people.csv"));
     }
 }
+
+/// The log was as long as before, and led on for whoever had read it, but for nobody who joined.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_stands_on_a_message_that_the_log_lost_is_replaced() {
+    let world = World::new(CSV);
+    world.write("people.csv", "id,phone\n1,111\n2,222\n");
+    world.transmitter("tx").transmit_once().await.unwrap();
+    copy(&world.path("tx"), &world.path("old"));
+    let mut transmitter = world.transmitter("tx");
+    transmitter.transmit_once().await.unwrap();
+    transmitter.snapshot().await.unwrap();
+    drop(transmitter);
+    // What went is the claim of the one who wrote the snapshot.
+    let extent = world.broker.extent(&world.source, Stream::Changes).await.unwrap().unwrap();
+    let snapshot = pointer(&world.log()).await.unwrap().unwrap();
+    assert_eq!(snapshot.position.sequence, extent.last);
+    world.broker.cut(&world.source, Stream::Changes, extent.last - 1);
+
+    world.transmitter("old").transmit_once().await.unwrap();
+    world.receiver().receive_once().await.unwrap();
+    assert_eq!(world.read("copy.csv"), world.read("people.csv"));
+}

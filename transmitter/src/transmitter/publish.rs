@@ -92,7 +92,6 @@ impl Transmitter {
         let (broker, source) = (self.log.broker(), self.log.source());
         let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
         let extent = extent.unwrap_or_default();
-        let first = extent.first;
         if let Some(writer) = &self.writer {
             let wanted = writer.position().sequence;
             if extent.last < wanted {
@@ -117,7 +116,10 @@ impl Transmitter {
             batch.commit()?;
             self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
         }
-        let leads = snapshot.is_some_and(|manifest| manifest.position.sequence + 1 >= first);
+        let leads = match snapshot {
+            Some(manifest) => self.log.leads_on_from(&manifest.position).await?,
+            None => false,
+        };
         if leads {
             self.snapshot_seen = Some(tokio::time::Instant::now());
         }
