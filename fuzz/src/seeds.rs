@@ -279,8 +279,17 @@ fn controls() -> Vec<Vec<u8>> {
         good_for_millis: 5_000,
         released: false,
     };
+    let call = v1::Call { version: VERSION, spread_millis: 500 }.encode_to_vec();
+    let standing =
+        v1::Standing { version: VERSION, receiver: "oslo".into(), revision: 5, records: 3, ..v1::Standing::default() };
+    let heard = v1::Heard { standing: Some(standing.clone()), seen_millis: 1_800_000_000_000 };
+    let roll = v1::Roll { version: VERSION, heard: vec![heard] }.encode_to_vec();
     let questions = [Question::Who, Question::StandBy("one, process 7".into()), Question::Confirm, Question::Snapshot];
-    questions.iter().map(|question| question.to_bytes().to_vec()).chain([beat, lease.encode_to_vec()]).collect()
+    questions
+        .iter()
+        .map(|question| question.to_bytes().to_vec())
+        .chain([beat, lease.encode_to_vec(), call, standing.encode_to_vec(), roll])
+        .collect()
 }
 
 fn states() -> Vec<Vec<u8>> {
