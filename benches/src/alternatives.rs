@@ -21,12 +21,14 @@ pub(crate) fn run(name: &str, files: &[PathBuf]) -> Result<()> {
             println!("{}", records.as_slice().len());
             Ok(())
         }
-        ("csv-parse", [file]) => {
-            let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(File::open(file)?);
+        ("csv-parse", files) => {
             let mut record = csv::ByteRecord::new();
             let mut rows = 0u64;
-            while reader.read_byte_record(&mut record)? {
-                rows += 1;
+            for file in files {
+                let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(File::open(file)?);
+                while reader.read_byte_record(&mut record)? {
+                    rows += 1;
+                }
             }
             println!("{rows}");
             Ok(())

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod alternatives;
+mod fan_out;
 mod latency;
 mod measure;
 mod pipeline;
@@ -27,11 +28,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Differences of two CSV files beside the csv-diff crate and qsv; a re-scan beside the bare parse.
+    /// Differences of two CSV files beside the csv-diff crate, qsv, DuckDB and git; a re-scan beside the bare parse.
     Diff {
         /// How many rows.
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
+        /// How many columns: 3, 8, or more.
+        #[arg(long, default_value_t = 8)]
+        columns: usize,
     },
     /// First load into SQLite beside `sqlite3 .import`.
     Load {
@@ -56,6 +60,15 @@ enum Bench {
         /// How many changes each time.
         #[arg(long, default_value_t = 100)]
         changes: u32,
+    },
+    /// Sets to many receivers beside plain NATS subscriptions to the same bytes.
+    FanOut {
+        /// How many receivers, one run for each number.
+        #[arg(long, value_delimiter = ',', default_value = "1,8,64,512")]
+        receivers: Vec<usize>,
+        /// How many sets.
+        #[arg(long, default_value_t = 100)]
+        sets: u32,
     },
     /// Bytes on the bus for successive versions of a file beside `diff | zstd`.
     Versions {
@@ -105,11 +118,12 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
-        Bench::Diff { rows } => tables::diff(rows),
+        Bench::Diff { rows, columns } => tables::diff(rows, columns),
         Bench::Load { rows } => tables::load(rows),
         Bench::Publish { rows } => pipeline::publish(rows),
         Bench::SlowReceivers { changes } => latency::beside_slow_receivers(changes),
         Bench::Latency { changes } => latency::latency(changes),
+        Bench::FanOut { receivers, sets } => fan_out::fan_out(&receivers, sets),
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
         Bench::PostgresLoad { rows } => postgres::load(rows),
         Bench::PostgresUpdates { rows, seconds, rate } => postgres::updates(rows, seconds, rate),

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
 /// What benchmarks fail with.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -18,6 +20,8 @@ pub(crate) const RUNS: usize = 3;
 pub(crate) struct Measured {
     /// Wall time.
     pub(crate) seconds: f64,
+    /// Processor time, in user and system mode; where others use the machine too, it says more than wall time.
+    pub(crate) cpu_seconds: f64,
     /// Peak resident memory in MiB, as far as it can be seen from outside (`VmHWM`).
     pub(crate) peak_mib: f64,
 }
@@ -27,15 +31,17 @@ pub(crate) fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
     let start = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let status_file = format!("/proc/{}/status", child.id());
+    let stat_file = format!("/proc/{}/stat", child.id());
     let mut peak_kib = 0;
-    let status = loop {
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    while waitid(WaitId::Pid(Pid::from_child(&child)), ended)?.is_none() {
         peak_kib = peak(&status_file).unwrap_or(0).max(peak_kib);
-        match child.try_wait()? {
-            Some(status) => break status,
-            None => std::thread::park_timeout(LOOK),
-        }
-    };
+        std::thread::park_timeout(LOOK);
+    }
     let seconds = start.elapsed().as_secs_f64();
+    // It has ended and is there until it is waited for.
+    let cpu_seconds = cpu(&stat_file).unwrap_or(f64::NAN);
+    let status = child.wait()?;
     if !status.code().is_some_and(|code| codes.contains(&code)) {
         let mut text = String::new();
         if let Some(mut errors) = child.stderr.take() {
@@ -43,7 +49,7 @@ pub(crate) fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
         }
         return Err(format!("{command:?} ended with {status}: {text}").into());
     }
-    Ok(Measured { seconds, peak_mib: peak_kib as f64 / 1024.0 })
+    Ok(Measured { seconds, cpu_seconds, peak_mib: peak_kib as f64 / 1024.0 })
 }
 
 /// The fastest of [`RUNS`] runs; `prepare` comes before each.
@@ -56,6 +62,60 @@ pub(crate) fn best(codes: &[i32], mut prepare: impl FnMut() -> Result<Command>) 
         }
     }
     best.ok_or_else(|| "no run".into())
+}
+
+/// One of several that are measured side by side.
+pub(crate) struct Case<'a> {
+    /// What is run.
+    pub(crate) name: String,
+    /// The exit codes of success.
+    pub(crate) codes: &'a [i32],
+    /// Comes before each run.
+    pub(crate) prepare: Box<dyn FnMut() -> Result<Command> + 'a>,
+}
+
+impl<'a> Case<'a> {
+    /// A command that is the same each time.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        codes: &'a [i32],
+        prepare: impl FnMut() -> Result<Command> + 'a,
+    ) -> Case<'a> {
+        Case { name: name.into(), codes, prepare: Box::new(prepare) }
+    }
+}
+
+/// Runs all of them in turn, [`RUNS`] times, and prints the fastest run of each; ratios are to the first.
+pub(crate) fn alternating(mut cases: Vec<Case<'_>>) -> Result<Vec<Measured>> {
+    let mut fastest: Vec<Option<Measured>> = vec![None; cases.len()];
+    for _ in 0..RUNS {
+        for (case, fastest) in cases.iter_mut().zip(&mut fastest) {
+            let run = once(&mut (case.prepare)()?, case.codes)?;
+            let before = fastest.unwrap_or(run);
+            *fastest = Some(Measured {
+                seconds: run.seconds.min(before.seconds),
+                cpu_seconds: run.cpu_seconds.min(before.cpu_seconds),
+                peak_mib: run.peak_mib.max(before.peak_mib),
+            });
+        }
+    }
+    let fastest: Vec<Measured> = fastest.into_iter().flatten().collect();
+    for (case, measured) in cases.iter().zip(&fastest) {
+        line(&case.name, *measured, fastest[0]);
+    }
+    Ok(fastest)
+}
+
+/// Clock ticks a second in `/proc` (proc(5), `sysconf(_SC_CLK_TCK)`): 100 on Linux, whatever the kernel's own.
+const TICKS: f64 = 100.0;
+
+/// Processor time of a process and those of its children that it waited for.
+fn cpu(stat_file: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(stat_file).ok()?;
+    // The program's name stands in parentheses and may hold anything; utime is the 12th field behind it.
+    let (_, fields) = text.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(4).map(|ticks| ticks.parse::<f64>().ok());
+    Some(ticks.sum::<Option<f64>>()? / TICKS)
 }
 
 fn peak(status_file: &str) -> Option<u64> {
@@ -86,12 +146,14 @@ pub(crate) fn installed(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-/// Prints one line of a table; ratios are to `reference`.
+/// Prints one line of a table: wall time, processor time, memory; ratios are to `reference`.
 pub(crate) fn line(name: &str, measured: Measured, reference: Measured) {
     println!(
-        "{name:<44} {:>9.3} s {:>7.2} x {:>9.1} MiB",
+        "{name:<44} {:>9.3} s {:>7.2} x {:>9.2} s {:>7.2} x {:>9.1} MiB",
         measured.seconds,
         measured.seconds / reference.seconds,
+        measured.cpu_seconds,
+        measured.cpu_seconds / reference.cpu_seconds,
         measured.peak_mib
     );
 }

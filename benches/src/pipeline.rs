@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::measure::{Result, deltabus};
+use crate::measure::{Case, Result, alternating, deltabus};
 use crate::rows;
 
 /// The program in a state directory of its own.
@@ -77,24 +77,79 @@ impl Drop for Deltabus {
     }
 }
 
-/// Publishing a large set beside publishing the same bytes to a raw JetStream stream on the same server.
+/// Publishing a large set beside publishing the same bytes to a raw JetStream stream on the same server, and beside the bytes
+/// that the same changes are as JSON events.
 pub(crate) fn publish(count: u64) -> Result<()> {
     let deltabus = Deltabus::new()?;
     let source = deltabus.path("bench.csv");
-    rows::write(&source, count, 0)?;
+    let versions = [deltabus.path("before.csv"), deltabus.path("after.csv")];
+    rows::write(&versions[0], count, 0)?;
+    rows::write(&versions[1], count, 1000)?;
+    std::fs::copy(&versions[0], &source)?;
     deltabus.run("transmit bench csv:bench.csv?key=id --once -q")?;
-    rows::write(&source, count, 1000)?;
-    let start = Instant::now();
-    deltabus.run("transmit bench csv:bench.csv?key=id --once -q")?;
-    let whole = start.elapsed().as_secs_f64();
-    let bytes: u64 = deltabus.set_bytes()?.into_iter().skip(1).sum();
+    println!("publishing {count} changed rows");
+    println!("{:<44} {:>22} {:>21} {:>13}", "", "wall time", "processor time", "memory");
+    let unchanged = Case::new("deltabus transmit --once, nothing changed", &[0], || {
+        std::fs::File::options().append(true).open(&source)?.set_modified(std::time::SystemTime::now())?;
+        Ok(deltabus.command("transmit bench csv:bench.csv?key=id --once -q"))
+    });
+    // From the one version to the other, and back.
+    let mut turn = 0;
+    let changed = Case::new("deltabus transmit --once, all rows changed", &[0], || {
+        turn += 1;
+        std::fs::copy(&versions[turn % 2], &source)?;
+        Ok(deltabus.command("transmit bench csv:bench.csv?key=id --once -q"))
+    });
+    alternating(vec![unchanged, changed])?;
+    let sets = deltabus.set_bytes()?;
+    let bytes = *sets.get(1).ok_or("nothing was published")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let raw = runtime.block_on(raw_publish(&deltabus, bytes))?;
-    println!("publishing {count} changed rows: {bytes} bytes in the log");
-    println!("{:<44} {whole:>9.3} s", "deltabus transmit --once: scan, stage, publish");
-    println!("{:<44} {raw:>9.3} s", "raw JetStream, the same bytes, 256 KiB each");
-    println!("{:<44} {:>9.1} MB/s", "raw JetStream", bytes as f64 / raw / 1e6);
+    println!(
+        "{:<44} {raw:>9.3} s  {:.0} MB/s",
+        "raw JetStream, the same bytes, 256 KiB each",
+        bytes as f64 / raw / 1e6
+    );
+    let events = json_events(&versions)?;
+    let packed = zstd::encode_all(events.as_slice(), 3)?.len() as u64;
+    println!("\nbytes for {count} updates of two fields each");
+    for (name, size) in [
+        ("deltabus, in the log", bytes),
+        ("JSON events, before and after", events.len() as u64),
+        ("the same, zstd -3 over all", packed),
+    ] {
+        let each = size as f64 / count as f64;
+        println!("{name:<44} {size:>12} B {each:>9.1} a row {:>7.2} x", size as f64 / bytes as f64);
+    }
     Ok(())
+}
+
+/// The same changes as Debezium writes them, payload only: all fields before and after, and where they come from.
+fn json_events([before, after]: &[PathBuf; 2]) -> Result<Vec<u8>> {
+    let mut events = Vec::new();
+    let (mut before, mut after) = (csv::Reader::from_path(before)?, csv::Reader::from_path(after)?);
+    let names = before.headers()?.clone();
+    for (before, after) in before.records().zip(after.records()) {
+        let row = |record: &csv::StringRecord| -> serde_json::Value {
+            names
+                .iter()
+                .zip(record)
+                .map(|(name, value)| (name.to_owned(), value.into()))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        };
+        let event = serde_json::json!({
+            "before": row(&before?),
+            "after": row(&after?),
+            "source": { "version": "3.0.0.Final", "connector": "postgresql", "name": "bench", "ts_ms": 1_790_000_000_000_u64,
+                "snapshot": "false", "db": "bench", "schema": "public", "table": "bench", "txId": 1, "lsn": 1 },
+            "op": "u",
+            "ts_ms": 1_790_000_000_000_u64,
+        });
+        serde_json::to_writer(&mut events, &event)?;
+        events.push(b'\n');
+    }
+    Ok(events)
 }
 
 /// Publishes `bytes` in messages of 256 KiB, each acknowledged before the next; seconds.

@@ -59,7 +59,7 @@ impl Syncthing {
             let equal = ["globalBytes", "globalFiles", "globalDirectories"].iter().all(|of| sent[of] == there[of]);
             if idle && equal && there["needTotalItems"] == 0 && there["globalFiles"].as_u64() > Some(0) {
                 let peak_mib = [&self.sender, &self.receiver].map(Node::peak_mib).into_iter().fold(0.0, f64::max);
-                return Ok(Measured { seconds: start.elapsed().as_secs_f64(), peak_mib });
+                return Ok(Measured { seconds: start.elapsed().as_secs_f64(), cpu_seconds: f64::NAN, peak_mib });
             }
             if start.elapsed() > PATIENCE {
                 return Err("Syncthing does not come to an end".into());

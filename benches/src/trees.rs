@@ -162,8 +162,11 @@ pub(crate) fn trees(files: u32, large: u32) -> Result<()> {
         let to = format!("receive tree tree:{} --name copy --once -q", pair.copy.display());
         let received = once(&mut world.command(&to), &[0])?;
         let moved = stored(world)?.saturating_sub(before);
-        let both =
-            Measured { seconds: sent.seconds + received.seconds, peak_mib: sent.peak_mib.max(received.peak_mib) };
+        let both = Measured {
+            seconds: sent.seconds + received.seconds,
+            cpu_seconds: sent.cpu_seconds + received.cpu_seconds,
+            peak_mib: sent.peak_mib.max(received.peak_mib),
+        };
         Ok((both, Some(moved)))
     })?;
     play("deltabus copy", &mut |pair| {

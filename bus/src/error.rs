@@ -127,6 +127,17 @@ impl Error {
     }
 }
 
+/// Whether an error comes from a content that the bus doesn't have.
+pub fn misses_content(error: &(dyn std::error::Error + 'static)) -> bool {
+    if matches!(error.downcast_ref(), Some(Error::ChunkMissing { .. })) {
+        return true;
+    }
+    // What is inside an error of input and output is not its source: that is the inner one's.
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inside = inside.is_some_and(|inside| misses_content(inside));
+    inside || error.source().is_some_and(misses_content)
+}
+
 /// An error with all its causes in one line; what an error says of its cause already isn't said twice.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

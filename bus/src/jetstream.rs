@@ -839,7 +839,7 @@ fn log_event(event: &Event) {
         Event::SlowConsumer(_) => tracing::debug!("a subscription lost messages; they are read from the log"),
         Event::ServerError(error) => tracing::warn!(%error, "the bus reports an error"),
         Event::ClientError(error) => tracing::debug!(%error, "the bus client reports an error"),
-        event => tracing::debug!(%event, "bus"),
+        event => tracing::debug!(%event, "the bus client reports something"),
     }
 }
 

@@ -80,7 +80,7 @@ fn found(stored: Stored) -> Found {
     let record = match decode(&stored.payload) {
         Ok(record) => Some(record),
         Err(error) => {
-            tracing::debug!(%error, "the record of who is active is passed over");
+            tracing::debug!(error = crate::causes(&error), "the record of who is active is passed over");
             None
         }
     };

@@ -17,11 +17,16 @@ use crate::broker::{AppendError, Broker, BrokerError, Expect, Stream, Subject};
 use crate::clock::{Clock, SystemClock};
 use crate::metrics as figures;
 use crate::reader::{Event, Reader};
+use crate::terms;
 use crate::wire::{self, EncodedSet};
 
 /// Sets that wait are packed together up to about this many bytes before compression. Throughput grows with the size of
 /// messages up to here; larger ones only delay.
 pub const BUNDLE_BYTES: usize = 512 * 1024;
+
+/// A message of the log has no more sets than this, so that whoever finds messages gone knows which numbers they can't have
+/// had. Sets are seldom so small that it matters.
+pub const BUNDLE_SETS: usize = 4096;
 
 /// Room for the envelope around a part.
 const ENVELOPE_BYTES: usize = 256;
@@ -121,6 +126,19 @@ impl Log {
         })
     }
 
+    /// Whether a reader can go on from `position`: the log goes that far, has what comes next, and has there, where it is still
+    /// kept, the message that was read.
+    pub async fn leads_on_from(&self, position: &Position) -> Result<bool, Error> {
+        let extent = self.broker.extent(&self.source, Stream::Changes).await?.unwrap_or_default();
+        if position.sequence + 1 < extent.first || position.sequence > extent.last {
+            return Ok(false);
+        }
+        let Some(check) = position.check else { return Ok(true) };
+        let there = self.broker.read(&self.source, Stream::Changes, position.sequence, 1).await?;
+        let there = there.first().filter(|first| first.sequence == position.sequence);
+        Ok(there.is_none_or(|there| xxh3_64(&there.payload) == check))
+    }
+
     /// Whether anything was ever published.
     pub async fn is_founded(&self) -> Result<bool, Error> {
         let extent = self.broker.extent(&self.source, Stream::Changes).await?;
@@ -167,6 +185,11 @@ impl Writer {
                 at = reader.position();
             }
             term = term.max(at.term);
+            // Where nothing is left of the log, its end may be another claim than the one that is known.
+            let is_unseen = elsewhere.is_none() && extent.last > 0 && extent.first > at.sequence;
+            if is_unseen && terms::kept(log).await? > term {
+                elsewhere = Some("somebody claimed it since, and all of it went by age".to_owned());
+            }
             if elsewhere.is_some() {
                 // The whole log is read for the latest term: ours must be above it.
                 term = term.max(latest_term(log, extent.first).await?);
@@ -175,8 +198,8 @@ impl Writer {
             // name (a copied state folder) never take the other's claim for their own.
             let claim = v1::Claim { transmitter: transmitter.into(), nonce: log.clock.fresh() };
             let next = match extent.last == 0 || elsewhere.is_some() {
-                // What was lost may have had later terms than those that are seen. The time is later still.
-                true => (term + 1).max(log.clock().now_millis()),
+                // What was lost may have had later terms than those that are seen.
+                true => terms::above_all(log, term).await?,
                 false => term + 1,
             };
             let claim = envelope(next, v1::envelope::Content::Claim(claim));
@@ -224,7 +247,7 @@ impl Writer {
         while !rest.is_empty() {
             let mut count = 0;
             let mut bytes = 0;
-            while count < rest.len() && (count == 0 || bytes + rest[count].1.0.len() <= BUNDLE_BYTES) {
+            while count < rest.len().min(BUNDLE_SETS) && (count == 0 || bytes + rest[count].1.0.len() <= BUNDLE_BYTES) {
                 bytes += rest[count].1.0.len();
                 count += 1;
             }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use deltabus_proto::v1;
@@ -38,6 +38,8 @@ pub struct Delivered {
     pub position: Position,
     /// How many bytes it takes in the log; of sets stored together each its part.
     pub bytes: u64,
+    /// When it was read.
+    pub arrived: Instant,
 }
 
 /// What a reader meets.
@@ -313,7 +315,7 @@ impl Reader {
                 self.parts = None;
                 counter!(figures::REFUSED, "source" => self.log.source.to_string(), "what" => figures::LOG)
                     .increment(1);
-                tracing::warn!(source = %self.log.source, sequence = stored.sequence, %error, "passed over");
+                tracing::warn!(source = %self.log.source, sequence = stored.sequence, error = crate::causes(&error), "a message of the log is passed over");
                 // By a writer that knows more, or by anybody: what comes next tells.
                 self.beyond = matches!(error, Error::Newer { .. }).then_some(error);
                 Ok(())
@@ -335,7 +337,10 @@ impl Reader {
                 self.ready.push_back(Event::Rejoin(Reason::Replaced { sequence: stored.sequence }));
             }
             _ if envelope.term < self.position.term => {
-                tracing::debug!(term = envelope.term, sequence = stored.sequence, "message of an old term ignored");
+                tracing::debug!(
+                    source = %self.log.source, term = envelope.term, sequence = stored.sequence,
+                    "a message of an old term is ignored"
+                );
             }
             Some(v1::envelope::Content::Foundation(foundation)) => {
                 let revision = wire::revision_in(foundation.revision.as_ref());
@@ -401,7 +406,10 @@ impl Reader {
                     self.ready.push_back(Event::Rejoin(Reason::Diverged { reached, base: set.base }));
                     return Ok(());
                 }
-                tracing::debug!(base = set.base.number, reached = reached.number, "set that doesn't lead on ignored");
+                tracing::debug!(
+                    source = %self.log.source, base = set.base.number, revision = reached.number,
+                    "a set that doesn't lead on is ignored"
+                );
                 continue;
             }
             self.position.revision = set.next;
@@ -411,7 +419,8 @@ impl Reader {
             let (sequence, check) = if last { (self.position.sequence, self.position.check) } else { before };
             let position = Position { sequence, check, ..self.position };
             let bytes = share;
-            self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes })));
+            let arrived = Instant::now();
+            self.ready.push_back(Event::Set(Box::new(Delivered { set, position, bytes, arrived })));
         }
         Ok(())
     }
@@ -452,8 +461,9 @@ pub async fn history_tail(log: &Log, bytes: u64, take: &mut (dyn FnMut(Entry) + 
     Ok(part == messages)
 }
 
-/// The same of the messages from `first` to `last`.
-pub(crate) async fn history_between(
+/// The same of the messages from `first` to `last`. What was accepted before `first` isn't known: the first set found is taken for
+/// one that leads on.
+pub async fn history_between(
     log: &Log,
     first: u64,
     last: u64,

@@ -89,7 +89,7 @@ impl Signing {
             return Ok(payload);
         }
         metrics::counter!(figures::UNTRUSTED, "source" => source.to_string()).increment(1);
-        tracing::warn!(%source, tail, "a message that nobody signed who may publish there is not believed");
+        tracing::warn!(%source, subject = tail, "a message that nobody signed who may publish there is not believed");
         Ok(Bytes::from_static(UNTRUSTED))
     }
 

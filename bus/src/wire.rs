@@ -14,6 +14,7 @@ use deltabus_record::value::{Kind, Value};
 use prost::Message;
 
 use crate::Error;
+use crate::encode::{ChangesEncoder, put_message};
 
 /// The protocol's version; raised when older readers would misunderstand.
 pub(crate) const VERSION: u32 = 1;
@@ -39,7 +40,7 @@ const ELEMENT_BYTES_MIN: usize = 6;
 const ELEMENTS_FREE: usize = 1024;
 
 /// The latest term: they are kept as signed numbers, and there is always one after it.
-const TERM_MAX: u64 = i64::MAX as u64 - 1;
+pub(crate) const TERM_MAX: u64 = i64::MAX as u64 - 1;
 
 /// The highest number of a revision or reverse set: there are always many after it.
 const NUMBER_MAX: u64 = 1 << 62;
@@ -61,14 +62,27 @@ pub struct EncodedSet(pub Bytes);
 
 /// Encodes a set.
 pub fn encode_set(set: &ChangeSet) -> EncodedSet {
-    let message = v1::ChangeSet {
+    // One message whose fields come in the order of their numbers, whoever writes them.
+    let head = v1::ChangeSet {
         base: Some(revision_out(&set.base)),
         next: Some(digest_out(&set.next.digest)),
         time_millis: set.time_millis,
-        transactions: set.transactions.iter().map(transaction_out).collect(),
-        replies: set.replies.iter().map(reply_out).collect(),
+        ..v1::ChangeSet::default()
     };
-    EncodedSet(message.encode_to_vec().into())
+    let replies = v1::ChangeSet { replies: set.replies.iter().map(reply_out).collect(), ..v1::ChangeSet::default() };
+    let mut out = head.encode_to_vec();
+    let mut encoder = ChangesEncoder::default();
+    for transaction in &set.transactions {
+        let schemas = transaction.schemas.iter().map(schema_change_out).collect();
+        let mut inside = v1::Transaction { schemas, collections: Vec::new() }.encode_to_vec();
+        for changes in &transaction.collections {
+            encoder.put(&mut inside, 2, changes);
+        }
+        put_message(&mut out, 4, inside.len());
+        out.extend_from_slice(&inside);
+    }
+    out.extend_from_slice(&replies.encode_to_vec());
+    EncodedSet(out.into())
 }
 
 /// Decodes a set; every value in it is checked.
@@ -327,14 +341,10 @@ fn digest_in(digest: Option<&v1::Digest>) -> Digest {
     })
 }
 
-fn transaction_out(transaction: &Transaction) -> v1::Transaction {
-    let schema = |schema: &SchemaChange| v1::SchemaChange {
+fn schema_change_out(schema: &SchemaChange) -> v1::SchemaChange {
+    v1::SchemaChange {
         before: schema.before.as_ref().map(collection_schema_out),
         after: schema.after.as_ref().map(collection_schema_out),
-    };
-    v1::Transaction {
-        schemas: transaction.schemas.iter().map(schema).collect(),
-        collections: transaction.collections.iter().map(collection_out).collect(),
     }
 }
 
@@ -463,6 +473,7 @@ fn reply_out(reply: &Reply) -> v1::Reply {
         number: reply.reverse.number,
         verdicts: reply.verdicts.iter().map(verdict_out).collect(),
         resolves: reply.resolves.iter().map(resolves).collect(),
+        time_millis: reply.time_millis,
     }
 }
 
@@ -472,6 +483,7 @@ fn reply_in(reply: v1::Reply) -> Result<Reply> {
     let resolves = reply.resolves.into_iter().map(|id| ConflictId { revision: id.revision, index: id.index });
     Ok(Reply {
         reverse: ReverseId { receiver, number: reply.number },
+        time_millis: reply.time_millis,
         verdicts: reply.verdicts.into_iter().map(verdict_in).collect::<Result<_>>()?,
         resolves: resolves.collect(),
     })

@@ -68,6 +68,9 @@ pub(crate) struct Global {
     /// Serve Prometheus metrics there, for example 127.0.0.1:9464
     #[arg(long, global = true, env = "DELTABUS_METRICS", value_name = "ADDR", help_heading = "Everywhere")]
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    /// Send spans to the OpenTelemetry collector there (OTLP over gRPC), for example http://127.0.0.1:4317
+    #[arg(long, global = true, env = "DELTABUS_OTLP", value_name = "URL", help_heading = "Everywhere")]
+    pub(crate) otlp: Option<String>,
     /// How log lines look
     #[arg(long, global = true, env = "DELTABUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Everywhere")]
     pub(crate) log_format: LogFormat,
@@ -133,6 +136,8 @@ pub(crate) enum Command {
     Revoke(Grant),
     /// Show who may do what, who is there and how far
     Who(Who),
+    /// Give a link to the manager's page
+    Page(Page),
     /// Show what the manager decided
     Audit(Audit),
     /// Check a configuration and everything it names; changes nothing
@@ -526,6 +531,15 @@ pub(crate) struct Who {
     /// As JSON, an object a participant
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Let a browser in to the manager's page, which shows all sources and receivers as they are: gives a link that is good once, for
+/// two minutes.
+#[derive(Debug, Args)]
+pub(crate) struct Page {
+    /// Open it in the browser of this machine
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 /// Show what the manager decided: who asked for what, and whether it was allowed.

@@ -27,6 +27,7 @@ pub(crate) struct TransmitterConfig {
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) state: Option<PathBuf>,
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    pub(crate) otlp: Option<String>,
     pub(crate) open: Option<String>,
     #[serde(default)]
     pub(crate) hosts: Vec<String>,
@@ -61,6 +62,7 @@ pub(crate) struct ReceiverConfig {
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) state: Option<PathBuf>,
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    pub(crate) otlp: Option<String>,
     pub(crate) destination: Vec<DestinationConfig>,
 }
 
@@ -106,6 +108,7 @@ struct Common<'a> {
     tls_key: &'a Option<PathBuf>,
     state: &'a Option<PathBuf>,
     metrics: Option<std::net::SocketAddr>,
+    otlp: &'a Option<String>,
 }
 
 impl Common<'_> {
@@ -125,6 +128,7 @@ impl Common<'_> {
         add(&mut merged.tls_key, self.tls_key);
         add(&mut merged.state, self.state);
         add(&mut merged.metrics, &self.metrics);
+        add(&mut merged.otlp, self.otlp);
         merged
     }
 }
@@ -143,11 +147,24 @@ impl TransmitterConfig {
             tls_key,
             state,
             metrics,
+            otlp,
             ..
         } = self;
         let metrics = *metrics;
-        Common { bus, manager, token_file, identity, credentials, tls_ca, tls_certificate, tls_key, state, metrics }
-            .under(global)
+        Common {
+            bus,
+            manager,
+            token_file,
+            identity,
+            credentials,
+            tls_ca,
+            tls_certificate,
+            tls_key,
+            state,
+            metrics,
+            otlp,
+        }
+        .under(global)
     }
 }
 
@@ -165,11 +182,24 @@ impl ReceiverConfig {
             tls_key,
             state,
             metrics,
+            otlp,
             ..
         } = self;
         let metrics = *metrics;
-        Common { bus, manager, token_file, identity, credentials, tls_ca, tls_certificate, tls_key, state, metrics }
-            .under(global)
+        Common {
+            bus,
+            manager,
+            token_file,
+            identity,
+            credentials,
+            tls_ca,
+            tls_certificate,
+            tls_key,
+            state,
+            metrics,
+            otlp,
+        }
+        .under(global)
     }
 }
 

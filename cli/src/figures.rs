@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::commands::cases::CaseCounter;
 use crate::error::Error;
+use crate::otlp;
 
 /// Which build this is, always 1, by version.
 const BUILD_INFO: &str = "deltabus_build_info";
@@ -84,6 +85,7 @@ pub(crate) fn serve(address: SocketAddr) -> Result<(), Error> {
     deltabus_receiver::metrics::describe();
     deltabus_manager::metrics::describe();
     describe();
+    otlp::begin();
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     tracing::info!(%address, "metrics are served");
     Ok(())
@@ -91,6 +93,8 @@ pub(crate) fn serve(address: SocketAddr) -> Result<(), Error> {
 
 fn describe() {
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is in the label");
+    describe_counter!(otlp::SENT, Unit::Count, "Spans sent to the collector");
+    describe_counter!(otlp::DROPPED, Unit::Count, "Spans that had to be dropped");
     describe_gauge!(STATE_FREE, Unit::Bytes, "Free on the file system with the state directory");
     describe_gauge!(STATE_SIZE, Unit::Bytes, "Size of the file system with the state directory");
     describe_gauge!(LOG_BYTES, Unit::Bytes, "What the log holds");

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod arguments;
+mod attending;
 mod commands;
 mod config;
 mod destinations;
@@ -17,12 +18,15 @@ mod error;
 mod figures;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod log;
 mod membership;
 mod moment;
+mod otlp;
 mod output;
 mod presence;
 mod report;
 mod session;
+mod sorter;
 mod terminal;
 
 use arguments::{Arguments, BusCommand, Command};
@@ -48,14 +52,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bus(options) => matches!(options.command, BusCommand::Watch { .. }),
         _ => false,
     };
-    output::start_log(&arguments.global, goes_on);
+    log::start(&arguments.global, goes_on);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .enable_all()
         .build()
         .map_err(|source| Error::Io { doing: "start", path: "the runtime".into(), source });
     let exit = runtime.and_then(|runtime| {
-        let exit = runtime.block_on(dispatch(arguments));
+        let exit = runtime.block_on(async {
+            let exit = dispatch(arguments).await;
+            otlp::finish().await;
+            exit
+        });
         // Threads that wait for a file or a lock are not waited for.
         runtime.shutdown_background();
         exit
@@ -95,6 +103,7 @@ async fn dispatch(arguments: Arguments) -> Result<Exit, Error> {
         Command::Grant(options) => commands::administration::grant(&global, options).await,
         Command::Revoke(options) => commands::administration::revoke(&global, options).await,
         Command::Who(options) => commands::who::who(&global, options).await,
+        Command::Page(options) => commands::page::page(&global, options).await,
         Command::Audit(options) => commands::who::audit(&global, options).await,
         Command::Check(options) => commands::check::check(&global, options).await,
         Command::Completions(options) => commands::shell::completions(options),

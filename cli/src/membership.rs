@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Global;
+use crate::attending;
 use crate::commands::cases::CaseCounter;
 use crate::commands::one_line;
 use crate::error::Error;
@@ -224,6 +225,7 @@ impl Member {
     /// Tells the manager how what runs in this state directory stands, again and again, and renews what the bus is shown. When the
     /// manager dismisses this process, everything is stopped.
     pub(crate) fn attend(&self, stop: &CancellationToken) {
+        tokio::spawn(self.clone().hear(stop.clone()));
         let (member, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
             let mut unreachable = false;
@@ -254,6 +256,38 @@ impl Member {
                 }
             }
         });
+    }
+
+    /// Answers what administrators ask of the receivers here, until `stop`.
+    async fn hear(self, stop: CancellationToken) {
+        let client = self.membership.client();
+        loop {
+            let heard = async {
+                let mut requests = client.attend().await?;
+                while let Some(request) = requests.message().await.map_err(|status| client.failed(&status))? {
+                    let member = self.clone();
+                    tokio::spawn(async move {
+                        let answer = attending::answer(&member.state, request).await;
+                        if let Err(error) = member.membership.client().answer(answer).await {
+                            tracing::debug!(error = one_line(&error), "an answer didn't reach the manager");
+                        }
+                    });
+                }
+                Ok::<_, deltabus_manager::Error>(())
+            };
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = heard => ended,
+            };
+            if let Err(error) = ended {
+                // That the manager is away, or wants nothing to do with us, is told by whoever reports.
+                tracing::debug!(error = one_line(&error), "nobody can ask anything here at the moment");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(REPORT) => {}
+            }
+        }
     }
 
     /// One report.

@@ -11,33 +11,8 @@ use deltabus_record::schema::{CollectionName, Schema};
 use deltabus_record::text::{display, is_obeyed, printable};
 use deltabus_record::value::Value;
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing_subscriber::EnvFilter;
 
-use crate::arguments::{Global, LogFormat};
-
-/// Starts logging to standard error; `goes_on`: the command runs until it is stopped.
-pub(crate) fn start_log(global: &Global, goes_on: bool) {
-    let level = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        // A command that ends says what it did on standard output.
-        (false, 0) if !goes_on => "warn",
-        (false, 0) => "warn,deltabus=info",
-        (false, 1) => {
-            "info,deltabus=debug,deltabus_transmitter=debug,deltabus_receiver=debug,deltabus_bus=debug,deltabus_manager=debug"
-        }
-        (false, _) => "debug",
-    };
-    // What libraries say of their insides, headers of calls among it, is nobody's business.
-    const LIBRARIES: &str = "fjall=error,lsm_tree=error,async_nats=error,h2=error,hyper=error,hyper_util=error,tower=error,tonic=error,rustls=error";
-    let filter = EnvFilter::new(format!("{level},{LIBRARIES}"));
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    // A second start, as in tests, changes nothing.
-    let _ = match global.log_format {
-        LogFormat::Json => log.json().try_init(),
-        LogFormat::Text => log.with_ansi(colours).compact().try_init(),
-    };
-}
+use crate::arguments::Global;
 
 /// A spinner on a terminal; nothing elsewhere.
 pub(crate) fn spinner(global: &Global, text: &str) -> ProgressBar {
@@ -136,12 +111,13 @@ pub(crate) fn kind_of(difference: &Difference) -> &'static str {
     }
 }
 
-/// Prints one differing record as a JSON object.
+/// Prints one differing record as a JSON object, which ends with what is `more` to say.
 pub(crate) fn print_difference_json(
     out: &mut dyn Write,
     collection: &CollectionName,
     schema: &Schema,
     difference: &Difference,
+    more: &[(&str, Value)],
 ) -> io::Result<()> {
     let empty = Row::default();
     let (before, after) = (difference.before.as_ref(), difference.after.as_ref());
@@ -159,13 +135,14 @@ pub(crate) fn print_difference_json(
         })
         .collect();
     let key: Vec<(String, Value)> = key_values(schema, before.or(after).unwrap_or(&empty));
-    let object = Value::Map(vec![
+    let mut object = vec![
         ("collection".into(), Value::text(collection.as_str())),
         ("key".into(), Value::Map(key)),
         ("change".into(), Value::text(change)),
         ("fields".into(), Value::Map(fields)),
-    ]);
-    writeln!(out, "{}", json::write(&object))
+    ];
+    object.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    writeln!(out, "{}", json::write(&Value::Map(object)))
 }
 
 /// A change as a difference, as far as it tells: of an update only the fields that differ.

@@ -70,7 +70,7 @@ impl<'a> Report<'a> {
         self.of_collection.count(difference);
         match (self.stat, self.json) {
             (true, _) => {}
-            (false, true) => print_difference_json(self.out, collection, schema, difference)?,
+            (false, true) => print_difference_json(self.out, collection, schema, difference, &[])?,
             (false, false) => print_difference(self.out, self.paint, collection, schema, difference)?,
         }
         Ok(())

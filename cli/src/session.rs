@@ -259,15 +259,18 @@ async fn keep_alive(bus: LocalBus, broker: Weak<JetStream>, mut url: String) {
         let looked = tokio::task::spawn_blocking(move || (looking.revive(), looking.status())).await;
         let Ok((revived, running)) = looked else { return };
         match revived {
-            Ok(Some(running)) => tracing::warn!(url = running.url, "the local bus had died and was started again"),
+            Ok(Some(running)) => tracing::warn!(bus = running.url, "the local bus had died and was started again"),
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the local bus has died and can't be started again"),
+            Err(error) => tracing::error!(
+                error = deltabus_bus::causes(&error),
+                "the local bus has died and can't be started again"
+            ),
         }
         let Some(broker) = broker.upgrade() else { return };
         let Some(running) = running.filter(|running| running.url != url) else { continue };
         match broker.move_to(&running.url, &running.access()).await {
             Ok(()) => {
-                tracing::info!(url = running.url, "the local bus listens elsewhere now");
+                tracing::info!(bus = running.url, "the local bus listens elsewhere now");
                 url = running.url;
             }
             Err(error) => tracing::debug!(%error, "the local bus can't be reached where it is now"),
@@ -297,7 +300,7 @@ pub(crate) fn stop_signal() -> Result<CancellationToken, Error> {
             if cancel.is_cancelled() {
                 std::process::exit(130);
             }
-            tracing::info!("finishing what is in hand; once more to leave at once");
+            tracing::info!("finishing what is in hand");
             cancel.cancel();
         }
     });

@@ -204,6 +204,7 @@ fn change_set() -> ChangeSet {
         transactions: vec![first, second],
         replies: vec![Reply {
             reverse: ReverseId { receiver: crate::wire::receiver(), number: 1 },
+            time_millis: 1_699_999_999_000,
             verdicts,
             resolves: vec![deltabus_record::change::ConflictId { revision: 1, index: 1 }],
         }],
@@ -285,11 +286,9 @@ fn controls() -> Vec<Vec<u8>> {
     let heard = v1::Heard { standing: Some(standing.clone()), seen_millis: 1_800_000_000_000 };
     let roll = v1::Roll { version: VERSION, heard: vec![heard] }.encode_to_vec();
     let questions = [Question::Who, Question::StandBy("one, process 7".into()), Question::Confirm, Question::Snapshot];
-    questions
-        .iter()
-        .map(|question| question.to_bytes().to_vec())
-        .chain([beat, lease.encode_to_vec(), call, standing.encode_to_vec(), roll])
-        .collect()
+    let term = v1::Term { version: VERSION, term: 1_700_000_000_000 };
+    let messages = [beat, lease.encode_to_vec(), term.encode_to_vec(), call, standing.encode_to_vec(), roll];
+    questions.iter().map(|question| question.to_bytes().to_vec()).chain(messages).collect()
 }
 
 fn states() -> Vec<Vec<u8>> {

@@ -356,6 +356,10 @@ pub(crate) fn control(bytes: &[u8]) {
         let _ = (watch.holder(), watch.has_run_out());
         let taken = Lease::take(&log, "another", watch.found()).await;
         assert!(matches!(taken, Ok(Some(_))), "whatever is there can be taken over");
+        put(&broker, &Subject::snapshot("term"), bytes.to_vec()).await;
+        // Whoever knows a place that the log doesn't have.
+        let claimed = Writer::claim(&log, "another", Position { sequence: 99, ..Position::default() }).await;
+        assert!(claimed.is_ok(), "whatever is there can be claimed");
 
         put(&broker, &Subject::snapshot("receivers"), bytes.to_vec()).await;
         let kept = standing::kept(&log).await.expect("what can't be read is an empty roll");

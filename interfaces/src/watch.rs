@@ -78,7 +78,7 @@ impl Watching {
                 }
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "file notifications failed; polling goes on"),
+            Err(error) => tracing::warn!(%error, "notifications of a file failed; polling goes on"),
         };
         let failed = |path: &Path, error: notify::Error| Error::Io {
             doing: "watch",

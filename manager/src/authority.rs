@@ -394,12 +394,18 @@ impl Authority {
     }
 
     /// Records what was decided; what can't be recorded doesn't happen.
-    async fn note(&self, who: &str, action: &str, about: &str, decided: Result<String, &Error>) -> Result<(), Error> {
+    pub(crate) async fn note(
+        &self,
+        who: &str,
+        action: &str,
+        about: &str,
+        decided: Result<String, &Error>,
+    ) -> Result<(), Error> {
         let allowed = decided.is_ok();
         let detail = decided.unwrap_or_else(ToString::to_string);
         let said = if allowed { "yes" } else { "no" };
         metrics::counter!(DECISIONS, "action" => action.to_owned(), "allowed" => said).increment(1);
-        tracing::info!(who, action, about, allowed, detail, "decided");
+        tracing::info!(participant = who, action, about, allowed, detail, "decided");
         let decision = Decision {
             millis: now_millis(),
             who: who.to_owned(),

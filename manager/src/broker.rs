@@ -79,7 +79,9 @@ impl Broker {
             tokio::select! {
                 () = stop.cancelled() => break,
                 status = ended => {
-                    tracing::error!(?status, log = %self.configuration.with_file_name("nats-server.log").display(), "the broker ended; it is started again");
+                    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let path = self.configuration.with_file_name("nats-server.log");
+                    tracing::warn!(status, path = %path.display(), "the broker ended; it is started again");
                     child = None;
                     tokio::time::sleep(LOOK).await;
                 }
@@ -136,7 +138,7 @@ impl Broker {
         match started {
             Ok(child) => Some(child),
             Err(error) => {
-                tracing::error!(%error, program = %self.program.display(), "the broker can't be started");
+                tracing::error!(error = deltabus_bus::causes(&error), path = %self.program.display(), "the broker can't be started");
                 let _ = flock(&self.lock, FlockOperation::Unlock);
                 None
             }

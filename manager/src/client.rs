@@ -147,6 +147,30 @@ impl Client {
         self.administration(request, |mut client, request| async move { client.audit(request).await }).await
     }
 
+    /// What administrators ask of receivers here, as it comes.
+    pub async fn attend(&self) -> Result<tonic::Streaming<v1::Request>, Error> {
+        self.manager(v1::AttendRequest {}, |mut client, request| async move { client.attend(request).await }).await
+    }
+
+    /// Answers one of those.
+    pub async fn answer(&self, answer: v1::AnswerRequest) -> Result<(), Error> {
+        self.manager(answer, |mut client, request| async move { client.answer(request).await }).await.map(drop)
+    }
+
+    /// A link to the page, good once: for whom, and for how many seconds.
+    pub async fn page(&self) -> Result<(String, u32), Error> {
+        let answer =
+            self.administration(v1::PageRequest {}, |mut client, request| async move { client.page(request).await });
+        let v1::PageResponse { secret, seconds } = answer.await?;
+        // Only the manager that made it knows it.
+        let at = self.session.lock().await.as_ref().map_or(0, |session| session.at);
+        let url = self.channels.get(at).map(|(url, _)| url.as_str()).unwrap_or_default();
+        let parsed: Uri = url.parse().map_err(|_| Error::Config(format!("`{url}` is no manager's address")))?;
+        let (host, port) = (parsed.host().unwrap_or_default(), parsed.port_u16().unwrap_or(PORT));
+        // Behind a hash, so that no server, log or preview gets to see it before the browser shows it to the manager.
+        Ok((format!("https://{host}:{port}/login#{}", BASE64URL_NOPAD.encode(&secret)), seconds))
+    }
+
     /// What an error in the middle of a stream means.
     pub fn failed(&self, status: &Status) -> Error {
         meaning(&self.identity.manager().join(","), status)
@@ -300,10 +324,15 @@ const TRUST_AGE: Duration = Duration::from_secs(60);
 /// A signature that nobody knows is asked about at most this often for a source.
 const TRUST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Where questions to a transmitter go, below its source.
+const QUESTIONS: &str = "transmitter";
+
 /// Whose signatures count for a source, as the manager said.
 struct Known {
     at: Instant,
     publishers: BTreeMap<String, u64>,
+    /// Those count on questions to the transmitter, too.
+    managers: BTreeMap<String, u64>,
     receivers: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
@@ -312,7 +341,10 @@ impl Known {
     fn until(&self, tail: &str, key: &str) -> Option<u64> {
         match tail.strip_prefix("reverse.") {
             Some(receiver) => self.receivers.get(receiver)?.get(key).copied(),
-            None => self.publishers.get(key).copied(),
+            None => {
+                let asking = if tail == QUESTIONS { self.managers.get(key) } else { None };
+                self.publishers.get(key).or(asking).copied()
+            }
         }
     }
 }
@@ -408,6 +440,7 @@ fn told(located: v1::LocateResponse) -> Known {
     Known {
         at: Instant::now(),
         publishers: keys(located.publishers),
+        managers: keys(located.managers),
         receivers: located.receivers.into_iter().map(|of| (of.receiver, keys(of.keys))).collect(),
     }
 }

@@ -35,4 +35,5 @@ pub fn message(bytes: &[u8]) {
         }
     }
     let _ = v1::ReportRequest::decode(bytes);
+    let _ = v1::AnswerRequest::decode(bytes);
 }

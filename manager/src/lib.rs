@@ -8,6 +8,7 @@
 //! - `claims`, `keys`: what a broker trusts, and what signs it. [`rights::table`]: who may publish and listen where.
 //! - `authority`: each decision, recorded in the audit. `registry`: the records.
 //! - `service`, `sessions`, `server`, `broker`: the process. [`Setup`]: a first set-up.
+//! - `web`: the page that administrators look at. `requests`: what they ask of receivers. `trust`: whose messages it believes.
 //! - [`Client`], [`Identities`], [`Membership`]: the other end.
 //!
 //! # What it does not do
@@ -25,11 +26,14 @@ mod identity;
 mod keys;
 pub mod metrics;
 mod registry;
+mod requests;
 pub mod rights;
 mod server;
 mod service;
 mod sessions;
 mod setup;
+mod trust;
+mod web;
 
 pub use authority::TOKEN_LIFE_MAX;
 pub use client::{Client, Membership, PORT, channel, enroll};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use deltabus_bus::access::{Access, Issued, Issuer, Login};
 use deltabus_bus::jetstream::JetStream;
+use deltabus_bus::signature::Signing;
 use deltabus_certificates::{Trust, client_config, server_config};
 use deltabus_proto::manager::v1::administration_server::AdministrationServer;
 use deltabus_proto::manager::v1::manager_server::ManagerServer;
@@ -29,9 +30,12 @@ use crate::broker::Supervised;
 use crate::claims;
 use crate::configuration::{ClientsWanted, Configuration};
 use crate::registry::{Changed, Registry};
+use crate::requests::Requests;
 use crate::rights::Rights;
 use crate::service::Service;
 use crate::sessions::Sessions;
+use crate::trust::ByRecords;
+use crate::web::{self, Page};
 use crate::{Error, Keys};
 
 /// How long a TLS handshake may take.
@@ -72,6 +76,7 @@ pub struct Running {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     broker: Option<Supervised>,
+    page: Arc<Page>,
 }
 
 /// Starts a manager: its broker, where it runs one, its records, and the port.
@@ -79,7 +84,9 @@ pub async fn start(configuration: &Configuration) -> Result<Running, Error> {
     let keys = Arc::new(Keys::load(&configuration.keys)?);
     let tls = &configuration.tls;
     let certificates = |error: deltabus_certificates::Error| Error::Config(deltabus_bus::causes(&error));
-    let acceptor = server_config(&tls.server, &configuration.clients()).map_err(certificates)?;
+    let mut acceptor = server_config(&tls.server, &configuration.clients()).map_err(certificates)?;
+    // Browsers ask which protocol it is; gRPC is this one too.
+    acceptor.alpn_protocols = vec![b"h2".to_vec()];
     let own = tls.issuing.as_ref().map(|issuing| &issuing.client);
     let client = Arc::new(client_config(&Trust::File(tls.ca.clone()), own).map_err(certificates)?);
     let issuing = match &tls.issuing {
@@ -103,11 +110,13 @@ pub async fn start(configuration: &Configuration) -> Result<Running, Error> {
     let address = listener.local_addr().map_err(|error| Error::Config(error.to_string()))?;
     let watched = [&tls.server.certificate, &tls.server.key, &tls.ca].map(Clone::clone);
     let broker = configuration.broker.as_ref().map(|path| Supervised::start(path, watched.into())).transpose()?;
+    let trust = Arc::new(ByRecords::default());
+    let signing = Signing { key: Arc::new(keys.managers.clone()), trust: trust.clone() };
     let connect = async |role: Role| {
         let login = Login::Issued(Arc::new(Own { keys: keys.clone(), role, pair: KeyPair::new_user() }));
         // Plain where the address says so: a bus on the same machine.
         let tls = (!configuration.connect.starts_with("nats://")).then(|| client.clone());
-        let access = Access { login, tls, ..Access::default() };
+        let access = Access { login, tls, signing: Some(signing.clone()), ..Access::default() };
         persistently(async || {
             Ok(JetStream::connect(&configuration.connect, &access).await.map_err(deltabus_bus::Error::from)?)
         })
@@ -116,6 +125,8 @@ pub async fn start(configuration: &Configuration) -> Result<Running, Error> {
     let bus = Arc::new(connect(Role::Manager).await?);
     let system = Arc::new(connect(Role::System).await?);
     let registry = persistently(async || Registry::open(&bus.client(), configuration.replicas).await).await?;
+    trust.set(&registry);
+    let requests = Arc::new(Requests::new(bus.client(), &keys)?);
     let authority = Arc::new(Authority {
         keys,
         registry,
@@ -128,20 +139,31 @@ pub async fn start(configuration: &Configuration) -> Result<Running, Error> {
     first_administrator(&authority, &configuration.administrator).await?;
     authority.push_claims().await?;
     authority.prepare_all().await?;
+    let page = Arc::new(Page::new(authority.clone(), requests.clone()));
     let service = Service {
         authority,
+        requests,
+        over: CancellationToken::new(),
+        logins: page.logins.clone(),
         sessions: Arc::new(Sessions::new()?),
         locations: Arc::new(configuration.locations.clone()),
         issuing,
     };
-    Ok(Running { address, service, listener, acceptor: TlsAcceptor::from(Arc::new(acceptor)), broker })
+    Ok(Running { address, service, listener, acceptor: TlsAcceptor::from(Arc::new(acceptor)), broker, page })
 }
 
 impl Running {
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Running { service, listener, acceptor, broker, .. } = self;
+        let Running { service, listener, acceptor, broker, page, .. } = self;
+        // Calls that go on would keep a server from ending.
+        let (ending, over) = (stop.clone(), service.over.clone());
+        tokio::spawn(async move {
+            ending.cancelled().await;
+            over.cancel();
+        });
         let looking = tokio::spawn(look_after(service.authority.clone(), stop.clone()));
+        let gathering = tokio::spawn(page.clone().gather(stop.clone()));
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<ManagerServer<Service>>().await;
         health.set_serving::<AdministrationServer<Service>>().await;
@@ -152,19 +174,20 @@ impl Running {
             .map_err(|error| Error::Config(error.to_string()))?;
         let manager = ManagerServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let administration = AdministrationServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut services = tonic::service::Routes::builder();
+        services.add_service(health_service).add_service(reflection).add_service(manager).add_service(administration);
+        let routes = services.routes().into_axum_router().merge(web::router(page));
         let served = tonic::transport::Server::builder()
             .concurrency_limit_per_connection(CALLS_MAX)
             .timeout(CALL)
             .max_concurrent_streams(CALLS_MAX as u32)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .add_service(health_service)
-            .add_service(reflection)
-            .add_service(manager)
-            .add_service(administration)
+            .add_routes(routes.into())
             .serve_with_incoming_shutdown(incoming(listener, acceptor), stop.clone().cancelled_owned())
             .await;
         looking.abort();
+        gathering.abort();
         if let Some(broker) = broker {
             broker.stop().await;
         }

@@ -11,15 +11,18 @@ use deltabus_proto::manager::v1::administration_server::Administration;
 use deltabus_proto::manager::v1::manager_server::Manager;
 use deltabus_record::schema::SourceName;
 use futures::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::Error;
 use crate::authority::{Asking, Authority};
 use crate::configuration::Locations;
 use crate::registry::Changed;
+use crate::requests::Requests;
 use crate::rights::{self, Rights};
 use crate::server::PeerInfo;
 use crate::sessions::{SESSION_SECONDS, Sessions};
+use crate::web::{LINK_LIFE, Logins};
 
 /// How many tokens one call makes at most.
 const INVITATIONS_MAX: usize = 256;
@@ -35,6 +38,12 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct Service {
     pub(crate) authority: Arc<Authority>,
     pub(crate) sessions: Arc<Sessions>,
+    /// What administrators ask of receivers.
+    pub(crate) requests: Arc<Requests>,
+    /// The server ends.
+    pub(crate) over: CancellationToken,
+    /// Who looks at the page.
+    pub(crate) logins: Arc<Logins>,
     pub(crate) locations: Arc<Locations>,
     /// Makes client certificates, where that is asked for.
     pub(crate) issuing: Option<Arc<deltabus_certificates::Authority>>,
@@ -135,6 +144,7 @@ impl Manager for Service {
             snapshots,
             reverse,
             publishers: signatures.publishers.into_iter().map(signed).collect(),
+            managers: vec![signed((self.authority.keys.managers.public_key(), 0))],
             receivers: receivers.collect(),
         }))
     }
@@ -144,6 +154,39 @@ impl Manager for Service {
         let version = asking.participant.version;
         self.authority.report(&asking, request.into_inner()).await.map_err(status)?;
         Ok(Response::new(v1::ReportResponse { version }))
+    }
+
+    type AttendStream = Answers<v1::Request>;
+
+    async fn attend(&self, request: Request<v1::AttendRequest>) -> Result<Response<Self::AttendStream>, Status> {
+        let asking = self.asking(&request).await?;
+        let requests = self.requests.of(&asking.participant.name).await.map_err(status)?;
+        let service = self.clone();
+        let answers = async_stream(move |answers| async move {
+            let mut requests = Box::pin(requests);
+            loop {
+                let request = tokio::select! {
+                    () = answers.closed() => return Ok(()),
+                    () = service.over.cancelled() => return Err(Status::unavailable("the manager ends")),
+                    request = requests.next() => request,
+                };
+                let Some(request) = request else { return Err(Status::unavailable("the bus ended it")) };
+                let still = service.authority.registry.holder(&asking.key).await.map_err(status)?;
+                if still.is_none_or(|still| still.name != asking.participant.name) {
+                    return Err(Status::permission_denied("this key was revoked or replaced"));
+                }
+                if answers.send(Ok(request)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        Ok(Response::new(answers))
+    }
+
+    async fn answer(&self, request: Request<v1::AnswerRequest>) -> Result<Response<v1::AnswerResponse>, Status> {
+        let asking = self.asking(&request).await?;
+        self.requests.answer(&asking.participant.name, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::AnswerResponse {}))
     }
 }
 
@@ -211,6 +254,7 @@ impl Administration for Service {
                 while changed.is_empty() {
                     let chunk = tokio::select! {
                         () = answers.closed() => return Ok(()),
+                        () = service.over.cancelled() => return Err(Status::unavailable("the manager ends")),
                         chunk = changes.next() => chunk,
                     };
                     let Some(chunk) = chunk else { return Err(Status::unavailable("the records can't be watched")) };
@@ -251,6 +295,16 @@ impl Administration for Service {
             })
         });
         Ok(Response::new(Box::pin(entries)))
+    }
+
+    async fn page(&self, request: Request<v1::PageRequest>) -> Result<Response<v1::PageResponse>, Status> {
+        let asking = self.administrator(&request).await?;
+        let secret = self.logins.link(&asking.key).map_err(status)?;
+        let name = &asking.participant.name;
+        let seconds = LINK_LIFE.as_secs();
+        let decided: Result<String, &Error> = Ok(format!("a link, good once, for {seconds} s"));
+        self.authority.note(name, "page", name, decided).await.map_err(status)?;
+        Ok(Response::new(v1::PageResponse { secret: secret.into(), seconds: seconds as u32 }))
     }
 }
 

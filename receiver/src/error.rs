@@ -135,6 +135,16 @@ pub enum Error {
         /// What it said last.
         reason: String,
     },
+    /// A running receiver would have to stand still for too long to plan.
+    #[error(
+        "{records} records are more than the {most} that are planned while a receiver runs; stop it, and `deltabus plan` can"
+    )]
+    TooManyToPlan {
+        /// How many it has.
+        records: u64,
+        /// How many it may have.
+        most: u64,
+    },
     /// The copy of the source can't tell what was edited.
     #[error(
         "the copy of `{source_name}` that was received isn't what the log says, so that edits made at {place} can't be told from \
@@ -154,15 +164,7 @@ pub enum Error {
 impl Error {
     /// Whether the bus lacks the content of a large value.
     pub(crate) fn is_missing_content(&self) -> bool {
-        use deltabus_interfaces::Error::{Content, Records};
-        let missing = |error: &(dyn std::error::Error + 'static)| {
-            matches!(error.downcast_ref(), Some(deltabus_bus::Error::ChunkMissing { .. }))
-        };
-        match self {
-            Error::Interface(Records(error)) => missing(&**error),
-            Error::Interface(Content { source, .. }) => source.get_ref().is_some_and(|error| missing(error)),
-            _ => false,
-        }
+        deltabus_bus::misses_content(self)
     }
 
     /// Whether the receiver can go on and try again: when the destination changes, the bus comes back, or some time passes.
@@ -178,6 +180,17 @@ impl Error {
             Error::State(_) | Error::Ledger(_) | Error::Mapping(_) | Error::OneCollection { .. } => false,
             Error::Filter(error) => matches!(error, FilterError::Evaluate(_)),
             _ => true,
+        }
+    }
+}
+
+impl Error {
+    /// Whether nobody has to do anything for it to pass.
+    pub fn passes_by_itself(&self) -> bool {
+        match self {
+            Error::Bus(_) => self.is_passing(),
+            Error::Interface(error) => error.is_transient(),
+            _ => false,
         }
     }
 }

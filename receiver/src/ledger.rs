@@ -31,6 +31,8 @@ const JOURNAL: &str = "journal";
 const INDEX: &str = "index";
 /// The destination's stamp when it was last known to hold base and pending edits.
 const STAMP: &str = "stamp";
+/// How many records differ there and stand, as of that stamp.
+const DRIFT: &str = "drift";
 /// The destination's location.
 const LOCATION: &str = "location";
 /// Which part of the source the destination holds.
@@ -199,6 +201,21 @@ pub(crate) fn put_stamp(batch: &mut Batch, stamp: Option<&Stamp>) -> Result<(), 
     match stamp {
         Some(stamp) => Ok(batch.meta_put(STAMP, &stamp.0)?),
         None => Ok(batch.meta_remove(STAMP)?),
+    }
+}
+
+pub(crate) fn drift(view: &View) -> Result<u64, Error> {
+    match view.meta_values(DRIFT)?.as_deref() {
+        Some([Value::Integer(drift)]) => Ok(*drift as u64),
+        Some(_) => Err(Error::Ledger(DRIFT)),
+        None => Ok(0),
+    }
+}
+
+pub(crate) fn put_drift(batch: &mut Batch, drift: u64) -> Result<(), Error> {
+    match drift {
+        0 => Ok(batch.meta_remove(DRIFT)?),
+        drift => Ok(batch.meta_put_values(DRIFT, &[Value::Integer(drift as i64)])?),
     }
 }
 

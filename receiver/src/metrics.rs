@@ -67,7 +67,7 @@ pub(crate) fn begin(labels: &[(&'static str, String); 2]) {
     for name in [SETS_APPLIED, BYTES_RECEIVED, EDITS_SENT, DEAD_LETTERS, DIGEST_MISMATCHES, JOINS, ERRORS] {
         counter!(name, labels).absolute(0);
     }
-    for name in [REVISION, LAG_SETS, LAG_SECONDS, DRIFT, UNREAD, DEAD_LETTERS_WAITING, PENDING_SETS] {
+    for name in [REVISION, LAG_SETS, LAG_SECONDS, UNREAD, DEAD_LETTERS_WAITING, PENDING_SETS] {
         gauge!(name, labels).set(0.0);
     }
 }

@@ -134,6 +134,13 @@ impl Outlet {
         new.any(|slot| self.lens.destination_slot(slot).is_some_and(|there| self.stands(there)))
     }
 
+    /// Whether the source has a field now that it did not have `before`, or not any more.
+    pub(crate) fn gains(&self, before: Option<&Collection>) -> bool {
+        let had = |slot: usize| before.is_some_and(|before| before.schema.has(slot));
+        let now = &self.source.schema;
+        (0..now.fields.len()).any(|slot| now.has(slot) && !had(slot))
+    }
+
     /// Whether the destination has the field already.
     fn stands(&self, slot: usize) -> bool {
         self.there.get(slot).copied().unwrap_or_default()
@@ -273,6 +280,15 @@ impl Outlet {
             self.lens.backward(row, None, &mut lifted);
             return self.settle(lifted.as_bytes(), None, out);
         };
+        if refers_to_large(base) {
+            let found: Vec<_> = RowReader::new(row).collect();
+            for (slot, field) in RowReader::new(base).enumerate() {
+                let there = self.lens.destination_slot(slot).and_then(|there| found.get(there));
+                if let (Value::Large(large), Some(there)) = (field.value(), there) {
+                    self.large.keep_lost(&large, *there)?;
+                }
+            }
+        }
         let mut expected = RowBuilder::default();
         if let Err(error) = self.forward_as_known(base, &mut expected) {
             // What the destination can't hold it doesn't hold: nothing stands there as projected.

@@ -7,8 +7,10 @@ use deltabus_record::apply;
 use deltabus_record::change::{Change, ReverseSet};
 use deltabus_record::diff::count_equal;
 use deltabus_record::key::{Key, split_occurrence};
+use deltabus_record::large::references;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, KeySpec};
+use deltabus_record::value::{Large, Value};
 
 /// Records by collection and key.
 pub(crate) type Records = BTreeSet<(CollectionName, Key)>;
@@ -124,6 +126,29 @@ impl Pending {
         edits
             .flat_map(|edits| edits.changes.iter().map(|edit| (edits.collection.clone(), edit.key().clone())))
             .collect()
+    }
+
+    /// Every record that the destination may hold otherwise than the base: with an edit, or set aside.
+    pub(crate) fn places(&self) -> Records {
+        let mut places = self.records();
+        places.extend(self.held.keys().cloned());
+        places
+    }
+
+    /// The large values that a set brings.
+    pub(crate) fn brought(set: &ReverseSet) -> Vec<Large> {
+        let mut brought = Vec::new();
+        for edit in set.edits.collections.iter().flat_map(|edits| &edits.changes) {
+            match edit {
+                Change::Insert { row, .. } => brought.extend(references(row.as_bytes())),
+                Change::Update { fields, .. } => brought.extend(fields.iter().filter_map(|field| match &field.after {
+                    Value::Large(large) => Some((**large).clone()),
+                    _ => None,
+                })),
+                Change::Delete { .. } => {}
+            }
+        }
+        brought
     }
 
     /// The number of the last set with an edit of a record.

@@ -1,6 +1,7 @@
 //! A destination on which nothing is written, only taken note of: what receiving or restoring would change there.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use deltabus_interfaces::contents::same_content;
@@ -77,6 +78,26 @@ pub enum Planned<'a> {
         /// As it stands there, and as it would.
         difference: &'a Difference,
     },
+}
+
+/// In words, for people.
+impl fmt::Display for Planned<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Planned::Made { collection } => write!(f, "collection {} is made", collection.name),
+            Planned::Altered { collection, added, dropped } => {
+                let mut parts = Vec::new();
+                for (what, names) in [("gets", added), ("loses", dropped)] {
+                    if !names.is_empty() {
+                        parts.push(format!("{what} {}", names.join(", ")));
+                    }
+                }
+                write!(f, "collection {collection} {}", parts.join(" and "))
+            }
+            Planned::Gone { collection } => write!(f, "collection {collection} goes"),
+            Planned::Record { collection, .. } => write!(f, "a record of {collection} changes"),
+        }
+    }
 }
 
 impl Rehearsal {

@@ -1,7 +1,7 @@
 //! Applying a change to a record.
 
-use crate::change::Change;
-use crate::row::Row;
+use crate::change::{Change, FieldChange};
+use crate::row::{FieldRef, Row, RowBuilder, RowReader};
 use crate::value::Value;
 
 /// A record that isn't what a change starts from.
@@ -64,23 +64,54 @@ pub fn apply(change: &Change, row: Option<&Row>) -> Result<Option<Row>, Mismatch
             Some(field) => Err(Mismatch::Value { key: key(), slot: field.slot }),
         },
         (Change::Update { fields, .. }, Some(row)) => {
-            let mut values = row.values();
-            for field in fields {
-                let slot = field.slot as usize;
-                if slot >= crate::schema::FIELDS_MAX {
-                    return Err(Mismatch::Value { key: key(), slot: field.slot });
-                }
-                if values.len() <= slot {
-                    values.resize(slot + 1, Value::Absent);
-                }
-                if values[slot] != field.before {
-                    return Err(Mismatch::Value { key: key(), slot: field.slot });
-                }
-                values[slot] = field.after.clone();
-            }
-            Ok(Some(Row::of(&values)))
+            let updated =
+                if fields.is_sorted_by(|a, b| a.slot < b.slot) { splice(fields, row) } else { update(fields, row) };
+            updated.map(Some).map_err(|slot| Mismatch::Value { key: key(), slot })
         }
     }
+}
+
+/// The row with these fields changed, which are in the order of their slots, each named once; the slot that has another value
+/// than expected, or is none.
+fn splice(fields: &[FieldChange], row: &Row) -> Result<Row, u32> {
+    let mut out = RowBuilder::default();
+    let mut there = RowReader::new(row.as_bytes());
+    let mut at = 0;
+    for field in fields {
+        if field.slot as usize >= crate::schema::FIELDS_MAX {
+            return Err(field.slot);
+        }
+        while at < field.slot {
+            out.push_encoded(there.next().unwrap_or(FieldRef::ABSENT));
+            at += 1;
+        }
+        if !there.next().unwrap_or(FieldRef::ABSENT).is(&field.before) {
+            return Err(field.slot);
+        }
+        out.push(&field.after);
+        at += 1;
+    }
+    out.push_row(there.rest());
+    Ok(out.row())
+}
+
+/// The same for fields in any order.
+fn update(fields: &[FieldChange], row: &Row) -> Result<Row, u32> {
+    let mut values = row.values();
+    for field in fields {
+        let slot = field.slot as usize;
+        if slot >= crate::schema::FIELDS_MAX {
+            return Err(field.slot);
+        }
+        if values.len() <= slot {
+            values.resize(slot + 1, Value::Absent);
+        }
+        if values[slot] != field.before {
+            return Err(field.slot);
+        }
+        values[slot] = field.after.clone();
+    }
+    Ok(Row::of(&values))
 }
 
 /// The record after `change`, whatever it was before. An update of a record that isn't there makes one of the fields it

@@ -320,6 +320,8 @@ pub struct Verdict {
 pub struct Reply {
     /// Which reverse set.
     pub reverse: ReverseId,
+    /// When its edits were found, as the reverse set says: milliseconds since 1970-01-01T00:00:00Z; 0: not known.
+    pub time_millis: u64,
     /// A verdict for each edit. Accepted edits may be left out to save bytes: they are in the set's changes.
     pub verdicts: Vec<Verdict>,
     /// Somebody decided these by hand: conflicts and refused edits of this reverse set. The set may have been answered long
@@ -471,6 +473,7 @@ mod tests {
     fn cases_are_numbered_through_all_replies_of_a_set() {
         let reply = |number, outcomes: Vec<Outcome>| Reply {
             reverse: ReverseId { receiver: ReceiverName::new("oslo").unwrap(), number },
+            time_millis: 0,
             verdicts: outcomes.into_iter().map(verdict).collect(),
             resolves: Vec::new(),
         };

@@ -288,6 +288,8 @@ impl Lens {
             }
             out.push(&convert::lift_from(field.value(), *kind, &before.value(), native));
         }
+        // Of fields that the source had or will have.
+        base.for_each(|field| out.push_encoded(field));
     }
 }
 

@@ -176,6 +176,14 @@ impl<'a> FieldRef<'a> {
         std::str::from_utf8(bytes).ok()
     }
 
+    /// Whether this is `value`; texts are compared where they lie.
+    pub fn is(self, value: &Value) -> bool {
+        match value {
+            Value::Text(text) => self.text() == Some(text),
+            value => self.value() == *value,
+        }
+    }
+
     /// The value, decoded.
     pub fn value(self) -> Value {
         Cursor { bytes: self.0, at: 0 }.value(0).expect("a row holds only what was encoded")
@@ -192,6 +200,11 @@ impl<'a> RowReader<'a> {
     /// Reads an encoded row ([`Row::as_bytes`]).
     pub fn new(row: &'a [u8]) -> RowReader<'a> {
         RowReader { cursor: Cursor { bytes: row, at: 0 } }
+    }
+
+    /// The values that are left, encoded.
+    pub fn rest(&self) -> &'a [u8] {
+        &self.cursor.bytes[self.cursor.at..]
     }
 }
 

@@ -202,7 +202,7 @@ impl Schema {
         let KeySpec::Fields(slots) = &self.key else { return Ok(()) };
         let mut distinct = HashSet::new();
         // The key is found again by name, among the living.
-        let lives = |slot: u32| self.fields.get(slot as usize).is_some_and(|field| !field.dropped);
+        let lives = |slot: u32| self.has(slot as usize);
         match slots.iter().find(|slot| !lives(**slot) || !distinct.insert(**slot)) {
             Some(slot) => Err(SchemaError::NoKeySlot(*slot)),
             None => Ok(()),
@@ -332,6 +332,18 @@ impl Schema {
             KeySpec::WholeRow => schema,
             KeySpec::Fields(_) => schema.with_key(&found.key_names()).expect("a found schema names its own fields"),
         }
+    }
+
+    /// Whether there is a field in this slot that is not dropped.
+    pub fn has(&self, slot: usize) -> bool {
+        self.fields.get(slot).is_some_and(|field| !field.dropped)
+    }
+
+    /// What a row has in fields that are there.
+    pub fn only_had(&self, row: &Row) -> Row {
+        let values = row.values().into_iter().enumerate();
+        let values = values.map(|(slot, value)| if self.has(slot) { value } else { Value::Absent });
+        Row::of(&values.collect::<Vec<_>>())
     }
 
     /// For each slot of `self`, the slot of the field of the same name in `other`.

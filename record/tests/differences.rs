@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use deltabus_record::apply::{Mismatch, apply};
 use deltabus_record::change::{Change, FieldChange};
 use deltabus_record::diff::{
-    self, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, LOOK_AHEAD_MAX, Outcome,
-    Refreshed,
+    self, Comparison, DiffError, Difference, Fingerprints, Found, Identity, Index, IndexSink, Known, LOOK_AHEAD_MAX,
+    MemorySorter, Outcome, Refreshed, Side, Sorter, Tally,
 };
 use deltabus_record::key::{Key, encode_occurrence};
 use deltabus_record::row::Row;
@@ -205,6 +205,31 @@ fn compare(
     identity: Identity,
 ) -> Result<Outcome, DiffError<Infallible>> {
     diff::compare(&mut Reader::of(a, identity), &mut Reader::of(b, identity), fingerprints, identity)
+}
+
+/// The same with so many bytes held; what is not held is read again, in another order.
+fn compare_holding(
+    bytes: usize,
+    [a, b]: [&[Line]; 2],
+    fingerprints: Fingerprints,
+    identity: Identity,
+) -> Result<(Vec<Difference>, Tally), DiffError<Infallible>> {
+    let mut sorter = MemorySorter::new();
+    let mut comparison = Comparison::new(fingerprints, identity, &mut sorter).holding(bytes);
+    comparison.walk(&mut Reader::of(a, identity), &mut Reader::of(b, identity))?;
+    for (side, lines) in [(Side::A, a), (Side::B, b)] {
+        if comparison.wants(side) {
+            let backwards: Vec<Line> = lines.iter().rev().cloned().collect();
+            assert!(comparison.again(side, &mut Reader::of(&backwards, identity))?);
+        }
+    }
+    let tally = comparison.tally();
+    let mut differences = Vec::new();
+    diff::settle(&mut sorter, identity, &mut |difference| {
+        differences.push(difference);
+        Ok::<_, Infallible>(())
+    })?;
+    Ok((differences, tally))
 }
 
 /// The state after these differences, each of which must start from what is there.
@@ -475,6 +500,14 @@ proptest! {
         };
         for fingerprints in [Fingerprints::Comparable, Fingerprints::Foreign] {
             let outcome = compare(&before, &after, fingerprints, identity).unwrap();
+            prop_assert_eq!(outcome.records, after.len() as u64);
+            for bytes in [0, 300] {
+                let (differences, _) = compare_holding(bytes, [&before, &after], fingerprints, identity).unwrap();
+                match identity {
+                    Identity::Key => prop_assert_eq!(&differences, &outcome.differences),
+                    Identity::WholeRow => prop_assert_eq!(rows(&differences), rows(&outcome.differences)),
+                }
+            }
             match identity {
                 Identity::Key => prop_assert_eq!(&outcome.differences, &expected),
                 Identity::WholeRow => prop_assert_eq!(rows(&outcome.differences), rows(&expected)),
@@ -592,15 +625,84 @@ fn what_is_not_touched_is_not_decoded() {
 }
 
 #[test]
-fn a_block_longer_than_the_look_ahead_is_found_all_the_same() {
-    let before = numbered(3 * LOOK_AHEAD_MAX as i64);
+fn a_block_longer_than_the_look_ahead_costs_a_small_part_of_it() {
+    let before = numbered(2 * LOOK_AHEAD_MAX as i64);
+    let block = LOOK_AHEAD_MAX + LOOK_AHEAD_MAX / 2;
     let mut after = before.clone();
-    after.drain(10..20 + LOOK_AHEAD_MAX);
+    after.drain(10..10 + block);
     let cost = decoded(&before, &after);
-    assert!(cost <= after.len() as u64, "{cost}");
-    let mut after = before.clone();
-    after.rotate_left(LOOK_AHEAD_MAX + 10);
-    assert!(decoded(&before, &after) > 0);
+    assert!(cost <= block as u64 / 16, "{cost}");
+    after = before.clone();
+    after.rotate_left(block);
+    let cost = decoded(&before, &after);
+    assert!(cost <= block as u64 / 16, "{cost}");
+    after = shuffled(&before);
+    let cost = decoded(&before, &after);
+    assert!(cost <= before.len() as u64 / 8, "{cost}");
+}
+
+/// The same lines in an order that has nothing to do with theirs.
+fn shuffled(lines: &[Line]) -> Vec<Line> {
+    let mut lines = lines.to_vec();
+    lines.sort_by_key(|line| xxh3_64(&line.id.to_le_bytes()));
+    lines
+}
+
+#[test]
+fn two_stores_are_in_step_again_behind_a_block_of_any_length() {
+    let lines = numbered(20_000);
+    let apart = |a: &[Line], b: &[Line], bytes: usize| {
+        compare_holding(bytes, [a, b], Fingerprints::Comparable, Identity::Key).unwrap()
+    };
+    for block in [1, 63, 64, 65, 500, 6_000] {
+        let mut fewer = lines.clone();
+        fewer.drain(3_000..3_000 + block);
+        for (a, b) in [(&lines, &fewer), (&fewer, &lines)] {
+            let (differences, tally) = apart(a, b, usize::MAX);
+            assert_eq!(differences.len(), block);
+            // The block, and as many on the other side, which have come up by then.
+            assert!(tally.decoded <= 2 * block as u64 + 2, "{block}: {}", tally.decoded);
+            let (differences, tally) = apart(a, b, 0);
+            assert_eq!(differences.len(), block);
+            assert!(tally.decoded <= block as u64 + 2, "what is held as a fingerprint isn't decoded in vain");
+        }
+        let mut moved = lines.clone();
+        moved.rotate_left(block);
+        // One line in fifty differs, all along: the trail is not lost by that.
+        let mut edited = fewer.clone();
+        edited.iter_mut().step_by(50).for_each(|line| line.word = 3);
+        let (differences, tally) = apart(&lines, &edited, usize::MAX);
+        assert_eq!(differences.len(), block + edited.len().div_ceil(50));
+        assert!(tally.decoded <= 3 * block as u64 + 2 * differences.len() as u64, "{block}: {}", tally.decoded);
+        let (differences, tally) = apart(&lines, &moved, 0);
+        assert_eq!((differences.len(), tally.decoded <= 2), (0, true));
+    }
+    let (differences, tally) = apart(&lines, &shuffled(&lines), 0);
+    // A few stand where they stood by chance, and so are looked at with the next.
+    assert_eq!((differences.len(), tally.decoded <= 20), (0, true));
+}
+
+#[test]
+fn a_store_that_was_written_before_it_was_read_again_is_noticed() {
+    let (a, b) = (numbered(300), shuffled(&numbered(200)));
+    let mut sorter = MemorySorter::new();
+    let mut comparison = Comparison::new(Fingerprints::Comparable, Identity::Key, &mut sorter).holding(0);
+    comparison.walk(&mut Reader::of(&a, Identity::Key), &mut Reader::of(&b, Identity::Key)).unwrap();
+    assert!(comparison.wants(Side::A) && !comparison.wants(Side::B));
+    assert!(!comparison.again(Side::A, &mut Reader::of(&b, Identity::Key)).unwrap());
+}
+
+#[test]
+fn entries_come_by_key_and_those_of_one_key_as_they_were_put() {
+    let mut sorter = MemorySorter::<Infallible>::new();
+    for (key, value) in [("b", "1"), ("a", "2"), ("b", ""), ("", "4"), ("a", "5")] {
+        sorter.push(key.as_bytes(), value.as_bytes()).unwrap();
+    }
+    let (mut key, mut value, mut all) = (Vec::new(), Vec::new(), String::new());
+    while sorter.next(&mut key, &mut value).unwrap() {
+        all += &format!("{}={} ", key.escape_ascii(), value.escape_ascii());
+    }
+    assert_eq!(all, "=4 a=2 a=5 b=1 b= ");
 }
 
 #[test]

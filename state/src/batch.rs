@@ -86,6 +86,24 @@ impl Batch {
         self.changing().aside = entries;
     }
 
+    /// Puts a record into a collection that was put aside, or removes it: `None`.
+    pub fn set_aside(&mut self, collection: &CollectionName, key: &[u8], row: Option<&[u8]>) -> Result<(), Error> {
+        let of = |catalogue: &Catalogue| {
+            let entry = catalogue.aside.iter().find(|entry| entry.collection.name == *collection);
+            entry.map(|entry| entry.records.clone())
+        };
+        let records = self.current(of).ok_or_else(|| Error::NoCollection(collection.clone()))?;
+        match row {
+            Some(_) if !is_keepable(key) => {
+                return Err(Error::Key { collection: collection.clone(), bytes: key.len() });
+            }
+            Some(row) => self.writes.insert(&records, key, row),
+            None if is_keepable(key) => self.writes.remove(&records, key),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Removes the collections that were put aside.
     pub fn drop_aside(&mut self) {
         for Entry { collection, records, .. } in std::mem::take(&mut self.changing().aside) {
@@ -107,6 +125,12 @@ impl Batch {
     pub fn overlay_put(&mut self, collection: &CollectionName, key: &[u8], value: &[u8]) {
         let overlay = self.inner.overlay.clone();
         self.writes.insert(&overlay, overlay_key(collection, key), value);
+    }
+
+    /// The same at a place that [`View::overlays`](crate::View::overlays) gave.
+    pub(crate) fn overlay_put_at(&mut self, place: Vec<u8>, value: &[u8]) {
+        let overlay = self.inner.overlay.clone();
+        self.writes.insert(&overlay, place, value);
     }
 
     /// Removes what was put on top of a record.

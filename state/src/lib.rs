@@ -7,6 +7,7 @@
 //! This crate knows nothing of what the entries mean: change sets are bytes here.
 
 mod batch;
+mod copy;
 mod directory;
 mod error;
 mod load;

@@ -97,6 +97,14 @@ impl View {
         Ok(stored.map_err(self.inner.error("read"))?.map(|value| value.to_vec()))
     }
 
+    /// Everything that was put on top of records, by the place where it lies.
+    pub(crate) fn overlays(&self) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Error>> + '_ {
+        self.snapshot.iter(&self.inner.overlay).map(|guard| {
+            let (place, value) = guard.into_inner().map_err(self.inner.error("read"))?;
+            Ok((place.to_vec(), value.to_vec()))
+        })
+    }
+
     /// The outbox's entries from `first` on, in order.
     pub fn outbox(&self, first: u64) -> impl Iterator<Item = Result<(u64, Vec<u8>), Error>> + '_ {
         let range = self.snapshot.range::<[u8; 8], _>(&self.inner.outbox, first.to_be_bytes()..);
@@ -175,6 +183,27 @@ impl deltabus_record::diff::Known for KnownRecords<'_> {
 
     fn get(&self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Error> {
         self.view.get(self.collection, key, row)
+    }
+
+    fn get_many(
+        &self,
+        keys: &[&[u8]],
+        take: &mut dyn FnMut(usize, Option<&[u8]>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut records = match self.view.collection(self.collection) {
+            Some(_) => Some(self.view.records(self.collection)?),
+            None => None,
+        };
+        let mut next = || records.as_mut().and_then(Iterator::next).transpose();
+        let mut record = next()?;
+        for (at, key) in keys.iter().enumerate() {
+            while record.as_ref().is_some_and(|(stored, _)| **stored < **key) {
+                record = next()?;
+            }
+            let row = record.as_ref().filter(|(stored, _)| **stored == **key).map(|(_, row)| &**row);
+            take(at, row)?;
+        }
+        Ok(())
     }
 
     fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {

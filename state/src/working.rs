@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use deltabus_record::apply::{self, Mismatch};
-use deltabus_record::change::{Change, Transaction};
+use deltabus_record::change::{Change, SchemaChange, Transaction};
+use deltabus_record::diff::Difference;
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -19,8 +20,8 @@ use crate::{Batch, Error, View};
 pub struct Working<'a> {
     view: &'a View,
     collections: Vec<Collection>,
-    /// Each touched record: as the view has it, and as it is now.
-    records: BTreeMap<(CollectionName, Key), Touched>,
+    /// Each touched record by collection: as the view has it, and as it is now.
+    records: BTreeMap<CollectionName, BTreeMap<Key, Touched>>,
     digest: Digest,
 }
 
@@ -75,7 +76,7 @@ impl<'a> Working<'a> {
 
     /// A record as it is now.
     pub fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, Error> {
-        match self.records.get(&(collection.clone(), key.clone())) {
+        match self.records.get(collection).and_then(|records| records.get(key)) {
             Some(touched) => Ok(touched.after.clone()),
             None => self.stored(collection, key),
         }
@@ -121,8 +122,7 @@ impl<'a> Working<'a> {
         key: &Key,
         after: impl FnOnce(Option<&Row>) -> Result<Option<Row>, E>,
     ) -> Result<(), E> {
-        let name = (collection.clone(), key.clone());
-        let touched = match self.records.entry(name) {
+        let touched = match self.records.entry(collection.clone()).or_default().entry(key.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let mut row = Vec::new();
@@ -169,6 +169,32 @@ impl<'a> Working<'a> {
         Ok(())
     }
 
+    /// Takes in what a comparison with the view found: the schemas, and the records that differ, each once. Nothing was
+    /// touched before, so that no record has to be looked up.
+    pub fn take_in(&mut self, schemas: &[SchemaChange], records: Vec<(CollectionName, Vec<Difference>)>) {
+        debug_assert!(self.records.is_empty());
+        for schema in schemas {
+            self.apply_schema(schema.before.as_ref(), schema.after.as_ref());
+        }
+        for (collection, differences) in records {
+            let hasher = RecordHasher::new(&collection);
+            let count = differences.len();
+            let digest = &mut self.digest;
+            let touched = differences.into_iter().map(|Difference { key, before, after }| {
+                if let Some(row) = &before {
+                    digest.remove(hasher.hash(key.as_bytes(), row.as_bytes()));
+                }
+                if let Some(row) = &after {
+                    digest.add(hasher.hash(key.as_bytes(), row.as_bytes()));
+                }
+                (key, Touched { before, after })
+            });
+            let touched: BTreeMap<Key, Touched> = touched.collect();
+            assert_eq!(touched.len(), count, "a comparison gives each record once");
+            self.records.insert(collection, touched);
+        }
+    }
+
     /// Makes, alters or removes a collection.
     pub fn apply_schema(&mut self, before: Option<&Collection>, after: Option<&Collection>) {
         let gone = before.filter(|before| after.is_none_or(|after| after.name != before.name));
@@ -185,7 +211,9 @@ impl<'a> Working<'a> {
 
     /// The records touched, by collection and key; some may be as they were.
     pub fn touched(&self) -> impl Iterator<Item = (&CollectionName, &Key, &Touched)> {
-        self.records.iter().map(|((collection, key), touched)| (collection, key, touched))
+        self.records
+            .iter()
+            .flat_map(|(collection, records)| records.iter().map(move |(key, touched)| (collection, key, touched)))
     }
 
     /// Puts all of it into `batch`.
@@ -195,7 +223,7 @@ impl<'a> Working<'a> {
                 batch.set_collection(collection)?;
             }
         }
-        for ((collection, key), touched) in &self.records {
+        for (collection, key, touched) in self.touched() {
             if touched.before == touched.after {
                 continue;
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use deltabus_record::apply::Mismatch;
 use deltabus_record::change::{Change, CollectionChanges, FieldChange, SchemaChange, Transaction};
+use deltabus_record::diff::{Difference, Known};
 use deltabus_record::digest::Digest;
 use deltabus_record::key::{Key, RECORD_KEY_BYTES_MAX};
 use deltabus_record::row::Row;
@@ -83,6 +84,68 @@ proptest! {
             }
             prop_assert_eq!(records(&store, "a"), model.clone());
         }
+    }
+}
+
+/// Records by number, each with a value or not there.
+fn some_records() -> impl Strategy<Value = BTreeMap<u8, u8>> {
+    prop::collection::btree_map(0..40_u8, 0..3_u8, 0..30)
+}
+
+fn row(value: u8) -> Row {
+    Row::of(&[Value::Integer(value.into())])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_comparison_found_is_taken_in_as_its_changes_are_applied(before in some_records(), after in some_records()) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let name = CollectionName::new("a");
+        let mut batch = store.batch();
+        batch.set_collection(&collection("a")).unwrap();
+        for (key, value) in &before {
+            batch.put(&name, &[*key], row(*value).as_bytes()).unwrap();
+        }
+        batch.commit().unwrap();
+        let view = store.view();
+
+        let keys: Vec<u8> = (0..40).filter(|key| before.get(key) != after.get(key)).collect();
+        let asked: Vec<&[u8]> = keys.iter().map(std::slice::from_ref).collect();
+        let mut rows = Vec::new();
+        let mut take = |at: usize, row: Option<&[u8]>| {
+            assert_eq!(at, rows.len(), "one after another");
+            rows.push(row.map(Row::from_trusted));
+            Ok(())
+        };
+        view.known(&name).get_many(&asked, &mut take).unwrap();
+        let differences: Vec<Difference> = keys
+            .iter()
+            .zip(rows)
+            .map(|(key, before)| {
+                let after = after.get(key).map(|value| row(*value));
+                Difference { key: Key::from_trusted([*key].as_slice()), before, after }
+            })
+            .collect();
+        let changes: Vec<Change> = differences.iter().map(|difference| difference.to_change().unwrap()).collect();
+
+        let mut applied = Working::new(&view, view.digest().unwrap());
+        let changes = CollectionChanges { collection: name.clone(), changes };
+        applied.apply(&Transaction { schemas: Vec::new(), collections: vec![changes] }).unwrap();
+        let mut taken = Working::new(&view, view.digest().unwrap());
+        taken.take_in(&[], vec![(name.clone(), differences)]);
+        prop_assert_eq!(taken.digest(), applied.digest());
+        prop_assert!(taken.touched().eq(applied.touched()));
+
+        let mut batch = store.batch();
+        taken.write(&mut batch).unwrap();
+        batch.commit().unwrap();
+        let now: BTreeMap<Vec<u8>, Vec<u8>> =
+            after.iter().map(|(key, value)| (vec![*key], row(*value).as_bytes().to_vec())).collect();
+        prop_assert_eq!(records(&store, "a"), now);
+        prop_assert_eq!(store.view().digest().unwrap(), taken.digest());
     }
 }
 
@@ -558,6 +621,47 @@ fn what_is_put_aside_stays_until_it_is_dropped() {
     assert_eq!(aside(&store), None);
     assert!(store.view().aside().collections().is_empty());
     assert_eq!(records(&store, "a")[&b"k"[..]], b"new");
+}
+
+#[test]
+fn a_copy_of_a_store_in_use_has_all_of_it_and_a_life_of_its_own() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (name, long) = (CollectionName::new("a"), vec![7; RECORD_KEY_BYTES_MAX]);
+    let store = open(folder.path());
+    let mut batch = store.batch();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.put(&name, b"k", b"aside").unwrap();
+    batch.commit().unwrap();
+    let mut batch = store.batch();
+    batch.put_aside();
+    batch.set_collection(&collection("a")).unwrap();
+    batch.set_collection(&collection("empty")).unwrap();
+    batch.put(&name, b"k", b"row").unwrap();
+    batch.put(&name, &long, b"long").unwrap();
+    batch.overlay_put(&name, b"k", b"over");
+    batch.overlay_put(&name, &long, b"over a long one");
+    batch.outbox_put(3, b"three");
+    batch.meta_put("position", b"here").unwrap();
+    batch.commit().unwrap();
+    store.copy_to(other.path(), &owner()).unwrap();
+    let copy = open(other.path());
+    let all = |store: &Store| {
+        let (view, mut aside) = (store.view(), Vec::new());
+        let found = view.aside().get(&name, b"k", &mut aside).unwrap();
+        let overlays = [view.overlay(&name, b"k").unwrap(), view.overlay(&name, &long).unwrap()];
+        let outbox: Vec<_> = view.outbox(0).map(Result::unwrap).collect();
+        let collections = view.collections().to_vec();
+        (collections, found, aside, overlays, outbox, view.meta_prefix("p").unwrap(), records(store, "a"))
+    };
+    assert_eq!(all(&copy), all(&store));
+    assert!(all(&copy).1 && all(&copy).3.iter().all(Option::is_some));
+    let before = all(&store);
+    let mut batch = copy.batch();
+    batch.put(&name, b"k", b"another").unwrap();
+    batch.outbox_remove(3);
+    batch.commit().unwrap();
+    assert_eq!(all(&store), before);
+    assert_ne!(all(&copy), before);
 }
 
 /// The embedded store panics at a key that is empty or longer than 65,535 bytes, even if it is only asked after. A record

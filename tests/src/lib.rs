@@ -12,6 +12,8 @@ pub mod browser;
 pub mod catalogue;
 #[cfg(target_os = "linux")]
 pub mod clock;
+pub mod collector;
+pub mod driven;
 pub mod managed;
 #[cfg(target_os = "linux")]
 pub mod namespace;
@@ -25,7 +27,7 @@ pub mod watched;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at while waiting.
-const LOOK: Duration = Duration::from_millis(25);
+pub(crate) const LOOK: Duration = Duration::from_millis(25);
 
 /// A folder, a state directory and a local bus.
 pub struct World {

@@ -160,7 +160,7 @@ impl Error {
     }
 
     /// Whether it may pass by itself, with nothing changed at the source.
-    pub(crate) fn passes_by_itself(&self) -> bool {
+    pub fn passes_by_itself(&self) -> bool {
         match self {
             Error::Bus(_) => true,
             Error::Interface(error) => error.is_transient() || matches!(error, deltabus_interfaces::Error::Records(_)),

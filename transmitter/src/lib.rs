@@ -20,6 +20,7 @@ mod tenure;
 mod transmitter;
 
 pub use config::{Config, MAX_DELETE_DEFAULT};
+pub use deltabus_bus::{ANSWER_BUSY, ANSWER_FAILED, Decision, Question};
 pub use error::Error;
 pub use guard::Held;
-pub use transmitter::{ANSWER_BUSY, ANSWER_FAILED, Decided, Decision, Question, Round, Status, Transmitter, confirm};
+pub use transmitter::{Decided, Round, Status, Transmitter, confirm};

@@ -7,7 +7,7 @@ use deltabus_bus::large_of;
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{Extent, Interface, Scan, Stamp, Unread};
 use deltabus_record::change::{Change, CollectionChanges, SchemaChange, Transaction};
-use deltabus_record::diff::{self, Identity, Refreshed};
+use deltabus_record::diff::{self, Difference, Identity, Refreshed};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::large::{ByReference, references, refers_to_large};
@@ -24,6 +24,8 @@ pub(crate) struct Observation {
     pub(crate) stamp: Stamp,
     /// What changed since the previous state; empty when nothing did.
     pub(crate) transaction: Transaction,
+    /// The same, record by record.
+    pub(crate) differences: Vec<(CollectionName, Vec<Difference>)>,
     /// By collection: how many records would go, of how many.
     pub(crate) losses: Vec<(CollectionName, u64, u64)>,
     /// Records there, by collection.
@@ -82,6 +84,7 @@ pub(crate) fn observe(
     let found: Vec<Collection> = scan.collections().to_vec();
     let known = view.collections();
     let mut transaction = Transaction::default();
+    let mut all = Vec::new();
     let mut losses = Vec::new();
     let mut scanned = Vec::new();
     let mut collections = Vec::new();
@@ -114,28 +117,38 @@ pub(crate) fn observe(
         if deletes > 0 {
             losses.push((after.name.clone(), deletes, previous.count(&after.name)?));
         }
-        let changes: Vec<_> = differences.into_iter().filter_map(diff::Difference::into_change).collect();
+        let mut changes = Vec::with_capacity(differences.len());
+        differences.retain(|difference| {
+            let change = difference.to_change();
+            let differs = change.is_some();
+            changes.extend(change);
+            differs
+        });
         if !changes.is_empty() {
             transaction.collections.push(CollectionChanges { collection: after.name.clone(), changes });
+            all.push((after.name.clone(), differences));
         }
         collections.push(after);
     }
     scan.finish()?;
 
     for gone in known.iter().filter(|known| !collections.iter().any(|now| now.name == known.name)) {
-        let mut changes = Vec::new();
+        let (mut changes, mut differences) = (Vec::new(), Vec::new());
         for record in view.records(&gone.name)? {
             let (key, row) = record?;
-            changes.push(Change::Delete { key: Key::from_trusted(&*key), row: Row::from_trusted(&*row) });
+            let (key, row) = (Key::from_trusted(&*key), Row::from_trusted(&*row));
+            changes.push(Change::Delete { key: key.clone(), row: row.clone() });
+            differences.push(Difference { key, before: Some(row), after: None });
         }
         losses.push((gone.name.clone(), changes.len() as u64, changes.len() as u64));
         transaction.schemas.push(SchemaChange { before: Some(gone.clone()), after: None });
         transaction.collections.push(CollectionChanges { collection: gone.name.clone(), changes });
+        all.push((gone.name.clone(), differences));
     }
     // A set that refers to a content is staged only when the bus has that.
     uploads.flush()?;
     let (stamp, unread) = (scan.stamp().clone(), scan.unread().to_vec());
-    Ok(Observation { stamp, transaction, losses, scanned, index: indexes.next, stale, unread })
+    Ok(Observation { stamp, transaction, differences: all, losses, scanned, index: indexes.next, stale, unread })
 }
 
 /// The known collection that `name` is: of that name, or the only one there is where a store holds just one.

@@ -60,7 +60,7 @@ pub(crate) fn merge_set(
             }
         }
     }
-    Ok(Reply { reverse: set.id.clone(), verdicts, resolves: Vec::new() })
+    Ok(Reply { reverse: set.id.clone(), time_millis: set.time_millis, verdicts, resolves: Vec::new() })
 }
 
 /// An edit as the source would have it.
@@ -89,7 +89,7 @@ pub(crate) fn prepare(
         let reason = format!("the source has no collection `{name}`");
         return Ok(Prepared::Decided(refused(name, edit.clone(), reason)));
     };
-    let kept = match as_kept(edit, collection, source) {
+    let kept = match as_kept(edit, collection, source)? {
         Ok(kept) => kept,
         Err(reason) => return Ok(Prepared::Decided(refused(name, edit.clone(), reason))),
     };
@@ -153,49 +153,64 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The value as the source will give it back.
-    fn project(&self, value: Value, field: &Field) -> Result<Value, String> {
+    /// The value as the source will give it back, or why it can't hold it.
+    fn project(&self, value: Value, field: &Field) -> Result<Result<Value, String>, Error> {
         let verbatim: KindSet = self.interface.verbatim(field);
+        let projected = |value: Value| self.interface.project(value, field).map_err(|refusal| refusal.to_string());
         let Value::Large(large) = &value else {
-            if verbatim.contains(value.kind()) {
-                return Ok(value);
-            }
-            return self.interface.project(value, field).map_err(|refusal| refusal.to_string());
+            return Ok(if verbatim.contains(value.kind()) { Ok(value) } else { projected(value) });
         };
+        // Whoever sent it may never have sent this, and nobody can wait for that.
+        if self.contents.misses(large)? {
+            return Ok(Err("its content is not on the bus".into()));
+        }
         let inside = if large.text { Kind::Text } else { Kind::Bytes };
         if verbatim.contains(Kind::Large) || verbatim.contains(inside) {
-            return Ok(value);
+            return Ok(Ok(value));
         }
-        let whole = self.contents.value(large).map_err(|error| error.to_string())?;
-        let whole = self.interface.project(whole, field).map_err(|refusal| refusal.to_string())?;
-        let kept = match &whole {
-            Value::Text(text) if text.len() > LARGE_MIN => self.contents.keep(text.as_bytes(), true),
-            Value::Bytes(bytes) if bytes.len() > LARGE_MIN => self.contents.keep(bytes, false),
-            _ => return Ok(whole),
+        let whole = match self.contents.value(large) {
+            Ok(whole) => whole,
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => return Ok(Err(error.to_string())),
         };
-        kept.map(|large| Value::Large(Box::new(large))).map_err(|error| error.to_string())
+        let whole = match projected(whole) {
+            Ok(whole) => whole,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let kept = match &whole {
+            Value::Text(text) if text.len() > LARGE_MIN => self.contents.keep(text.as_bytes(), true)?,
+            Value::Bytes(bytes) if bytes.len() > LARGE_MIN => self.contents.keep(bytes, false)?,
+            _ => return Ok(Ok(whole)),
+        };
+        Ok(Ok(Value::Large(Box::new(kept))))
     }
 }
 
 /// The edit with its new values as the source will give them back, or why the source can't hold them.
-fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Result<Change, String> {
-    let project = |slot: usize, value: Value| {
-        let field = collection.schema.fields.get(slot).ok_or_else(|| format!("the source has no field {slot}"))?;
+fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Result<Result<Change, String>, Error> {
+    let project = |slot: usize, value: Value| -> Result<Result<Value, String>, Error> {
+        let Some(field) = collection.schema.fields.get(slot) else {
+            return Ok(Err(format!("the source has no field {slot}")));
+        };
         let name = &field.name;
         if field.dropped {
-            return Err(format!("the source no longer has the field `{name}`"));
+            return Ok(Err(format!("the source no longer has the field `{name}`")));
         }
-        source.project(value, field).map_err(|problem| format!("field `{name}`: {problem}"))
+        Ok(source.project(value, field)?.map_err(|problem| format!("field `{name}`: {problem}")))
     };
-    check_key(edit, &collection.schema)?;
-    Ok(match edit {
+    if let Err(problem) = check_key(edit, &collection.schema) {
+        return Ok(Err(problem));
+    }
+    Ok(Ok(match edit {
         Change::Insert { key, row } => {
             let mut builder = RowBuilder::default();
             for (slot, field) in RowReader::new(row.as_bytes()).enumerate() {
-                let value = field.value();
-                match value {
-                    Value::Absent => builder.push(&value),
-                    value => builder.push(&project(slot, value)?),
+                match field.value() {
+                    Value::Absent => builder.push(&Value::Absent),
+                    value => match project(slot, value)? {
+                        Ok(value) => builder.push(&value),
+                        Err(problem) => return Ok(Err(problem)),
+                    },
                 }
             }
             // Slots that the edit left out are absent too, in the store's own way.
@@ -209,12 +224,15 @@ fn as_kept(edit: &Change, collection: &Collection, source: &Source<'_>) -> Resul
         Change::Update { key, fields } => {
             let mut fields = fields.clone();
             for field in &mut fields {
-                field.after = project(field.slot as usize, field.after.clone())?;
+                match project(field.slot as usize, field.after.clone())? {
+                    Ok(value) => field.after = value,
+                    Err(problem) => return Ok(Err(problem)),
+                }
             }
             Change::Update { key: key.clone(), fields }
         }
         Change::Delete { .. } => edit.clone(),
-    })
+    }))
 }
 
 /// Whether an edit's key can be that of its record: whoever sends it only says so.

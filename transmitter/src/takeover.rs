@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use deltabus_bus::broker::Stream;
 use deltabus_bus::{
-    Accepted, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason, ReversePlace,
-    SnapshotReader, Writer, decode_set, encode_set,
+    Accepted, BUNDLE_SETS, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason,
+    ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
 };
 use deltabus_interfaces::in_place;
 use deltabus_record::change::{ChangeSet, ConflictPolicy, ReverseCursor, Revision};
@@ -36,7 +37,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
         // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
         Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
             tracing::warn!(
-                reached = revision.number,
+                revision = revision.number,
                 snapshot,
                 "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
             );
@@ -50,14 +51,17 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
                 acknowledge(store, &writer.position())?;
             } else if undo(store, &outbox, known.revision)? {
                 tracing::warn!(
-                    reached = revision.number,
+                    revision = revision.number,
                     "the log went on without this transmitter; its state follows the log"
                 );
                 match sets.iter().try_for_each(|set| apply(log, store, set, policy)) {
                     Ok(()) => acknowledge(store, &writer.position())?,
                     Err(error) if misfits(&error) => {
                         // No reader gets on either: what it has is written by nobody who knows the source.
-                        tracing::error!(%error, "the log doesn't lead on from the state; it is founded anew");
+                        tracing::warn!(
+                            error = deltabus_bus::causes(&error),
+                            "the log doesn't lead on from the state; it is founded anew"
+                        );
                         found_from(log, store, None).await?;
                     }
                     Err(error) => return Err(error),
@@ -75,7 +79,7 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
             let reached = reachable(log).await?;
             match reached {
                 Some(reached) if reached == staged || leads_on_from(store, reached)? => {
-                    tracing::warn!(reason, reached = reached.number, "the log lost its end; it is sent again");
+                    tracing::warn!(reason, revision = reached.number, "the log lost its end; it is sent again");
                     writer.go_on_from(reached);
                     acknowledge(store, &writer.position())?;
                 }
@@ -110,7 +114,10 @@ pub(crate) async fn follow(log: &Log, store: &Store, policy: ConflictPolicy) -> 
                 Event::Set(set) => match apply(log, store, &set, policy) {
                     Ok(()) => answered |= !set.set.replies.is_empty(),
                     Err(error) if misfits(&error) => {
-                        tracing::warn!(%error, "a set of the log doesn't fit the state; it is rebuilt");
+                        tracing::warn!(
+                            error = deltabus_bus::causes(&error),
+                            "a set of the log doesn't fit the state; it is rebuilt"
+                        );
                         break;
                     }
                     Err(error) => return Err(error),
@@ -191,13 +198,12 @@ async fn found_anew(log: &Log, store: &Store, policy: ConflictPolicy, reached: O
 
 /// Lets the log begin with the state, or, where there is none, leaves that to the first look at the source.
 ///
-/// No number is used for another state: the state gets one that the log doesn't know, if the log is further than it. What
+/// No number is used for another state: the state gets one that the log can't have had, if the log is further than it. What
 /// the sets that go answered is answered anew.
 async fn found_from(log: &Log, store: &Store, reached: Option<Revision>) -> Result<(), Error> {
-    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
     let view = store.view();
     let mut staged = ledger::revision(&view)?;
-    let highest = highest_number(log).await?.max(snapshot);
+    let highest = highest_number(log).await?;
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
         Some(owed) => decode_set(&owed.0)?.replies,
@@ -236,22 +242,29 @@ fn misfits(error: &Error) -> bool {
 async fn readable_pointer(log: &Log) -> Result<Option<Manifest>, Error> {
     match deltabus_bus::pointer(log).await {
         Err(error @ BusError::Wire { .. }) => {
-            tracing::warn!(%error, "the snapshot is passed over");
+            tracing::warn!(error = deltabus_bus::causes(&error), "the snapshot is passed over");
             Ok(None)
         }
         pointer => Ok(pointer?),
     }
 }
 
-/// The highest number that the log has.
+/// The highest number that the log and its snapshot have, or can have had where all sets since the snapshot went by age.
 async fn highest_number(log: &Log) -> Result<u64, Error> {
+    let snapshot = readable_pointer(log).await?.map(|manifest| manifest.position).unwrap_or_default();
     let mut highest = 0;
     let mut take = |entry| match entry {
         Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
         Entry::Set(set) => highest = highest.max(set.set.next.number),
     };
     deltabus_bus::history(log, &mut take).await?;
-    Ok(highest)
+    if highest > 0 {
+        // Numbers only rise: those that went were lower.
+        return Ok(highest.max(snapshot.revision.number));
+    }
+    let extent = log.broker().extent(log.source(), Stream::Changes).await.map_err(BusError::from)?.unwrap_or_default();
+    let gone = extent.first.saturating_sub(1).saturating_sub(snapshot.sequence);
+    Ok(snapshot.revision.number.saturating_add(gone.saturating_mul(BUNDLE_SETS as u64)))
 }
 
 /// Remembers how far the log is.

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::Error;
 
@@ -82,7 +83,7 @@ impl Tenure {
             replaced: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
-        let keeper = tokio::spawn(keep_lease(Arc::clone(&shared), lease));
+        let keeper = tokio::spawn(keep_lease(Arc::clone(&shared), lease).in_current_span());
         Tenure { shared, keeper }
     }
 
@@ -209,7 +210,7 @@ async fn keep_lease(shared: Arc<Shared>, mut lease: Option<Lease>) {
             (Some(held), true) => match held.renew(term).await {
                 Ok(Kept::Still) => shared.known().good_until = Some(held.good_until()),
                 Ok(Kept::Lost { by }) => return shared.lost(by),
-                Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
+                Err(error) => tracing::debug!(error = deltabus_bus::causes(&error), "the lease could not be renewed"),
             },
             (None, true) if term > 0 => match take(&shared, &mut watch, term).await {
                 Ok(Taken::Held(taken)) => {
@@ -218,7 +219,7 @@ async fn keep_lease(shared: Arc<Shared>, mut lease: Option<Lease>) {
                 }
                 Ok(Taken::NotYet) => {}
                 Ok(Taken::Lost { by }) => return shared.lost(by),
-                Err(error) => tracing::debug!(%error, "no lease could be taken"),
+                Err(error) => tracing::debug!(error = deltabus_bus::causes(&error), "no lease could be taken"),
             },
             (Some(_), false) => {
                 shared.known().good_until = None;
@@ -253,6 +254,6 @@ async fn give_back(lease: Option<Lease>) {
     if let Some(lease) = lease
         && let Err(error) = lease.release().await
     {
-        tracing::debug!(%error, "the lease could not be given back; it runs out");
+        tracing::debug!(error = deltabus_bus::causes(&error), "the lease could not be given back; it runs out");
     }
 }

@@ -63,6 +63,16 @@ impl Contents {
         self.sending(async |sender| sender.keep(large, open).await)
     }
 
+    /// Whether the log lacks a value, though it may have had it. If so, all that is kept from then on is looked for anew.
+    pub fn misses(&self, large: &Large) -> Result<bool, Error> {
+        let mut misses = false;
+        self.sending(async |sender| {
+            misses = sender.misses(large).await?;
+            Ok(())
+        })?;
+        Ok(misses)
+    }
+
     /// Returns when all that was kept is stored. An error means that some of it may not be: it has to be kept again.
     pub fn flush(&self) -> Result<(), Error> {
         self.sending(async |sender| sender.flush().await)

@@ -115,6 +115,22 @@ impl Sender {
         self.push(list, encoded.list).await
     }
 
+    /// Whether the log lacks a value, though it may have had it. If so, all that is kept from then on is looked for anew.
+    pub async fn misses(&mut self, large: &Large) -> Result<bool, Error> {
+        let subject = match large.length {
+            0 => return Ok(false),
+            1..=WHOLE_MAX => chunk_subject(&large.hash),
+            _ => value_subject(&large.hash),
+        };
+        self.flush().await?;
+        if self.log.broker.holds(&self.log.source, &subject).await? {
+            return Ok(false);
+        }
+        self.there.clear();
+        self.knowledge = Knowledge::Asked(0);
+        Ok(true)
+    }
+
     /// Returns when all that was kept is stored.
     pub async fn flush(&mut self) -> Result<(), Error> {
         self.send().await?;

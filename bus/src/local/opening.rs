@@ -131,7 +131,7 @@ impl LocalBus {
         self.write_open(next)?;
         self.ensure_locked(lock).inspect_err(|_| {
             if self.write_open(before).and_then(|()| self.ensure_locked(lock)).is_err() {
-                tracing::warn!("nor could the local bus be started as it was");
+                tracing::error!("the local bus could not be started as it was either");
             }
         })
     }
@@ -169,7 +169,7 @@ impl LocalBus {
                     "permissions": direct::permissions(&source),
                 })),
                 None => {
-                    tracing::warn!(%source, "the token that lets receivers in is gone; `transmit … --open` makes another")
+                    tracing::warn!(%source, "the token that lets receivers in is gone")
                 }
             }
         }

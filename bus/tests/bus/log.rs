@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Stream, Subject};
 use deltabus_bus::{
-    Accepted, Delivered, Entry, Error, Event, Log, Position, Reader, Timeline, Writer, confirmed, decode_set, history,
-    history_tail,
+    Accepted, BUNDLE_BYTES, BUNDLE_SETS, Delivered, Entry, Error, Event, Log, Position, Reader, Timeline, Writer,
+    confirmed, decode_set, history, history_tail,
 };
 use deltabus_proto::v1;
 use prost::Message;
@@ -127,6 +127,13 @@ async fn waiting_sets_travel_together(broker: Arc<dyn Broker>) {
     assert_eq!(writer.position().sequence, 2 + 4, "two sets of 200,000 bytes fit in each");
     writer.publish(&[]).await.expect("nothing is published");
     assert_eq!(writer.position().sequence, 6);
+    // Nor do small ones hold more than a message may.
+    let count = BUNDLE_SETS as u64 + 1;
+    let small: Vec<_> = (1009..1009 + count).map(|number| encoded(1, number, 0)).collect();
+    let bytes: usize = small.iter().map(|(_, set)| set.0.len()).sum();
+    assert!(bytes < BUNDLE_BYTES, "{bytes} bytes are too many for one message anyway");
+    writer.publish(&small).await.expect("they are published");
+    assert_eq!(writer.position().sequence, 6 + 2);
 }
 
 async fn sets_larger_than_a_message_travel_in_parts(broker: Arc<dyn Broker>) {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use deltabus_bus::broker::{Broker, Stream};
+use deltabus_bus::broker::{Broker, Expect, Stream, Subject};
 use deltabus_bus::memory::{Availability, Fault, MemoryBroker};
 use deltabus_bus::{
-    Accepted, Entry, Error, Event, Log, Position, Reader, Reason, SnapshotWriter, Timeline, Writer, history,
+    Accepted, Clock, Entry, Error, Event, Log, Position, Reader, Reason, SnapshotWriter, SystemClock, Timeline, Writer,
+    history,
 };
 use deltabus_proto::v1;
+use prost::Message;
 
 use crate::brokers::{ends, prepared};
 use crate::log::{append, claim, numbers, stored};
@@ -93,6 +95,83 @@ async fn a_writer_notices_that_the_log_lost_its_end() {
     }
     let (_, accepted) = claim(&log, "t", writer.position()).await;
     assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+}
+
+/// A clock that is an hour ahead.
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now_millis(&self) -> u64 {
+        SystemClock.now_millis() + 3_600_000
+    }
+
+    fn fresh(&self) -> u64 {
+        SystemClock.fresh()
+    }
+}
+
+/// Readers that met the former claims ignored how the log was founded anew.
+#[tokio::test]
+async fn a_claim_is_above_those_that_went_by_age_whatever_the_clocks_say() {
+    let (broker, log, _) = log_of(3).await;
+    let reached = stored(&log, Position::default()).await[2].position;
+    broker.trim(log.source(), Stream::Changes, 100);
+    let ahead = Log::with_clock(Arc::clone(log.broker()), log.source().clone(), Arc::new(Ahead));
+    let (first, accepted) = claim(&ahead, "t", Position::default()).await;
+    assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+    // Who knows all claims takes the next term.
+    let (second, _) = claim(&log, "t", first.position()).await;
+    assert_eq!(second.term(), first.term() + 1);
+    let mut reader = Reader::at(&log, reached);
+    assert!(matches!(reader.next_stored().await.expect("it can be read"), Event::CaughtUp(_)));
+    broker.trim(log.source(), Stream::Changes, 100);
+    let (mut third, _) = claim(&log, "u", Position::default()).await;
+    assert!(third.term() > second.term(), "{} and {}", third.term(), second.term());
+    third.found("b", revision(2, 9), 0).await.expect("it is founded");
+    assert_eq!(rejoin(&log, reader.position()).await, Reason::Founded(revision(2, 9)));
+}
+
+/// Its last message was replaced by a claim, which went by age before anybody who knew the former saw it.
+#[tokio::test]
+async fn a_claim_is_above_one_that_took_the_place_of_the_last_message_known() {
+    let (broker, log, writer) = log_of(3).await;
+    let known = writer.position();
+    broker.cut(log.source(), Stream::Changes, known.sequence - 1);
+    let (other, accepted) = claim(&log, "u", known).await;
+    assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+    assert_eq!(other.position().sequence, known.sequence);
+    broker.trim(log.source(), Stream::Changes, 100);
+    let (again, accepted) = claim(&log, "t", known).await;
+    assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+    assert!(again.term() > other.term(), "{} and {}", again.term(), other.term());
+}
+
+#[tokio::test]
+async fn a_kept_term_of_garbage_or_without_one_above_it_is_none() {
+    let (_, log, writer) = log_of(3).await;
+    let nowhere = Position { sequence: 99, ..writer.position() };
+    let last = v1::Term { version: 1, term: i64::MAX as u64 - 1 }.encode_to_vec();
+    for kept in [vec![0xff; 300], Vec::new(), last] {
+        let subject = Subject::snapshot("term");
+        log.broker().append(log.source(), &subject, kept.into(), Expect::Any).await.expect("it is stored");
+        let (next, accepted) = claim(&log, "u", nowhere).await;
+        assert!(matches!(accepted, Accepted::Elsewhere { .. }), "{accepted:?}");
+        assert!(next.term() > writer.term() && next.term() < i64::MAX as u64 / 2, "{}", next.term());
+    }
+}
+
+/// The same where the log's founder had the clock.
+#[tokio::test]
+async fn a_claim_is_above_the_one_of_the_snapshot() {
+    let broker = MemoryBroker::new();
+    let log = prepared(&(Arc::new(broker.clone()) as Arc<dyn Broker>)).await;
+    let ahead = Log::with_clock(Arc::clone(log.broker()), log.source().clone(), Arc::new(Ahead));
+    let (first, _) = claim(&ahead, "t", Position::default()).await;
+    let snapshot = SnapshotWriter::begin(&ahead, first.position(), &[], 88).await.expect("it begins");
+    snapshot.finish(Vec::new()).await.expect("it is written");
+    broker.trim(log.source(), Stream::Changes, 100);
+    let (second, _) = claim(&log, "u", Position::default()).await;
+    assert!(second.term() > first.term(), "{} and {}", second.term(), first.term());
 }
 
 #[tokio::test]

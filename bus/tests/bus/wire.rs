@@ -148,8 +148,13 @@ fn set() -> impl Strategy<Value = ChangeSet> {
     let transaction = (vec(schema, 0..2), vec(changes(), 0..3))
         .prop_map(|(schemas, collections)| Transaction { schemas, collections });
     let resolves = (any::<u64>(), any::<u32>()).prop_map(|(revision, index)| ConflictId { revision, index });
-    let reply = (receiver(), number(), vec(verdict(), 0..3), vec(resolves, 0..2)).prop_map(
-        |(receiver, number, verdicts, resolves)| Reply { reverse: ReverseId { receiver, number }, verdicts, resolves },
+    let reply = (receiver(), number(), any::<u64>(), vec(verdict(), 0..3), vec(resolves, 0..2)).prop_map(
+        |(receiver, number, time_millis, verdicts, resolves)| Reply {
+            reverse: ReverseId { receiver, number },
+            time_millis,
+            verdicts,
+            resolves,
+        },
     );
     (revision(), revision(), any::<u64>(), vec(transaction, 0..3), vec(reply, 0..2)).prop_map(
         |(base, next, time_millis, transactions, replies)| {
@@ -191,7 +196,9 @@ proptest! {
     fn sets_decode_as_they_were(set in set()) {
         let encoded = encode_set(&set);
         prop_assert_eq!(decode_set(&encoded.0).expect("it decodes"), set.clone());
-        prop_assert_eq!(encode_set(&set), encoded, "one set, one encoding");
+        prop_assert_eq!(&encode_set(&set), &encoded, "one set, one encoding");
+        let message = v1::ChangeSet::decode(encoded.0.clone()).expect("it is a message");
+        prop_assert_eq!(message.encode_to_vec(), encoded.0.to_vec(), "as any other encoder writes it");
     }
 
     #[test]

@@ -1,33 +1,35 @@
 //! Two stores side by side, whatever their formats.
 
 use deltabus_interfaces::found::{Found, Translate};
-use deltabus_interfaces::{Decoded, Error as InterfaceError, Extent, Interface, Location, Scan};
-use deltabus_record::diff::{self, DiffError, Difference, Fingerprints, Identity};
+use deltabus_interfaces::{Error as InterfaceError, Extent, Interface, Location, Scan};
+use deltabus_record::diff::{self, Comparison, DiffError, Fingerprints, Identity, Side};
 use deltabus_record::row::{FieldRef, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
 use deltabus_record::value::{Kind, Large, Value};
 
 use crate::error::Error;
-
-/// How one collection differs.
-pub(crate) struct Compared {
-    /// Its name.
-    pub(crate) collection: CollectionName,
-    /// The fields of both sides, by which the rows are to be read.
-    pub(crate) schema: Schema,
-    /// What leads from the one side to the other.
-    pub(crate) differences: Vec<Difference>,
-}
+use crate::report::Report;
+use crate::sorter::FileSorter;
 
 /// Opens the store at a location.
 pub(crate) fn open(location: &str) -> Result<Box<dyn Interface>, Error> {
     Ok(deltabus_interfaces::open(&Location::parse(location)?)?)
 }
 
-/// What leads from `a` to `b`, collection by collection.
+/// One collection that was compared: its differences wait to be taken.
+struct Compared {
+    collection: CollectionName,
+    /// The fields of both sides, by which the rows are to be read.
+    schema: Schema,
+    identity: Identity,
+    differences: FileSorter,
+}
+
+/// Reports what leads from `a` to `b`, collection by collection.
 ///
 /// Values are compared as both stores can hold them: each is brought through what the one makes of it, then the other.
-pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compared>, Error> {
+/// Nothing is reported before all of both was read.
+pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface, report: &mut Report<'_>) -> Result<(), Error> {
     let (mut left, mut right) = (a.scan(None)?, b.scan(None)?);
     let (in_a, in_b) = (left.collections().to_vec(), right.collections().to_vec());
     let pairs = pairs(a, b, &in_a, &in_b);
@@ -43,14 +45,28 @@ pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compar
         let same = left.layout(at) == right.layout(to) && collection.schema == in_b[to].schema;
         let fingerprints = if same { Fingerprints::Comparable } else { Fingerprints::Foreign };
         let identity = common.identity();
+        let mut differences = FileSorter::new();
+        let mut comparison = Comparison::new(fingerprints, identity, &mut differences);
         let mut from = Found::new(&mut *left, common.translator(a, b, Side::A));
-        let mut to = Found::new(&mut *right, common.translator(a, b, Side::B));
-        let outcome = diff::compare(&mut from, &mut to, fingerprints, identity).map_err(duplicate)?;
-        all.push(Compared {
-            collection: collection.name.clone(),
-            schema: common.schema.clone(),
-            differences: outcome.differences,
-        });
+        let mut into = Found::new(&mut *right, common.translator(a, b, Side::B));
+        comparison.walk(&mut from, &mut into).map_err(duplicate)?;
+        for (side, interface, at) in [(Side::A, a, at), (Side::B, b, to)] {
+            if !comparison.wants(side) {
+                continue;
+            }
+            let mut scan = interface.scan(None)?;
+            for before in 0..at {
+                scan.start(before, Extent::Whole)?;
+                while scan.next()?.is_some() {}
+            }
+            scan.start(at, Extent::Whole)?;
+            let mut found = Found::new(&mut *scan, common.translator(a, b, side));
+            if !comparison.again(side, &mut found).map_err(duplicate)? {
+                return Err(InterfaceError::Changed { place: collection.name.to_string() }.into());
+            }
+        }
+        let schema = common.schema.clone();
+        all.push(Compared { collection: collection.name.clone(), schema, identity, differences });
     }
     for (at, collection) in in_b.iter().enumerate().filter(|(at, _)| !pairs.iter().any(|(_, to)| to == at)) {
         right.start(at, Extent::Whole)?;
@@ -58,7 +74,15 @@ pub(crate) fn compare(a: &dyn Interface, b: &dyn Interface) -> Result<Vec<Compar
     }
     left.finish()?;
     right.finish()?;
-    Ok(all)
+    for Compared { collection, schema, identity, mut differences } in all {
+        diff::settle(&mut differences, identity, &mut |difference| {
+            report.difference(&collection, &schema, &difference)
+        })
+        .map_err(duplicate::<Error>)?;
+        // A collection without differences is listed too, so that scripts find each.
+        report.collection(&collection)?;
+    }
+    Ok(())
 }
 
 /// Which collections belong together: those of one name, and the only ones where a store holds just one.
@@ -86,18 +110,11 @@ pub(crate) fn pairs(
 }
 
 /// Two keys that are one, as the command's error.
-pub(crate) fn duplicate(error: DiffError<InterfaceError>) -> Error {
+pub(crate) fn duplicate<E: Into<Error>>(error: DiffError<E>) -> Error {
     match error {
         DiffError::Store(error) => error.into(),
         DiffError::DuplicateKey { key, place, other } => Error::DuplicateKey { place, key, other },
     }
-}
-
-/// The one side or the other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    A,
-    B,
 }
 
 /// What becomes of contents, so that a reference and the bytes themselves compare.
@@ -124,21 +141,25 @@ fn reference_to(value: Value) -> Value {
 
 /// A collection that only one side has.
 fn alone(scan: &mut dyn Scan, collection: &Collection, side: Side) -> Result<Compared, Error> {
-    let mut differences = Vec::new();
-    let mut builder = RowBuilder::default();
-    let mut occurrence = 0;
-    while scan.next()?.is_some() {
-        builder.clear();
-        if scan.decode(&mut builder)? == Decoded::Unread {
-            continue;
-        }
-        let row = builder.row();
-        let key = collection.schema.key_of(row.as_bytes(), occurrence);
-        occurrence += u32::from(collection.schema.key == KeySpec::WholeRow);
-        let (before, after) = if side == Side::A { (Some(row), None) } else { (None, Some(row)) };
-        differences.push(Difference { key, before, after });
-    }
-    Ok(Compared { collection: collection.name.clone(), schema: collection.schema.clone(), differences })
+    let schema = collection.schema.clone();
+    let identity = identity_of(&schema);
+    let mut differences = FileSorter::new();
+    let mut found = Found::new(
+        scan,
+        Box::new(|row, key, out| {
+            schema.key_content_into(row, key);
+            out.extend_from_slice(row);
+            Ok(())
+        }),
+    );
+    let mut comparison = Comparison::new(Fingerprints::Comparable, identity, &mut differences);
+    comparison.alone(side, &mut found).map_err(duplicate)?;
+    drop(found);
+    Ok(Compared { collection: collection.name.clone(), schema, identity, differences })
+}
+
+fn identity_of(schema: &Schema) -> Identity {
+    if schema.key == KeySpec::WholeRow { Identity::WholeRow } else { Identity::Key }
 }
 
 /// The fields of both sides.
@@ -183,7 +204,7 @@ impl Common {
     }
 
     fn identity(&self) -> Identity {
-        if self.schema.key == KeySpec::WholeRow { Identity::WholeRow } else { Identity::Key }
+        identity_of(&self.schema)
     }
 
     /// Brings rows of one side into the common slots and the form that both can hold.

@@ -4,10 +4,11 @@ use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex};
 
 use deltabus_bus::broker::Broker;
-use deltabus_bus::{Delivered, Entry, Log as BusLog, history};
+use deltabus_bus::{Delivered, Entry, Log as BusLog, TraceId, history};
 use deltabus_record::change::{Change, ChangeSet, Outcome, ReverseId};
 use deltabus_record::schema::{Collection, CollectionName, SourceName};
 use deltabus_record::text::printable;
+use deltabus_record::value::Value;
 
 use crate::arguments::{Global, Log, Show};
 use crate::error::{Error, Exit};
@@ -68,6 +69,7 @@ pub(crate) async fn log(global: &Global, options: Log) -> Result<Exit, Error> {
                         "revision": revision.number, "time_millis": time_millis, "foundation": true,
                         "records": revision.digest.records, "digest": revision.digest.to_string(),
                         "bytes": 0, "inserts": 0, "updates": 0, "deletes": 0, "replies": 0, "conflicts": 0,
+                        "traces": [],
                     });
                     writeln!(out, "{line}")?;
                 } else {
@@ -84,12 +86,13 @@ pub(crate) async fn log(global: &Global, options: Log) -> Result<Exit, Error> {
                 let Delivered { set, bytes, .. } = &**delivered;
                 let [inserts, updates, deletes] = counts(set);
                 let conflicts = conflicts_in(set);
+                let traces = traces_of(&options.source, set);
                 if options.json {
                     let line = serde_json::json!({
                         "revision": set.next.number, "time_millis": set.time_millis, "foundation": false,
                         "records": set.next.digest.records, "digest": set.next.digest.to_string(), "bytes": bytes,
                         "inserts": inserts, "updates": updates, "deletes": deletes,
-                        "replies": set.replies.len(), "conflicts": conflicts,
+                        "replies": set.replies.len(), "conflicts": conflicts, "traces": traces,
                     });
                     writeln!(out, "{line}")?;
                 } else {
@@ -163,9 +166,11 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
     schemas.note(set);
     let mut out = BufWriter::new(std::io::stdout());
     let paint = Paint::for_stdout();
+    let trace = [("trace", Value::text(TraceId::of_set(&options.source, set).to_string()))];
     if !options.json {
         let time = time_text(set.time_millis);
         writeln!(out, "revision {} of {}, {time}, digest {}", set.next.number, options.source, set.next.digest)?;
+        writeln!(out, "trace {}", traces_of(&options.source, set).join(", "))?;
         for transaction in &set.transactions {
             for schema in &transaction.schemas {
                 let names = |collection: &Option<Collection>| {
@@ -184,7 +189,7 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
             for change in &changes.changes {
                 let difference = difference_of(change);
                 if options.json {
-                    print_difference_json(&mut out, &changes.collection, &schema, &difference)?;
+                    print_difference_json(&mut out, &changes.collection, &schema, &difference, &trace)?;
                 } else {
                     print_difference(&mut out, paint, &changes.collection, &schema, &difference)?;
                 }
@@ -254,6 +259,11 @@ fn counts(set: &ChangeSet) -> [u64; 3] {
         }] += 1;
     }
     counts
+}
+
+/// The traces that a set belongs to.
+fn traces_of(source: &SourceName, set: &ChangeSet) -> Vec<String> {
+    TraceId::all_of_set(source, set).iter().map(ToString::to_string).collect()
 }
 
 fn conflicts_in(set: &ChangeSet) -> u64 {

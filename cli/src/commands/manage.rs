@@ -27,6 +27,7 @@ pub(crate) async fn manage(global: &Global, options: Manage) -> Result<Exit, Err
         () = stop.cancelled() => return Ok(Exit::Done),
     };
     tracing::info!(manager = configuration.name, address = %running.address, bus = configuration.connect, "managing");
+    tracing::info!(address = %running.address, "the page is served; `deltabus page` gives a link to it");
     running.run(stop).await?;
     Ok(Exit::Done)
 }

@@ -15,6 +15,7 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod log;
 pub(crate) mod manage;
+pub(crate) mod page;
 pub(crate) mod plan;
 pub(crate) mod receive;
 pub(crate) mod restore;

@@ -121,25 +121,15 @@ fn show_schema(planned: &Planned<'_>, report: &mut Report<'_>, json: bool) -> Re
                 collection.schema.ordered().into_iter().map(|(_, field)| field.name.as_str()).collect();
             json!({ "collection": collection.name.as_str(), "schema": "made", "fields": fields }).to_string()
         }
-        Planned::Made { collection } => format!("collection {} is made", printable(collection.name.as_str())),
         Planned::Altered { collection, added, dropped } if json => {
             json!({ "collection": collection.as_str(), "schema": "altered", "added": added, "dropped": dropped })
                 .to_string()
         }
-        Planned::Altered { collection, added, dropped } => {
-            let mut parts = Vec::new();
-            for (what, names) in [("gets", added), ("loses", dropped)] {
-                if !names.is_empty() {
-                    parts.push(format!("{what} {}", printable(&names.join(", "))));
-                }
-            }
-            format!("collection {} {}", printable(collection.as_str()), parts.join(" and "))
-        }
         Planned::Gone { collection } if json => {
             json!({ "collection": collection.as_str(), "schema": "gone" }).to_string()
         }
-        Planned::Gone { collection } => format!("collection {} goes", printable(collection.as_str())),
         Planned::Record { .. } => return Ok(()),
+        other => printable(&other.to_string()),
     };
     Ok(writeln!(report.out(), "{line}")?)
 }

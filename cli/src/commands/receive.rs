@@ -6,6 +6,7 @@ use deltabus_receiver::{Error as ReceiverError, Receiver, Round};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use deltabus_record::text::printable;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::arguments::{Global, Receive};
 use crate::commands::log::unknown;
@@ -15,7 +16,7 @@ use crate::figures::Watch;
 use crate::membership::Wanted;
 use crate::output::{counted, spinner};
 use crate::presence::{self, Presence};
-use crate::session;
+use crate::{log, otlp, session};
 
 /// Runs the command.
 pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, Error> {
@@ -25,6 +26,7 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     }
     let state = session::state(&global)?;
     let metrics = session::serve_metrics(&global)?;
+    otlp::start(&global, "deltabus-receiver")?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     let Some(first) = sources.first() else { return Err(Error::Config("no destination is named".into())) };
     let bus = session::bus(&global, &state, Wanted::Receive(first), &sources).await?;
@@ -42,8 +44,9 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
     if options.once {
         let mut exit = Exit::Done;
         for receiver in &mut receivers {
+            let lines = log::of_receiver(receiver.source(), receiver.name());
             let bar = spinner(&global, &format!("{}: catching up", receiver.source()));
-            let round = receiver.receive_once().await;
+            let round = receiver.receive_once().instrument(lines).await;
             bar.finish_and_clear();
             let round = match round {
                 unpublished if is_unpublished(&unpublished) => {
@@ -81,9 +84,9 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
             presence.answer(log, receiver.name().clone(), folder, &stop);
         }
         tracing::info!(source = %receiver.source(), receiver = %receiver.name(), "receiving");
-        let stop = stop.clone();
+        let (stop, lines) = (stop.clone(), log::of_receiver(receiver.source(), receiver.name()));
         let mut waits = false;
-        tasks.spawn(receiver.run(stop, move |source, receiver, result| {
+        let after = move |source: &SourceName, receiver: &ReceiverName, result: &Result<Round, ReceiverError>| {
             let before = std::mem::replace(&mut waits, is_unpublished(result));
             match (before, waits) {
                 (true, true) => {}
@@ -92,7 +95,8 @@ pub(crate) async fn receive(global: &Global, options: Receive) -> Result<Exit, E
                 }
                 (_, false) => log_round(source, receiver, result),
             }
-        }));
+        };
+        tasks.spawn(receiver.run(stop, after).instrument(lines));
     }
     let exit = super::finish(tasks, &stop).await;
     stop.cancel();
@@ -142,8 +146,13 @@ fn log_round(source: &SourceName, receiver: &ReceiverName, result: &Result<Round
             }
         }
         Err(error) => {
+            let passes = error.passes_by_itself();
             let error = super::one_line(error);
-            tracing::error!(%source, %receiver, error, "the destination stays as it is");
+            if passes {
+                tracing::warn!(%source, %receiver, error, "a round failed and is tried again");
+            } else {
+                tracing::error!(%source, %receiver, error, "the destination stays as it is");
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use deltabus_state::StateDirectory;
 use deltabus_transmitter::{Config, Error as TransmitterError, Round, Transmitter};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::arguments::{Global, Transmit};
 use crate::commands::status::{Looker, arrival};
@@ -18,7 +19,7 @@ use crate::membership::Wanted;
 use crate::output::{bytes_text, counted, spinner};
 use crate::presence::Presence;
 use crate::session::Bus;
-use crate::{config, direct, session};
+use crate::{config, direct, log, otlp, session};
 
 /// Runs the command.
 pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit, Error> {
@@ -26,6 +27,7 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     let (global, configs, opening) = configs(global, &options)?;
     let state = session::state(&global)?;
     let metrics = session::serve_metrics(&global)?;
+    otlp::start(&global, "deltabus-transmitter")?;
     let sources: Vec<_> = configs.iter().map(|config| config.source.clone()).collect();
     if global.bus.is_none() && global.manager.is_none() {
         let opened = direct::open_or_close(&session::local_bus(&state), &sources, opening.as_ref())?;
@@ -54,8 +56,9 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
         let mut exit = Exit::Done;
         let mut published = Vec::new();
         for transmitter in &mut transmitters {
-            let bar = spinner(&global, &format!("{}: looking at the source", transmitter.source()));
-            let round = transmitter.transmit_once().await;
+            let source = transmitter.source().clone();
+            let bar = spinner(&global, &format!("{source}: looking at the source"));
+            let round = transmitter.transmit_once().instrument(log::of_source(&source)).await;
             bar.finish_and_clear();
             let round = round?;
             if !global.quiet {
@@ -92,8 +95,8 @@ pub(crate) async fn transmit(global: &Global, options: Transmit) -> Result<Exit,
     let mut tasks = JoinSet::new();
     for transmitter in transmitters {
         tracing::info!(source = %transmitter.source(), "transmitting");
-        let stop = stop.clone();
-        tasks.spawn(transmitter.run(stop, log_round));
+        let (stop, lines) = (stop.clone(), log::of_source(transmitter.source()));
+        tasks.spawn(transmitter.run(stop, log_round).instrument(lines));
     }
     let exit = super::finish(tasks, &stop).await;
     stop.cancel();
@@ -209,7 +212,7 @@ fn log_round(source: &SourceName, result: &Result<Round, TransmitterError>) {
     match result {
         Ok(round) => {
             if let Some(held) = &round.held {
-                tracing::warn!(%source, %held, "a delete is held back; `deltabus confirm` lets it go");
+                tracing::warn!(%source, %held, "a delete is held back");
             }
             if round.sets > 0 || round.reverse_sets > 0 {
                 let (revision, changes, bytes) = (round.revision, round.changes, round.bytes);
@@ -218,8 +221,13 @@ fn log_round(source: &SourceName, result: &Result<Round, TransmitterError>) {
             }
         }
         Err(error) => {
+            let passes = error.is_passing() && error.passes_by_itself();
             let error = super::one_line(error);
-            tracing::error!(%source, error, "nothing was published");
+            if passes {
+                tracing::warn!(%source, error, "a round failed and is tried again");
+            } else {
+                tracing::error!(%source, error, "nothing was published");
+            }
         }
     }
 }

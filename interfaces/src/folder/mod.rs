@@ -136,7 +136,7 @@ impl Folder {
         let lock = self.lock()?;
         let outcome = self.finish(&lock)?;
         for left in &outcome.left {
-            tracing::warn!(folder = %self.place(), entry = %left.path, problem = %left.problem, "left as it is");
+            tracing::warn!(place = %self.place(), entry = %left.path, error = %left.problem, "an entry is left as it is");
         }
         Ok(outcome.left)
     }

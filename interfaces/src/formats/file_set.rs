@@ -276,8 +276,8 @@ impl Staged for StagedSet<'_> {
             };
         }
         for left in &outcome.left {
-            let folder = self.set.folder.place();
-            tracing::warn!(%folder, entry = %left.path, problem = %left.problem, "left as it is");
+            let place = self.set.folder.place();
+            tracing::warn!(%place, entry = %left.path, error = %left.problem, "an entry is left as it is");
             // So that the next look finds it different.
             listing.remove(&left.path.to_string());
         }

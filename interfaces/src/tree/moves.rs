@@ -140,7 +140,7 @@ impl Writer<'_, '_> {
             let taken = self.staging.take(from, &seen)?;
             self.staging.put_taken(to, taken, None, Attributes::default());
         }
-        tracing::debug!(from = %from, to = %to, entries = inside.len(), "a folder moves as a whole");
+        tracing::debug!(entry = %from, to = %to, entries = inside.len(), "a folder moves as a whole");
         Ok(())
     }
 }

@@ -143,7 +143,7 @@ impl<'a, 'c> Writer<'a, 'c> {
         let path = slots.path(values).map_err(|problem| self.refused(&shown(values), problem))?;
         let seen = match self.look(&path)? {
             Some(seen) if self.is_left_out(&path, &seen)? => {
-                tracing::warn!(entry = %path, "not removed: it is not part of the data here");
+                tracing::warn!(entry = %path, "an entry is not removed: it is not part of the data here");
                 None
             }
             seen => seen,
@@ -174,7 +174,7 @@ impl<'a, 'c> Writer<'a, 'c> {
             && !changed.kind
         {
             // Somebody put something else there, and the source changed another field: the edit stands.
-            tracing::warn!(entry = %wanted.path, "left as it is: it is of another type here");
+            tracing::warn!(entry = %wanted.path, "an entry is left as it is: it is of another type here");
             return Ok(());
         }
         let written = self.entry(wanted, before, changed)?;
@@ -455,7 +455,7 @@ impl Staged for StagedTree<'_> {
             }
         }
         for left in &outcome.left {
-            tracing::warn!(tree = %self.tree.folder().place(), entry = %left.path, problem = %left.problem, "left as it is");
+            tracing::warn!(place = %self.tree.folder().place(), entry = %left.path, error = %left.problem, "an entry is left as it is");
             // So that the next look at the tree finds it different.
             known.forget(&left.path);
         }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use deltabus_bus::{Delivered, encode_reverse};
+use deltabus_bus::{Delivered, causes, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 
+use deltabus_record::change::Revision;
 use deltabus_record::diff;
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -15,12 +16,13 @@ use metrics::{counter, gauge, histogram};
 
 use crate::dead::DeadLetters;
 use crate::error::Error;
-use crate::ledger::{self, Wanted};
+use crate::ledger::{self, Marked, Wanted};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::{Answered, Records};
 
 use super::bring::{Bringing, Brought, Turn};
+use super::traced::Outcome;
 use super::{DESTINATION_ATTEMPTS, Receiver, Round};
 
 impl Receiver {
@@ -58,12 +60,12 @@ impl Receiver {
                         self.stamp = None;
                     }
                     Err(Error::Apply(error)) => {
-                        tracing::warn!(%error, "joining again by snapshot");
+                        tracing::warn!(error = causes(&error), "sets don't fit; joining again by snapshot");
                         break false;
                     }
                     Err(error @ Error::Digest { .. }) => {
                         counter!(figures::DIGEST_MISMATCHES, &self.labels()).increment(1);
-                        tracing::warn!(%error, "joining again by snapshot");
+                        tracing::warn!(error = causes(&error), "sets don't fit; joining again by snapshot");
                         break false;
                     }
                     result => {
@@ -76,16 +78,30 @@ impl Receiver {
                 return Ok(false);
             }
         }
-        if self.ahead.is_some_and(|ahead| {
-            ledger::position(&self.store.view()).ok().flatten().is_some_and(|at| at.revision.number >= ahead)
-        }) {
+        let reached = ledger::position(&self.store.view())?.unwrap_or_default().revision;
+        if self.ahead.is_some_and(|ahead| reached.number >= ahead) {
             self.ahead = None;
             self.stamp = None;
+            if self.is_otherwise(reached)? {
+                tracing::warn!(place = self.place(), "it is at a revision of a lost log; it is made equal");
+                let mut batch = self.store.batch();
+                ledger::put_reconcile(&mut batch, Wanted::Yes)?;
+                batch.commit()?;
+            }
             self.tend(round).await?;
         } else {
             self.send().await?;
         }
         Ok(true)
+    }
+
+    /// Whether the destination's mark names another state than the base, which has reached the same number.
+    fn is_otherwise(&self, reached: Revision) -> Result<bool, Error> {
+        if !self.interface.transactional() {
+            return Ok(false);
+        }
+        let mark = in_place(|| self.interface.mark(&self.owner()))?.and_then(|mark| Marked::from_bytes(&mark));
+        Ok(mark.is_some_and(|mark| mark.revision.number == reached.number && mark.revision != reached))
     }
 
     /// The numbers of this receiver's reverse sets that these sets answer.
@@ -97,13 +113,14 @@ impl Receiver {
 
     fn apply_now(&mut self, sets: &[Delivered], destination: Destination, round: &mut Round) -> Result<(), Error> {
         let start = Instant::now();
+        self.take_steps();
         let view = self.store.view();
         let position = ledger::position(&view)?.unwrap_or_default();
         let mut working = Working::new(&view, position.revision.digest);
         let answered = self.answered_by(sets);
         let mut next = position;
         let mut bytes = 0;
-        for Delivered { set, position, bytes: size } in sets {
+        for Delivered { set, position, bytes: size, .. } in sets {
             for transaction in &set.transactions {
                 working.apply(transaction)?;
             }
@@ -123,6 +140,9 @@ impl Receiver {
         let touched: Records =
             working.touched().map(|(collection, key, _)| (collection.clone(), key.clone())).collect();
         let mut batch = self.store.batch();
+        if ledger::reconcile(&view)? {
+            self.put_on_top_aside(&view.aside(), is_answered, &mut batch)?;
+        }
         let mut brought = Brought { stamp: self.stamp.clone(), dead: self.dead.clone(), ..Brought::default() };
         let schemas_changed = working.collections() != view.collections();
         let found = self.found.clone().unwrap_or_default();
@@ -162,12 +182,23 @@ impl Receiver {
                 equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
             }
             records.extend(equals);
+            // A field or collection that comes, back perhaps, shows what edits brought to it when it was there before.
+            let gaining: Vec<_> =
+                outlets.iter().filter(|outlet| outlet.gains(view.collection(outlet.name()))).collect();
+            let gains = |name: &CollectionName| gaining.iter().any(|outlet| outlet.name() == name);
+            if !gaining.is_empty() {
+                records.extend(pending.places().into_iter().filter(|(name, _)| gains(name)));
+            }
             let mut turns = Vec::new();
             for (collection, key) in records {
                 let Some(at) = outlets.iter().position(|outlet| *outlet.name() == collection) else { continue };
                 let outlet = &outlets[at];
                 let source = &outlet.source;
-                let before = self.pending.on_top(source, &key, |key| outlet.wanted(known(&collection, key)?))?;
+                let mut before = self.pending.on_top(source, &key, |key| outlet.wanted(known(&collection, key)?))?;
+                if gains(&collection) {
+                    let then = view.collection(&collection).map(|then| &then.schema);
+                    before = before.zip(then).map(|(row, then)| then.only_had(&row));
+                }
                 let after = pending.on_top(source, &key, |key| outlet.wanted(working.get(&collection, key)?))?;
                 if before != after {
                     turns.push(Turn { at, key, before, after });
@@ -180,7 +211,7 @@ impl Receiver {
                 .filter(|known| found.iter().any(|found| found.name == known.name))
                 .cloned()
                 .collect();
-            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next };
+            let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next, sets };
             brought = self.bring(&bringing, turns, round)?;
         } else if equal_later {
             // It gets all of it later, and then refuses what it refuses.
@@ -241,6 +272,7 @@ impl Receiver {
         counter!(figures::BYTES_RECEIVED, &self.labels()).increment(bytes);
         gauge!(figures::REVISION, &self.labels()).set(next.revision.number as f64);
         histogram!(figures::APPLY_SECONDS, &self.labels()).record(start.elapsed());
+        self.trace_applied(sets, start, if equal_later { Outcome::EqualLater } else { Outcome::Equal });
         if !ledger::reconcile(&self.store.view())? {
             self.lag.reached(next);
             let now = self.now_millis();

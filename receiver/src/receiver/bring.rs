@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::time::Instant;
 
-use deltabus_bus::{Position, causes};
+use deltabus_bus::{Delivered, Position, causes};
 use deltabus_interfaces::{Action, CollectionWrite, Content, Error as InterfaceError, RecordWrite, Staged, Stamp};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
@@ -20,12 +21,16 @@ use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::Records;
 
+use super::traced::{Phase, trace_of};
 use super::writes::{settled, write};
 use super::{Receiver, Round};
 
 /// Where single writes are looked for that the destination refuses, it is begun with so many together: a transaction of them
 /// is a bearable size.
 const SORTED_TOGETHER: usize = 2_000;
+
+/// So many refused changes are named in the log, each time the destination is written.
+const REFUSED_NAMED: usize = 20;
 
 /// A record that is to become another at the destination, both in the source's terms.
 #[derive(Clone)]
@@ -51,6 +56,8 @@ pub(super) struct Bringing<'a> {
     pub(super) schemas_changed: bool,
     /// What the destination is at afterwards.
     pub(super) next: Position,
+    /// The sets that ask for it, if it is any in particular.
+    pub(super) sets: &'a [Delivered],
 }
 
 /// What came of it.
@@ -88,7 +95,10 @@ impl Receiver {
             // Where it is no single record's, saying that the destination is at the next revision fails as well, and nothing is
             // set aside.
             Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
-                tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
+                tracing::warn!(
+                    error = causes(&error),
+                    "the destination refuses a change; which one it is is being found out"
+                );
                 let writes = std::mem::take(&mut prepared.writes);
                 let sorted = self.sort_out(outlets, writes, &mut stamp)?;
                 for (at, ..) in &sorted {
@@ -104,7 +114,7 @@ impl Receiver {
             Err(error) => return Err(error),
         };
         round.changes += counts.iter().sum::<u64>();
-        self.count_refused(&prepared.refused, &to.next, round);
+        self.count_refused(&prepared.refused, &to.next, to.sets, round);
         for (outlet, count) in outlets.iter().zip(counts).filter(|(_, count)| *count > 0) {
             let mut labels = self.labels().to_vec();
             labels.push(("collection", outlet.name().to_string()));
@@ -160,13 +170,22 @@ impl Receiver {
         self.dead.after(&tried, refused.to_vec(), self.refusal(&to.next))
     }
 
-    pub(super) fn count_refused(&self, refused: &[Refused], next: &Position, round: &mut Round) {
+    pub(super) fn count_refused(&self, refused: &[Refused], next: &Position, sets: &[Delivered], round: &mut Round) {
         round.dead_letters += refused.len() as u64;
         counter!(figures::DEAD_LETTERS, &self.labels()).increment(refused.len() as u64);
-        for refused in refused {
-            let (revision, collection, reason) = (next.revision.number, &refused.collection, &refused.reason);
-            let key = deltabus_record::key::display(refused.key.as_bytes());
-            tracing::error!(revision, %collection, key, reason, "a change is kept among the dead letters");
+        let (source, receiver, revision) = (&self.config.source, &self.config.name, next.revision.number);
+        for refused in refused.iter().take(REFUSED_NAMED) {
+            let Refused { collection, key, reason: error, .. } = refused;
+            let trace = trace_of(source, sets, collection, key).map(tracing::field::display);
+            let key = deltabus_record::key::display(key.as_bytes());
+            tracing::error!(
+                %source, trace, %receiver, revision, %collection, key, error,
+                "a change is kept among the dead letters"
+            );
+        }
+        if refused.len() > REFUSED_NAMED {
+            let more = refused.len() - REFUSED_NAMED;
+            tracing::error!(%source, %receiver, revision, more, "further changes are kept among the dead letters");
         }
     }
 
@@ -187,13 +206,19 @@ impl Receiver {
         }
         let expected = expected.clone().unwrap_or(Stamp::MISSING);
         let mark = self.mark(next, None, dead);
+        let start = Instant::now();
         let staged = self.interface.stage(&mut all, &expected, mark.as_ref(), &*self.large)?;
-        if staged.content().is_none() && dead.is_empty() {
-            return Ok(Some(staged.commit()?));
-        }
-        let mut batch = self.store.batch();
-        dead.intend(next.revision.number, &mut batch)?;
-        Ok(Some(self.commit_journalled(staged, &expected, next.revision.number, batch)?))
+        self.step(Phase::Stage, start);
+        let start = Instant::now();
+        let stamp = if staged.content().is_none() && dead.is_empty() {
+            staged.commit()?
+        } else {
+            let mut batch = self.store.batch();
+            dead.intend(next.revision.number, &mut batch)?;
+            self.commit_journalled(staged, &expected, next.revision.number, batch)?
+        };
+        self.step(Phase::Commit, start);
+        Ok(Some(stamp))
     }
 
     /// Commits what is staged at the destination, after the intent is written down together with `batch`: after a crash that

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use deltabus_bus::{Position, encode_reverse};
-use deltabus_interfaces::{Error as InterfaceError, Unread, in_place};
+use deltabus_interfaces::{Error as InterfaceError, Stamp, Unread, in_place};
 
 use deltabus_record::change::{Change, CollectionChanges, ReverseId, ReverseSet, Transaction};
 use deltabus_record::diff::Difference;
@@ -40,19 +40,27 @@ impl Receiver {
     /// Finds edits made at the destination since it was last looked at.
     pub(super) fn find_edits(&mut self, round: &mut Round) -> Result<(), Error> {
         let now = in_place(|| self.interface.stamp())?;
-        if self.stamp.as_ref() == Some(&now) && self.found.is_some() {
+        // What differed and stood counts as edits once these are sent.
+        let untouched = self.stamp.as_ref() == Some(&now) && !(self.config.reverse && self.drift > 0);
+        if untouched {
+            round.drift = self.drift;
+        }
+        if untouched && self.found.is_some() {
             return Ok(());
         }
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
-        if self.stamp.as_ref() == Some(&now) {
+        if untouched {
             // Unchanged since another run of this receiver looked; only what stands there has to be known.
             self.found = Some(in_place(|| self.collections())?);
             return Ok(());
         }
         let look = in_place(|| match self.look(&view) {
             Err(Error::Index(damaged)) => {
-                tracing::warn!(%damaged, "every record is compared instead");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&damaged),
+                    "a scan index is damaged; every record is compared"
+                );
                 self.index = None;
                 self.look(&view)
             }
@@ -90,9 +98,10 @@ impl Receiver {
                 tracing::info!(records = differing, place = self.place(), "records differ from the source and stand");
             }
             round.drift = differing;
-            self.drift = differing;
-            gauge!(figures::DRIFT, &self.labels()).set(differing as f64);
         }
+        self.drift = round.drift;
+        ledger::put_drift(&mut batch, self.drift)?;
+        gauge!(figures::DRIFT, &self.labels()).set(self.drift as f64);
         // Drift must be found again by every scan: then there is no index to pass it over.
         let index = (self.config.reverse || differing == 0).then_some(look.index);
         // What is stale is known in memory only: another run does without the index.
@@ -119,20 +128,22 @@ impl Receiver {
     }
 
     /// Finds edits made on the base that was put `aside` when a newer one was joined: the destination is about to be made
-    /// equal to that.
+    /// equal to that, unless somebody has written it since the stamp that this gives. `None`: there is nothing to be found.
     pub(super) fn find_edits_aside(
         &mut self,
         aside: &View,
         position: Position,
         round: &mut Round,
-    ) -> Result<(), Error> {
-        let untouched = self.stamp.is_some() && self.stamp == Some(self.interface.stamp()?);
-        if aside.collections().is_empty() || untouched || !self.config.reverse {
-            return Ok(());
+    ) -> Result<Option<Stamp>, Error> {
+        if aside.collections().is_empty() || !self.config.reverse {
+            return Ok(None);
+        }
+        if self.stamp.is_some() && self.stamp == Some(self.interface.stamp()?) {
+            return Ok(self.stamp.clone());
         }
         self.index = None;
         // What is gone is made anew, and nothing was edited in it; what was edited in the rest counts.
-        let Some(look) = self.look(aside)? else { return Ok(()) };
+        let Some(look) = self.look(aside)? else { return Ok(None) };
         self.large.flush()?;
         let mut batch = self.store.batch();
         let sets = self.keep_edits(&look, position, &mut batch, round)?;
@@ -141,8 +152,8 @@ impl Receiver {
         for set in sets {
             self.pending.push(set);
         }
-        self.stamp = Some(look.stamp);
-        Ok(())
+        self.stamp = Some(look.stamp.clone());
+        Ok(Some(look.stamp))
     }
 
     /// Puts the edits into the outbox.
@@ -163,6 +174,7 @@ impl Receiver {
             }
         }
         let sets = self.reverse_sets(look, position)?;
+        self.trace_scan(&sets, look.since);
         for set in &sets {
             batch.outbox_put(set.id.number, &encode_reverse(set));
             ledger::put_reverse_number(batch, set.id.number)?;
@@ -214,10 +226,10 @@ impl Receiver {
     /// Says what could not be read; the first few by name.
     fn count_unread(&self, unread: &[Unread], round: &mut Round) {
         for part in unread.iter().take(UNREAD_NAMED) {
-            tracing::warn!(place = %part.position, problem = part.problem, "left as it is: it can't be read");
+            tracing::warn!(place = %part.position, error = part.problem, "a place can't be read; it is left as it is");
         }
         if unread.len() > UNREAD_NAMED {
-            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further places can't be read");
         }
         round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
         gauge!(figures::UNREAD, &self.labels()).set(unread.len() as f64);
@@ -231,7 +243,7 @@ impl Receiver {
         let mut sets: Vec<ReverseSet> = Vec::new();
         let mut bytes = 0;
         for (collection, differences, _) in &look.differences {
-            for change in differences.iter().cloned().filter_map(Difference::into_change) {
+            for change in differences.iter().filter_map(Difference::to_change) {
                 let more = encoded_bytes(&change);
                 let full = sets.last().is_none_or(|set| set.edits.len() >= REVERSE_EDITS || bytes + more > bytes_max);
                 if full {

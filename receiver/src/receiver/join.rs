@@ -9,13 +9,12 @@ use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{
     Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
 };
-use deltabus_record::change::ReverseCursor;
 use deltabus_record::diff::{self, Difference, Identity, NoIndex};
 use deltabus_record::digest::{Digest, RecordHasher};
 use deltabus_record::key::Key;
 use deltabus_record::large::references;
-use deltabus_record::schema::Collection;
-use deltabus_record::schema::{CollectionName, KeySpec};
+use deltabus_record::row::Row;
+use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 use deltabus_state::{Batch, View, Working};
 use metrics::{counter, gauge, histogram};
 
@@ -26,7 +25,7 @@ use crate::expected::{Expected, ExpectedRecords};
 use crate::ledger::{self, Wanted};
 use crate::metrics as figures;
 use crate::outlet::{Outlet, pair};
-use crate::pending::{Answered, Records};
+use crate::pending::{Answered, Pending, Records};
 
 use super::bring::{Bringing, Prepared, Turn, collection_writes};
 use super::look::translator;
@@ -84,8 +83,16 @@ impl Receiver {
         if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
             // It is what the old base says, or a set further, which the source knows already: what was edited on that counts,
             // until it is made equal to the new one.
-            self.put_on_top(&view, &taken, &mut batch)?;
+            let done = self.pending.done(|number| taken.has_taken(number));
+            for (name, key, row) in edits_on_top(&view, &done)? {
+                match row {
+                    Some(row) => batch.put(&name, key.as_bytes(), row.as_bytes())?,
+                    None => batch.remove(&name, key.as_bytes())?,
+                }
+            }
             batch.put_aside();
+        } else {
+            self.put_on_top_aside(&view.aside(), |number| taken.has_taken(number), &mut batch)?;
         }
         for collection in view.collections() {
             batch.remove_collection(&collection.name)?;
@@ -115,30 +122,20 @@ impl Receiver {
         Ok(manifest.position)
     }
 
-    /// Takes the edits that were answered into the base, where the destination has them.
-    fn put_on_top(&self, view: &View, taken: &ReverseCursor, batch: &mut Batch) -> Result<(), Error> {
-        let done = self.pending.done(|number| taken.has_taken(number));
-        let mut working = Working::new(view, Digest::default());
-        for (name, key) in done.records() {
-            let Some(collection) = view.collection(&name) else { continue };
-            let base = |key: &Key| working.before(&name, key);
-            let keys = match collection.schema.key {
-                KeySpec::Fields(_) => vec![key],
-                KeySpec::WholeRow => {
-                    let content = collection.schema.key_content(&key);
-                    let before =
-                        diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
-                    let after = done.count_on_top(collection, content, base)?;
-                    let between = before.min(after)..before.max(after);
-                    between.map(|occurrence| diff::counted(content, occurrence)).collect()
-                }
-            };
-            for key in keys {
-                let row = done.on_top(collection, &key, |key| working.before(&name, key))?;
-                working.set(&name, &key, row)?;
-            }
+    /// Takes edits that are answered into the base that is aside, for the destination, which is as that says, has them.
+    pub(super) fn put_on_top_aside(
+        &self,
+        aside: &View,
+        is_answered: impl Fn(u64) -> bool,
+        batch: &mut Batch,
+    ) -> Result<(), Error> {
+        if aside.collections().is_empty() {
+            return Ok(());
         }
-        Ok(working.write(batch)?)
+        for (name, key, row) in edits_on_top(aside, &self.pending.done(is_answered))? {
+            batch.set_aside(&name, key.as_bytes(), row.as_ref().map(Row::as_bytes))?;
+        }
+        Ok(())
     }
 
     /// Fails where the log has lost what comes after the snapshot: it would lead back to an old state, and no further.
@@ -169,12 +166,16 @@ impl Receiver {
         let start = Instant::now();
         let view = self.store.view();
         let Some(position) = ledger::position(&view)? else { return Ok(()) };
-        self.find_edits_aside(&view.aside(), position, round)?;
+        let _seen = self.large.remembering();
+        let looked = self.find_edits_aside(&view.aside(), position, round)?;
         let (stamp, found) = match self.interface.scan(None) {
             Ok(scan) => (scan.stamp().clone(), scan.collections().to_vec()),
             Err(InterfaceError::Missing { .. }) => (Stamp::MISSING, Vec::new()),
             Err(error) => return Err(error.into()),
         };
+        // What somebody wrote since counts, and is not to be written over. (Stamps of a server differ also where others wrote
+        // elsewhere on it, so that they are not compared.)
+        let stamp = looked.unwrap_or(stamp);
         let mut outlets = self.outlets(view.collections(), &found)?;
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
         for (outlet, at) in outlets.iter_mut().zip(&pairs) {
@@ -210,8 +211,14 @@ impl Receiver {
         drop(scan);
         prepared.settle(&outlets);
         let gone = self.of_other_times(&found, &view);
-        let bringing =
-            Bringing { outlets: &outlets, tried: &tried, gone: &gone, schemas_changed: true, next: position };
+        let bringing = Bringing {
+            outlets: &outlets,
+            tried: &tried,
+            gone: &gone,
+            schemas_changed: true,
+            next: position,
+            sets: &[],
+        };
         let records = |at: usize| {
             let expected = Expected { view: &view, outlet: &outlets[at], pending: &pending };
             ExpectedRecords::new(expected, self.sets_aside())
@@ -260,7 +267,10 @@ impl Receiver {
         let stamp = match done {
             Ok(stamp) => stamp,
             Err(Error::Interface(error)) if self.sets_aside() && error.is_of_records() => {
-                tracing::warn!(%error, "the destination refuses a change; which one it is is being found out");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&error),
+                    "the destination refuses a change; which one it is is being found out"
+                );
                 drop(loads);
                 prepared.refused.retain(|refused| !refused.left_out);
                 for at in &empty {
@@ -293,10 +303,13 @@ impl Receiver {
         batch.drop_aside();
         ledger::put_index(&mut batch, None)?;
         ledger::put_stamp(&mut batch, Some(&stamp))?;
+        ledger::put_drift(&mut batch, 0)?;
         self.list_letters(&dead, view.collections())?;
         batch.commit()?;
+        self.drift = 0;
+        gauge!(figures::DRIFT, &self.labels()).set(0.0);
         round.changes += changes;
-        self.count_refused(&prepared.refused, &position, round);
+        self.count_refused(&prepared.refused, &position, &[], round);
         self.pending = self.pending.holding(dead.held());
         self.dead = dead;
         self.index = None;
@@ -382,6 +395,23 @@ impl Receiver {
         Ok(true)
     }
 
+    /// Looks at every record that stands at the destination, beside what is expected there.
+    pub(super) fn look_at_all(&self, view: &View) -> Result<(), Error> {
+        let mut scan = match self.interface.scan(None) {
+            Err(InterfaceError::Missing { .. }) => return Ok(()),
+            scan => scan?,
+        };
+        let found = scan.collections().to_vec();
+        let outlets = self.outlets(view.collections(), &found)?;
+        let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
+        for at in 0..found.len() {
+            if let Some(outlet) = pairs.iter().position(|pair| *pair == Some(at)).map(|place| &outlets[place]) {
+                self.differing(&mut *scan, at, Expected { view, outlet, pending: &self.pending }, false)?;
+            }
+        }
+        Ok(scan.finish()?)
+    }
+
     /// Where a collection differs from what is expected.
     fn differing(
         &self,
@@ -410,4 +440,29 @@ impl Receiver {
         }
         Ok(outcome.differences)
     }
+}
+
+/// What the edits of `done` make of the records that `view` has.
+fn edits_on_top(view: &View, done: &Pending) -> Result<Vec<(CollectionName, Key, Option<Row>)>, Error> {
+    let mut working = Working::new(view, Digest::default());
+    for (name, key) in done.records() {
+        let Some(collection) = view.collection(&name) else { continue };
+        let base = |key: &Key| working.before(&name, key);
+        let keys = match collection.schema.key {
+            KeySpec::Fields(_) => vec![key],
+            KeySpec::WholeRow => {
+                let content = collection.schema.key_content(&key);
+                let before = diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
+                let after = done.count_on_top(collection, content, base)?;
+                let between = before.min(after)..before.max(after);
+                between.map(|occurrence| diff::counted(content, occurrence)).collect()
+            }
+        };
+        for key in keys {
+            let row = done.on_top(collection, &key, |key| working.before(&name, key))?;
+            working.set(&name, &key, row)?;
+        }
+    }
+    let touched = working.touched().filter(|(_, _, touched)| touched.before != touched.after);
+    Ok(touched.map(|(name, key, touched)| (name.clone(), key.clone(), touched.after.clone())).collect())
 }

@@ -60,6 +60,7 @@ impl Receiver {
         let pairs = pair(&*self.interface, view.collections(), &found).unwrap_or_default();
         let next = self.fresh_digest();
         let mut look = Look {
+            since: start,
             stamp: scan.stamp().clone(),
             missing: pairs.contains(&None),
             found,

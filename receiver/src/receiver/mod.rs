@@ -7,10 +7,12 @@ mod edits;
 mod join;
 mod look;
 mod past;
+mod planned;
 mod recovery;
 mod repair;
 mod selection;
 mod send;
+mod traced;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deltabus_bus::broker::Broker;
-use deltabus_bus::{Contents, Event, Log, Position, Reader};
+use deltabus_bus::{Contents, Event, Log, Position, Reader, causes};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Content, Interface, Mark, Stamp, Unread};
 use deltabus_record::diff::Difference;
@@ -73,6 +75,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) use compare::Comparison;
 pub(crate) use past::Ever;
+use traced::Step;
+
 pub use repair::{Tried, Unsent, WISH_FAILED, Wish};
 
 /// What one round did.
@@ -145,10 +149,14 @@ pub struct Receiver {
     remake: bool,
     drift: u64,
     lag: Lag,
+    /// What writing the destination consisted of, since it was last asked.
+    steps: Mutex<Vec<Step>>,
 }
 
 /// What a look at the destination found.
 struct Look {
+    /// When it began.
+    since: std::time::Instant,
     stamp: Stamp,
     found: Vec<Collection>,
     /// By collection of the source: records that aren't as expected, and how many were expected to be there.
@@ -224,6 +232,7 @@ impl Receiver {
             remake: false,
             drift: 0,
             lag,
+            steps: Mutex::default(),
         };
         receiver.settle_location()?;
         receiver.reload()?;
@@ -263,10 +272,20 @@ impl Receiver {
         let (mut position, mut joined) = match ledger::position(&self.store.view())? {
             // One that is to be made equal waits until the base has caught up.
             Some(position) => {
-                if !ledger::reconcile(&self.store.view())? {
-                    self.tend(round).await?;
+                match ledger::reconcile(&self.store.view())? {
+                    true => (position, false),
+                    false => match self.tend(round).await {
+                        // It is to be made anew, of what the source may not have any more: the newest snapshot does without.
+                        Err(error) if error.is_missing_content() => {
+                            tracing::warn!(
+                                error = causes(&error),
+                                "what it is made of is gone; joining again by snapshot"
+                            );
+                            (self.join(round).await?, true)
+                        }
+                        result => result.map(|()| (position, false))?,
+                    },
                 }
-                (position, false)
             }
             None => (self.join(round).await?, true),
         };
@@ -353,6 +372,10 @@ impl Receiver {
             }
             // Whatever was in hand is read again.
             self.reload()?;
+            // Also one whose destination can't be written at the moment hears what it is asked.
+            if self.serve().await.is_err() {
+                self.reload()?;
+            }
         }
     }
 
@@ -440,7 +463,7 @@ impl Receiver {
                 },
                 () = tokio::time::sleep_until(patience), if self.ahead.is_some() => {
                     if let Some(ahead) = self.ahead.take() {
-                        tracing::warn!(ahead, place = self.place(), "the log doesn't lead to what stands there");
+                        tracing::warn!(revision = ahead, place = self.place(), "the log doesn't lead to what stands there");
                         let mut batch = self.store.batch();
                         ledger::put_reconcile(&mut batch, Wanted::Yes)?;
                         batch.commit()?;

@@ -2,10 +2,12 @@
 
 use deltabus_bus::{Position, decode_reverse};
 use deltabus_state::Batch;
+use metrics::gauge;
 
 use crate::dead::DeadLetters;
 use crate::error::Error;
 use crate::ledger::{self, Marked, Replacing, Wanted};
+use crate::metrics as figures;
 use crate::pending::Pending;
 
 use super::{Purpose, Receiver};
@@ -35,7 +37,7 @@ impl Receiver {
         }
         let mut batch = self.store.batch();
         if before.is_some() {
-            tracing::warn!(before, now = here, "the destination is another one than before");
+            tracing::warn!(before, place = here, "the destination is another one than before");
             for entry in view.outbox(0) {
                 batch.outbox_remove(entry?.0);
             }
@@ -45,6 +47,7 @@ impl Receiver {
             ledger::put_journal(&mut batch, None)?;
             ledger::put_index(&mut batch, None)?;
             ledger::put_stamp(&mut batch, None)?;
+            ledger::put_drift(&mut batch, 0)?;
         }
         ledger::put_location(&mut batch, &here)?;
         Ok(batch.commit()?)
@@ -59,7 +62,9 @@ impl Receiver {
         }
         self.dead = DeadLetters::read(&view)?;
         self.pending = Pending::new(sets, ledger::sent(&view)?, self.dead.held());
+        self.drift = ledger::drift(&view)?;
         if matches!(self.purpose, Purpose::Keep) {
+            gauge!(figures::DRIFT, &self.labels()).set(self.drift as f64);
             self.list_letters(&self.dead, view.collections())?;
         }
         self.numbers_known = false;
@@ -96,6 +101,13 @@ impl Receiver {
                         match held == 0 || intended == Some(revision.number) {
                             true => self.ahead = Some(revision.number),
                             false => ledger::put_reconcile(&mut batch, Wanted::Yes)?,
+                        }
+                        // One from before it was ever written: what differs from what the mark says was edited there.
+                        if self.ahead.is_some() && ledger::stamp(&view)?.is_none() {
+                            let mut first = self.store.batch();
+                            ledger::put_reconcile(&mut first, Wanted::No)?;
+                            ledger::put_attempt(&mut first, None)?;
+                            first.commit()?;
                         }
                     }
                     // Another destination than the one that was written last.

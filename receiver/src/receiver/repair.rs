@@ -33,6 +33,8 @@ pub enum Wish {
     Retry(Vec<u64>),
     /// Forget dead letters.
     Drop(Vec<u64>),
+    /// Say what receiving would change now; the answer is JSON, see [`Plan::to_json`](crate::Plan::to_json).
+    Plan,
 }
 
 impl Wish {
@@ -43,6 +45,7 @@ impl Wish {
             Wish::Repair(Unsent::Discard) => "repair discard".into(),
             Wish::Retry(numbers) => format!("retry {}", joined(numbers)),
             Wish::Drop(numbers) => format!("drop {}", joined(numbers)),
+            Wish::Plan => "plan".into(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Wish {
             ["repair", "discard"] => Some(Wish::Repair(Unsent::Discard)),
             ["retry", rest @ ..] => numbers(rest).map(Wish::Retry),
             ["drop", rest @ ..] => numbers(rest).map(Wish::Drop),
+            ["plan"] => Some(Wish::Plan),
             _ => None,
         }
     }
@@ -242,7 +246,8 @@ impl Receiver {
                 turns.push(Turn { at, key: key.clone(), before, after });
             }
         }
-        let to = Bringing { outlets: &outlets, tried: &tried, gone: &[], schemas_changed: false, next: position };
+        let to =
+            Bringing { outlets: &outlets, tried: &tried, gone: &[], schemas_changed: false, next: position, sets: &[] };
         // Whatever the receiver does about what comes: these are set aside already.
         let on_error = std::mem::replace(&mut self.config.on_error, OnError::DeadLetter);
         let brought = self.bring(&to, turns, round);
@@ -313,6 +318,12 @@ impl Receiver {
             Some(Wish::Repair(unsent)) => self.repair(unsent).await.map(|round| (String::new(), round)),
             Some(Wish::Retry(numbers)) => self.retry(&numbers).await.map(lines),
             Some(Wish::Drop(numbers)) => self.drop_letters(&numbers).map(lines),
+            Some(Wish::Plan) => {
+                // Nothing has happened, whatever came of it.
+                let planned = self.planned().await.unwrap_or_else(|error| format!("{WISH_FAILED}{error}"));
+                request.answer(&planned)?;
+                return Ok(None);
+            }
             None => {
                 request.answer(&format!("{WISH_FAILED}this receiver doesn't know that request"))?;
                 return Ok(None);

@@ -43,7 +43,10 @@ impl Receiver {
         match self.find_edits(round) {
             // The one before speaks of fields that the source no longer has: nothing can be told by it.
             Err(error @ (Error::Filter(_) | Error::Mapping(_))) => {
-                tracing::warn!(%error, "edits made before the selection changed can't be found");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&error),
+                    "edits made before the selection changed can't be found"
+                );
             }
             result => result?,
         }

@@ -4,11 +4,15 @@
 //! receiver on another machine, or this one itself, before its state was restored from a backup. Then what was not sent yet
 //! goes on behind that.
 
+use std::time::Instant;
+
 use deltabus_bus::{Delivered, Entry, Event, Reader, encode_reverse, history, pointer};
 use deltabus_interfaces::in_place;
+use deltabus_record::change::ReverseSet;
 
 use crate::error::Error;
 use crate::ledger;
+use crate::pending::Pending;
 
 use super::{Purpose, Receiver};
 
@@ -33,10 +37,13 @@ impl Receiver {
                 }
                 continue;
             }
+            in_place(|| self.send_lost_contents(set))?;
+            let start = Instant::now();
             // Also what was sent and is there no more: the bus may have lost it before anybody took it.
             match self.log.send_reverse(set, last).await {
                 Ok(Some(sent)) => {
                     last = sent;
+                    self.trace_sent(set, start);
                     if !is_sent {
                         self.mark_sent(number)?;
                     }
@@ -50,6 +57,21 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// Sends the contents that a set refers to once more, if the bus lost them since they were found: from the destination, as
+    /// far as they still stand there.
+    fn send_lost_contents(&self, set: &ReverseSet) -> Result<(), Error> {
+        if !self.large.find_lost(Pending::brought(set).into_iter())? {
+            return Ok(());
+        }
+        let number = set.id.number;
+        tracing::warn!(
+            reverse = number,
+            "the bus lost contents of edits that wait; they are looked for at the destination"
+        );
+        self.look_at_all(&self.store.view())?;
+        self.large.flush()
     }
 
     /// Makes sure that replies up to `answered` speak of sets that are sent, and of no others.
@@ -127,7 +149,7 @@ impl Receiver {
     /// Gives the sets that were not sent yet the numbers behind `last`.
     fn renumber(&mut self, last: u64) -> Result<(), Error> {
         tracing::warn!(
-            source = %self.config.source, receiver = %self.config.name, last,
+            source = %self.config.source, receiver = %self.config.name, reverse = last,
             "somebody else sent edits under this name, or an older state was restored; what waits goes on behind them"
         );
         let mut batch = self.store.batch();

@@ -3,14 +3,18 @@
 //! [`with_index`] walks the records found beside the index of the scan before: as long as fingerprints are equal, nothing
 //! is decoded or hashed. At a mismatch it looks ahead in the index; what it skips there waits, is matched by fingerprint
 //! (records that moved), then by key, and only records that are nowhere in sight are decoded and compared with the known
-//! ones. [`without_index`] decodes every record and looks it up. [`compare`] takes two stores and no state.
+//! ones. [`without_index`] decodes every record and looks it up. [`compare`] and [`Comparison`] take two stores and no state.
 //!
-//! Memory: nothing for records in their old place; for each displaced record its key, and its row if it is a found one, and
-//! about 60 bytes; what lies ahead in the index, up to [`LOOK_AHEAD_MAX`] keys; without an index 20 to 40 bytes for each record.
+//! Memory: nothing for records in their old place; for each displaced record its key and 20 to 40 bytes, and its row if it is
+//! a found one that was nowhere in sight; what lies ahead in the index, up to [`LOOK_AHEAD_MAX`] keys and more behind long
+//! blocks; without an index 20 to 40 bytes for each record. [`Comparison`] holds [`HELD_BYTES_MAX`] a side and 20 to 40 bytes
+//! for each record that isn't where it was.
 
 mod aligned;
 mod refreshed;
 mod sides;
+mod sorter;
+mod strays;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,7 +30,8 @@ use crate::value::Value;
 
 pub use aligned::{LOOK_AHEAD_MAX, count_equal, with_index};
 pub use refreshed::Refreshed;
-pub use sides::{Fingerprints, compare};
+pub use sides::{Comparison, Fingerprints, HELD_BYTES_MAX, Side, Tally, compare, settle};
+pub use sorter::{MemorySorter, Sorter};
 
 /// Records as they are found now, in the order of the store.
 pub trait Found {
@@ -73,6 +78,22 @@ pub trait Known {
 
     /// Appends the row of a record; `false` if there is none.
     fn get(&self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Self::Error>;
+
+    /// Calls `take` with the place of each of `keys`, which are sorted and each there once, and its row if there is one. For
+    /// when most records are asked for: they may all be read.
+    fn get_many(
+        &self,
+        keys: &[&[u8]],
+        take: &mut dyn FnMut(usize, Option<&[u8]>) -> Result<(), Self::Error>,
+    ) -> Result<(), Self::Error> {
+        let mut row = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            row.clear();
+            let there = self.get(key, &mut row)?;
+            take(at, there.then_some(&row))?;
+        }
+        Ok(())
+    }
 
     /// Calls `take` with the key of each record; occurrences included.
     fn keys(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), Self::Error>) -> Result<(), Self::Error>;
@@ -134,8 +155,8 @@ pub enum Identity {
 
 impl Difference {
     /// As a change; `None` if nothing differs.
-    pub fn into_change(self) -> Option<Change> {
-        change(self.key, self.before.as_ref(), self.after.as_ref())
+    pub fn to_change(&self) -> Option<Change> {
+        change(self.key.clone(), self.before.as_ref(), self.after.as_ref())
     }
 }
 
@@ -180,6 +201,12 @@ struct Waiting {
     key: Box<[u8]>,
     row: Box<[u8]>,
     place: Place,
+}
+
+impl Waiting {
+    fn of(fingerprint: u64, key: &[u8], row: &[u8], record: u64) -> Waiting {
+        Waiting { fingerprint, key: key.into(), row: row.into(), place: Place { record } }
+    }
 }
 
 /// Where a record stands: its number, and its description where there is time for one.

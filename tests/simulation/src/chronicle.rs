@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use deltabus_bus::broker::Subject;
 use deltabus_bus::memory::MemoryBroker;
-use deltabus_bus::{Entry, Event, Log, Reader, decode_reverse, encode_set, history, pointer};
+use deltabus_bus::{Event, Log, Reader, decode_reverse, encode_set, pointer};
 use deltabus_record::change::{Change, ChangeSet, Outcome, Revision};
 use deltabus_record::schema::{ReceiverName, SourceName};
 use futures::FutureExt;
@@ -65,8 +65,15 @@ impl Chronicle {
         match subject.tail.strip_prefix("reverse.") {
             Some(receiver) => self.reversed(receiver, payload),
             None if *subject == Subject::changes() => self.read(),
+            None if *subject == Subject::snapshot("pointer") && self.waits_for_snapshot() => self.read(),
             None => {}
         }
+    }
+
+    /// Whether readers found neither log nor snapshot to lead on from where they were.
+    fn waits_for_snapshot(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.reader.is_none() && inner.reached.number > 0
     }
 
     fn reversed(&self, receiver: &str, payload: &[u8]) {
@@ -149,7 +156,7 @@ impl Chronicle {
         }
         let known = inner.numbers.entry(revision.number).or_insert((revision, set));
         let other = known.0 != revision || known.1.is_some_and(|known| set.is_some_and(|set| set != known));
-        if other && !self.world.forgot_numbers() {
+        if other && !self.world.plan.forgets_numbers() {
             self.world.problem(format!("number {} named two different sets", revision.number));
         }
         *known = (revision, set.or(known.1));
@@ -197,21 +204,6 @@ impl Chronicle {
                     }
                 }
             }
-        }
-    }
-
-    /// A transmitter begins that knows less than it did: the numbers used are those that the log and its snapshot tell of.
-    pub(crate) fn relied_on(&self) {
-        let mut highest = 0;
-        let snapshot = pointer(&self.log).now_or_never().and_then(Result::ok).flatten();
-        highest = highest.max(snapshot.map_or(0, |manifest| manifest.position.revision.number));
-        let mut take = |entry| match entry {
-            Entry::Foundation { revision, .. } => highest = highest.max(revision.number),
-            Entry::Set(set) => highest = highest.max(set.set.next.number),
-        };
-        let _ = history(&self.log, &mut take).now_or_never();
-        if highest < self.reached().number {
-            self.world.forget_numbers();
         }
     }
 

@@ -1,5 +1,6 @@
 //! A process's line to the bus, with all that can go wrong on it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct Line {
     pub(crate) bus: MemoryBroker,
     pub(crate) life: Arc<Life>,
     pub(crate) chronicle: Arc<Chronicle>,
+    /// A part of a snapshot was read: whoever does so joins.
+    pub(crate) joins: Arc<AtomicBool>,
     /// Until when the process is cut off, in milliseconds.
     pub(crate) cut_until: Arc<Mutex<u64>>,
 }
@@ -219,6 +222,8 @@ impl Broker for Line {
 
     async fn last(&self, source: &SourceName, subject: &Subject) -> Result<Option<Stored>, BrokerError> {
         let what = || format!("asks for the last of {}", subject.tail);
+        let is_part = subject.tail.starts_with("snapshot.a.") || subject.tail.starts_with("snapshot.b.");
+        self.joins.fetch_or(is_part, Ordering::Relaxed);
         self.ask_for(what, Takes::of(subject), self.bus.last(source, subject)).await
     }
 

@@ -152,10 +152,11 @@ impl Plan {
         arguments
     }
 
-    /// Whether a number may come to name another state: the log and what the transmitter knew of it are both lost.
+    /// Whether a number may come to name another state: the log and what the transmitter knew of it are both lost. What
+    /// only expires was stored before, and is counted.
     pub fn forgets_numbers(&self) -> bool {
         let has = |losses: &[Fault]| losses.iter().any(|fault| self.faults.contains(fault));
-        has(&LOG_LOSSES) && has(&TRANSMITTER_LOSSES)
+        has(&LOG_LOSSES) && (self.standby || has(&TRANSMITTER_LOSSES))
     }
 }
 

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Process {
     folder: PathBuf,
     skew_millis: Arc<Mutex<i64>>,
     cut_until: Arc<Mutex<u64>>,
+    /// It may have joined since a round last succeeded, perhaps in another life.
+    joins: Arc<AtomicBool>,
     inner: Mutex<Inner>,
     changed: Notify,
 }
@@ -55,10 +58,10 @@ struct Inner {
     over: bool,
     /// To be done to the state folder before the next life.
     chores: Vec<Chore>,
-    /// When the copy of the state was made, in milliseconds.
-    copied: Option<u64>,
-    /// Its state was lost or is an old one, and no round has succeeded since.
-    forgetful: bool,
+    /// When the copy of the state was made, in milliseconds, and whether that knew its store.
+    copied: Option<(u64, bool)>,
+    /// A round has succeeded on its state: that knows the store.
+    knows_store: bool,
     /// Its state was an old one once.
     was_restored: bool,
     plight: Plight,
@@ -108,7 +111,7 @@ impl Process {
             over: false,
             chores: Vec::new(),
             copied: None,
-            forgetful: false,
+            knows_store: false,
             was_restored: false,
             plight: Plight::default(),
         };
@@ -119,6 +122,7 @@ impl Process {
             folder: root.join(name),
             skew_millis: Arc::default(),
             cut_until: Arc::default(),
+            joins: Arc::default(),
             inner: Mutex::new(inner),
             changed: Notify::new(),
         }
@@ -179,11 +183,6 @@ impl Process {
         *lock(&self.skew_millis) = millis;
     }
 
-    /// Whether it doesn't know again yet what it knew before its state was lost.
-    pub(crate) fn is_forgetful(&self) -> bool {
-        lock(&self.inner).forgetful
-    }
-
     /// How it is.
     pub(crate) fn plight(&self) -> Plight {
         lock(&self.inner).plight.clone()
@@ -212,9 +211,6 @@ impl Process {
                 life
             };
             life.note(|| "starts");
-            if self.role == Role::Transmitter && self.name != "tx" {
-                run.chronicle.relied_on();
-            }
             let end = self.live(&run, &life).await;
             // Whatever it had on its way ends with it.
             life.end();
@@ -263,6 +259,7 @@ impl Process {
             bus: run.bus.clone(),
             life: Arc::clone(life),
             chronicle: Arc::clone(&run.chronicle),
+            joins: Arc::clone(&self.joins),
             cut_until: Arc::clone(&self.cut_until),
         };
         let clock = SkewedClock { world: Arc::clone(&run.world), skew_millis: Arc::clone(&self.skew_millis) };
@@ -303,7 +300,6 @@ impl Process {
                                 });
                             }
                             plight.held = round.held.clone();
-                            lock(&self.inner).forgetful = false;
                         }
                         Err(error) => {
                             let error = self.tell(error);
@@ -325,7 +321,9 @@ impl Process {
                 let after = |_: &_, _: &_, result: &Result<deltabus_receiver::Round, deltabus_receiver::Error>| {
                     let mut plight = Plight::default();
                     if let Ok(round) = result {
-                        run.users.caught_up(at, round.joined, round.revision);
+                        let joined = self.joins.swap(false, Ordering::Relaxed) || round.joined;
+                        run.users.caught_up(at, joined, round.revision);
+                        lock(&self.inner).knows_store = true;
                     }
                     // What an old state doesn't know differs and stands, where no edits are sent back: somebody has to see to it.
                     let stands = result.as_ref().is_ok_and(|round| round.drift > 0) && !plan.reverse;
@@ -373,30 +371,32 @@ impl Process {
         let (state, copy) = (self.state(), self.folder.join("copy"));
         let chores = std::mem::take(&mut lock(&self.inner).chores);
         for chore in chores {
-            if chore != Chore::Copy {
-                lock(&self.inner).forgetful = true;
-            }
             run.world.note(self.name, || format!("state: {chore:?}"));
             let forgets = |since: u64| match self.role {
                 Role::Receiver(at) => {
                     lock(&self.shelf).orphan();
                     run.users.forgotten_by(at, since, run.chronicle.reached().number);
                 }
-                Role::Transmitter => run.chronicle.relied_on(),
+                Role::Transmitter => {}
             };
             let done = match chore {
                 Chore::Lose => {
+                    lock(&self.inner).knows_store = false;
                     forgets(0);
                     remove(&state)
                 }
                 Chore::Copy => {
-                    lock(&self.inner).copied = Some(run.world.millis());
+                    let mut inner = lock(&self.inner);
+                    inner.copied = Some((run.world.millis(), inner.knows_store));
+                    drop(inner);
                     remove(&copy).and_then(|()| copy_folder(&state, &copy))
                 }
                 Chore::Restore => {
                     lock(&self.inner).was_restored = true;
-                    let since = lock(&self.inner).copied.take();
-                    forgets(since.unwrap_or(0));
+                    let (since, knows_store) = lock(&self.inner).copied.take().unwrap_or_default();
+                    lock(&self.inner).knows_store = knows_store;
+                    // One from before it ever saw its store knows as much of that as none.
+                    forgets(if knows_store { since } else { 0 });
                     remove(&state).and_then(|()| copy_folder(&copy, &state))
                 }
             };

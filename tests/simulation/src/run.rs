@@ -330,11 +330,6 @@ impl Run {
         self.bus.trim(&self.source, stream, first);
         if stream == Stream::Reverse {
             self.users.forgotten_by_bus();
-        } else if self.processes[..2]
-            .iter()
-            .any(|process| process.is_forgetful() || process.name == "tx2" && process.runs())
-        {
-            self.chronicle.relied_on();
         }
     }
 

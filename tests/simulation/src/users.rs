@@ -32,7 +32,10 @@ struct Inner {
     stores: Vec<Store>,
     edits: BTreeMap<String, Edit>,
     deletions: Vec<Deletion>,
-    /// Receivers that have lost their state and not joined again: what is written meanwhile can't be told from what was there.
+    /// Records that users put into destinations since their receivers looked: receiver, table, key. That they go again nobody
+    /// sees.
+    unseen: BTreeSet<(usize, String, String)>,
+    /// Receivers that have lost their state and not caught up again: what is written meanwhile can't be told from what was there.
     blind: BTreeSet<usize>,
     /// Receivers whose state is an old one, since when, and the revision that the others had reached then. If one joins before
     /// it has come that far, it never knew what came since: nobody can tell that it was deleted.
@@ -108,6 +111,7 @@ impl Users {
             stores,
             edits: BTreeMap::new(),
             deletions: Vec::new(),
+            unseen: BTreeSet::new(),
             blind: BTreeSet::new(),
             dated: BTreeMap::new(),
             writes: 0,
@@ -196,7 +200,16 @@ impl Users {
                     edit.superseded = true;
                 }
             }
-            for value in fresh.into_iter().filter(|value| there.contains(value)) {
+            // What stands in a table that the source dropped while the receiver's state was lost is nobody's but its user's.
+            let source_has = |table: &Table| {
+                lock(&inner.stores[0].shelf)
+                    .tables()
+                    .is_none_or(|tables| tables.iter().any(|has| has.name == table.name))
+            };
+            let is_own = |table: &&Table| shelf.orphans.contains(&table.name) && !source_has(table);
+            let own: Vec<Table> = after.iter().flatten().filter(is_own).cloned().collect();
+            let own = texts(Some(&own));
+            for value in fresh.into_iter().filter(|value| there.contains(value) && !own.contains(value)) {
                 let held = !inner.blind.contains(&receiver);
                 let edit = Edit { receiver, millis: now, superseded: false, held, sent: false };
                 inner.edits.insert(value, edit);
@@ -214,12 +227,16 @@ impl Users {
             }
             // A store that is removed is made anew: nothing was deleted in it. What the source doesn't have needs no delete.
             let at_source = keys(lock(&inner.stores[0].shelf).tables().map(Vec::as_slice));
+            let unseen = &mut inner.unseen;
+            let seen = |gone: &&(String, String)| !unseen.contains(&(receiver, gone.0.clone(), gone.1.clone()));
             let gone = had.difference(&has).filter(|gone| after.is_some() && at_source.contains(*gone));
+            let gone: Vec<_> = gone.filter(seen).cloned().collect();
+            unseen.extend(has.difference(&had).map(|(table, key)| (receiver, table.clone(), key.clone())));
             let held = !inner.blind.contains(&receiver);
-            inner.deletions.extend(gone.map(|(table, key)| Deletion {
+            inner.deletions.extend(gone.into_iter().map(|(table, key)| Deletion {
                 receiver,
-                table: table.clone(),
-                key: key.clone(),
+                table,
+                key,
                 millis: now,
                 superseded: false,
                 held,
@@ -292,9 +309,8 @@ impl Users {
     pub(crate) fn caught_up(&self, receiver: usize, joined: bool, revision: u64) {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        if joined {
-            inner.blind.remove(&receiver);
-        }
+        inner.blind.remove(&receiver);
+        inner.unseen.retain(|(at, ..)| *at != receiver);
         let Some((since, reached)) = inner.dated.get(&receiver).copied() else { return };
         if joined {
             let unknowable = |gone: &&mut Deletion| gone.receiver == receiver && gone.millis >= since;

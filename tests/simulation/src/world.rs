@@ -36,7 +36,6 @@ struct Inner {
     clocks: Dice,
     tally: Tally,
     storm: bool,
-    forgot: bool,
     trace: Vec<String>,
     problems: Vec<String>,
 }
@@ -52,7 +51,6 @@ impl World {
             clocks: Dice::for_purpose(plan.seed, "clocks"),
             tally: Tally::default(),
             storm: true,
-            forgot: plan.forgets_numbers(),
             trace: Vec::new(),
             problems: Vec::new(),
         };
@@ -124,17 +122,6 @@ impl World {
         let mut inner = self.inner();
         inner.values += 1;
         inner.values
-    }
-
-    /// Nobody knows any more which numbers were used: they may come again.
-    pub(crate) fn forget_numbers(&self) {
-        self.inner().forgot = true;
-        self.note("world", || "nobody knows any more which numbers were used");
-    }
-
-    /// Whether numbers may come again.
-    pub(crate) fn forgot_numbers(&self) -> bool {
-        self.inner().forgot
     }
 
     /// Whether things go wrong now.

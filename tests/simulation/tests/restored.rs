@@ -34,6 +34,27 @@ impl Probe for Dies {
     }
 }
 
+/// Edits a file as its user does, once after each of two commits of a state store that follow each other.
+struct Edits {
+    after: usize,
+    commits: AtomicUsize,
+    file: PathBuf,
+    edits: [[&'static str; 2]; 2],
+}
+
+impl Probe for Edits {
+    fn at(&self, step: Step) -> std::io::Result<()> {
+        if step != Step::AfterCommit {
+            return Ok(());
+        }
+        let at = self.commits.fetch_add(1, Ordering::Relaxed).checked_sub(self.after);
+        if let Some([before, after]) = at.and_then(|at| self.edits.get(at)) {
+            fs::write(&self.file, fs::read_to_string(&self.file)?.replace(before, after))?;
+        }
+        Ok(())
+    }
+}
+
 /// A source and a receiver `oslo`.
 struct World {
     folder: tempfile::TempDir,
@@ -355,5 +376,81 @@ async fn a_field_goes_that_went_with_the_log() {
     world.write("people.csv", "id,phone\n1,111\n2,222\n");
     world.transmitter("another").transmit_once().await.unwrap();
     assert!(world.receiver().receive_once().await.unwrap().joined);
+    assert_eq!(world.read("copy.csv"), world.read("people.csv"));
+}
+
+/// The snapshot's next number was used again, though others had been told another state by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_went_by_age_are_not_used_again() {
+    for state in ["old", "none"] {
+        let world = World::new(CSV);
+        world.write("people.csv", "id,phone\n1,111\n2,222\n");
+        world.transmitter("tx").transmit_once().await.unwrap();
+        copy(&world.path("tx"), &world.path("old"));
+        for phone in [223, 224] {
+            world.write("people.csv", &format!("id,phone\n1,111\n2,{phone}\n"));
+            world.transmitter("tx").transmit_once().await.unwrap();
+        }
+        assert_eq!(world.receiver().receive_once().await.unwrap().revision, 3);
+        world.trim_changes().await;
+
+        world.write("people.csv", "id,phone\n1,111\n2,229\n");
+        world.transmitter(state).transmit_once().await.unwrap();
+        let founded = pointer(&world.log()).await.unwrap().unwrap().position.revision.number;
+        assert!(founded > 3, "{state}: number {founded}");
+        assert!(world.receiver().receive_once().await.unwrap().joined);
+        assert_eq!(world.read("copy.csv"), world.read("people.csv"));
+    }
+}
+
+/// Edits were looked for, and then the destination was made equal to the new base as it stood by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_made_between_looking_for_edits_and_making_a_destination_equal_is_not_written_over() {
+    for after in 0..4 {
+        let world = World::new(CSV);
+        world.write("people.csv", "id,phone\n1,111\n2,222\n3,333\n");
+        let mut transmitter = world.transmitter("tx");
+        transmitter.transmit_once().await.unwrap();
+        world.receiver().receive_once().await.unwrap();
+        world.write("people.csv", "id,phone\n1,111\n2,222\n3,334\n");
+        transmitter.transmit_once().await.unwrap();
+        transmitter.snapshot().await.unwrap();
+        world.trim_changes().await;
+
+        let (file, edits) = (world.path("copy.csv"), [["1,111", "1,119"], ["2,222", "2,229"]]);
+        let probe = Arc::new(Edits { after, commits: AtomicUsize::new(0), file, edits });
+        let state = StateDirectory::open(world.path("oslo")).unwrap().probed(probe.clone());
+        let mut receiver = world.receiver_in(&state);
+        assert!(receiver.receive_once().await.unwrap().joined);
+        receiver.receive_once().await.unwrap();
+        drop(receiver);
+        let commits = probe.commits.load(Ordering::Relaxed);
+        assert!(commits > after + 1, "only {commits} commits");
+        transmitter.transmit_once().await.unwrap();
+        world.receiver().receive_once().await.unwrap();
+        assert_eq!(world.read("people.csv"), "id,phone\n1,119\n2,229\n3,334\n", "after commit {after}");
+        assert_eq!(world.read("copy.csv"), world.read("people.csv"));
+    }
+}
+
+/// The log was as long as before, and led on for whoever had read it, but for nobody who joined.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_stands_on_a_message_that_the_log_lost_is_replaced() {
+    let world = World::new(CSV);
+    world.write("people.csv", "id,phone\n1,111\n2,222\n");
+    world.transmitter("tx").transmit_once().await.unwrap();
+    copy(&world.path("tx"), &world.path("old"));
+    let mut transmitter = world.transmitter("tx");
+    transmitter.transmit_once().await.unwrap();
+    transmitter.snapshot().await.unwrap();
+    drop(transmitter);
+    // What went is the claim of the one who wrote the snapshot.
+    let extent = world.broker.extent(&world.source, Stream::Changes).await.unwrap().unwrap();
+    let snapshot = pointer(&world.log()).await.unwrap().unwrap();
+    assert_eq!(snapshot.position.sequence, extent.last);
+    world.broker.cut(&world.source, Stream::Changes, extent.last - 1);
+
+    world.transmitter("old").transmit_once().await.unwrap();
+    world.receiver().receive_once().await.unwrap();
     assert_eq!(world.read("copy.csv"), world.read("people.csv"));
 }

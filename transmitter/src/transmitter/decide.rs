@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use deltabus_bus::{Entry, causes, history};
+use deltabus_bus::{ANSWER_OPEN, Decision, Entry, causes, history};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 use deltabus_record::change::{
     Change, ChangeSet, CollectionChanges, Conflict, ConflictId, FieldChange, Outcome, Reply, ReverseSet, Revision,
@@ -16,37 +16,8 @@ use deltabus_state::{View, Working};
 use crate::{Error, ledger, reverse};
 
 use super::merge::{Merged, refusable, remembered};
+use super::traced::Found;
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
-
-/// What is decided about a conflict or a refused edit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Of a conflict: the source's side stands.
-    TakeSource,
-    /// Of a conflict: the edit becomes a change of the source.
-    TakeEdit,
-    /// Of a refused edit: it is tried again.
-    Retry,
-    /// Of a refused edit: it is forgotten.
-    Drop,
-}
-
-impl Decision {
-    const ALL: [Decision; 4] = [Decision::TakeSource, Decision::TakeEdit, Decision::Retry, Decision::Drop];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Decision::TakeSource => "source",
-            Decision::TakeEdit => "edit",
-            Decision::Retry => "retry",
-            Decision::Drop => "drop",
-        }
-    }
-
-    pub(super) fn named(name: &str) -> Option<Decision> {
-        Decision::ALL.into_iter().find(|decision| decision.name() == name)
-    }
-}
 
 /// What came of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +39,10 @@ pub enum Decided {
     Conflict(ConflictId),
 }
 
-/// How answers begin that leave something open.
-const STILL_OPEN: &str = "still open: ";
-
 impl Decided {
     /// Whether something is left to be decided; also of an answer that came as text.
     pub fn is_open(answer: &str) -> bool {
-        answer.starts_with(STILL_OPEN)
+        answer.starts_with(ANSWER_OPEN)
     }
 }
 
@@ -84,11 +52,11 @@ impl fmt::Display for Decided {
             Decided::Before => write!(f, "it was decided before"),
             Decided::Stands(revision) => write!(f, "closed as revision {revision}; the source stays as it is"),
             Decided::Applied(revision) => write!(f, "the source was changed, as revision {revision}"),
-            Decided::RefusedAgain { reason, id: None } => write!(f, "{STILL_OPEN}refused again: {reason}"),
+            Decided::RefusedAgain { reason, id: None } => write!(f, "{ANSWER_OPEN}refused again: {reason}"),
             Decided::RefusedAgain { reason, id: Some(id) } => {
-                write!(f, "{STILL_OPEN}refused again, now as {id}: {reason}")
+                write!(f, "{ANSWER_OPEN}refused again, now as {id}: {reason}")
             }
-            Decided::Conflict(id) => write!(f, "{STILL_OPEN}it met a changed source, and is conflict {id} now"),
+            Decided::Conflict(id) => write!(f, "{ANSWER_OPEN}it met a changed source, and is conflict {id} now"),
         }
     }
 }
@@ -190,7 +158,7 @@ impl Transmitter {
         }
         let merged = self.write_merged(&working, vec![case.reply(Vec::new())])?;
         let changes = merged.transaction.len();
-        let revision = self.stage_merged(&view, base, merged, self.store.batch(), round)?;
+        let revision = self.stage_merged(&view, base, merged, self.store.batch(), Found::Decision, round)?;
         Ok(if changes > 0 { Decided::Applied(revision.number) } else { Decided::Stands(revision.number) })
     }
 
@@ -256,7 +224,7 @@ impl Transmitter {
         let policy = self.config.conflicts;
         let reply = reverse::merge_set(&set, dated, &mut working, &self.as_merged(), policy, &last_changed)?;
         let merged = match self.write_merged(&working, vec![case.reply(reply.verdicts)]) {
-            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+            Err(Error::Interface(error)) if refusable(&error) => {
                 let reason = causes(&error);
                 let verdicts = vec![reverse::refused(collection, edit.clone(), reason)];
                 Merged {
@@ -278,7 +246,7 @@ impl Transmitter {
         {
             return Ok(Decided::RefusedAgain { reason: reason.clone(), id: None });
         }
-        let revision = self.stage_merged(view, base, merged, self.store.batch(), round)?;
+        let revision = self.stage_merged(view, base, merged, self.store.batch(), Found::Decision, round)?;
         let id = ConflictId { revision: revision.number, index: 1 };
         Ok(match refused {
             Some(reason) => Decided::RefusedAgain { reason, id: Some(id) },
@@ -309,7 +277,8 @@ impl Case {
 
     /// The answer that closes it.
     fn reply(&self, verdicts: Vec<Verdict>) -> Reply {
-        Reply { reverse: self.reply.reverse.clone(), verdicts, resolves: vec![self.id] }
+        let Reply { reverse, time_millis, .. } = &self.reply;
+        Reply { reverse: reverse.clone(), time_millis: *time_millis, verdicts, resolves: vec![self.id] }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Reverse sets: taken once, merged with the source, written there, staged with their answers.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
-use deltabus_bus::{ReversePlace, causes, metrics as refused};
+use deltabus_bus::{ReversePlace, causes, metrics as refused, misses_content};
 use deltabus_interfaces::{Error as InterfaceError, RecordWrite, Stamp, in_place};
-use deltabus_record::change::{Change, Outcome, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
+use deltabus_record::change::{Change, Reply, ReverseCursor, ReverseSet, Revision, Transaction};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, ReceiverName};
@@ -18,6 +19,7 @@ use crate::reverse::{Edit, Prepared};
 use crate::tenure::Tenure;
 use crate::{Error, reverse};
 
+use super::traced::{Found, Origin, conflicts_in, refused_in};
 use super::{Round, SOURCE_ATTEMPTS, Transmitter};
 
 /// What one receiver may have taken in one round; a first set is taken whatever its size. Receivers send sets of at most 2,000
@@ -103,7 +105,10 @@ impl Transmitter {
                     Ok(set) if known >= RECEIVERS_MAX && !cursors.contains_key(&set.id.receiver) => {
                         counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
                         let receiver = set.id.receiver;
-                        tracing::error!(%receiver, "a reverse set is passed over: {RECEIVERS_MAX} receivers are known");
+                        tracing::error!(
+                            source = %self.config.source, %receiver, receivers_max = RECEIVERS_MAX,
+                            "a reverse set is passed over: too many receivers are known"
+                        );
                     }
                     Ok(set) if shares.take(&set, reversed.bytes) => {
                         if reverse::dated(&set, self.now_millis()) != set.time_millis {
@@ -114,7 +119,10 @@ impl Transmitter {
                     Ok(_) => drop(shares.left.get_or_insert(at)),
                     Err(error) if shares.left.is_none() => {
                         counter!(refused::REFUSED, "source" => self.label(), "what" => refused::REVERSE).increment(1);
-                        tracing::error!(%error, sequence = reversed.place.sequence, "a reverse set is passed over");
+                        tracing::error!(
+                            source = %self.config.source, sequence = reversed.place.sequence, error = causes(&error),
+                            "a reverse set is passed over"
+                        );
                     }
                     // Met again when it is its turn.
                     Err(_) => {}
@@ -169,14 +177,14 @@ impl Transmitter {
         if fresh.is_empty() {
             return Ok(in_place(|| batch.commit())?);
         }
+        let since = Instant::now();
         let merged = in_place(|| self.merge(&view, base, &fresh))?;
         for (receiver, cursor) in &cursors {
             ledger::put_cursor(&mut batch, receiver, cursor)?;
         }
         for (set, reply) in fresh.iter().zip(&merged.replies) {
             let labels = [("source", self.label()), ("receiver", set.id.receiver.to_string())];
-            let conflicts = count(reply, |outcome| matches!(outcome, Outcome::Conflict(_)));
-            let refused = count(reply, |outcome| matches!(outcome, Outcome::Refused { .. }));
+            let (conflicts, refused) = (conflicts_in(reply), refused_in(reply));
             counter!(figures::REVERSE_SETS, &labels).increment(1);
             counter!(figures::CONFLICTS, &labels).increment(conflicts);
             counter!(figures::DEAD_LETTERS, &labels).increment(refused);
@@ -184,7 +192,7 @@ impl Transmitter {
             round.conflicts += conflicts;
             round.refused += refused;
         }
-        self.stage_merged(&view, base, merged, batch, round).map(drop)
+        self.stage_merged(&view, base, merged, batch, Found::Edits { since }, round).map(drop)
     }
 
     /// Stages what was merged and written to the source, with what `batch` has already.
@@ -194,6 +202,7 @@ impl Transmitter {
         base: Revision,
         merged: Merged,
         mut batch: Batch,
+        found: Found,
         round: &mut Round,
     ) -> Result<Revision, Error> {
         ledger::put_index(&mut batch, None)?;
@@ -201,7 +210,8 @@ impl Transmitter {
         round.changes += merged.transaction.len() as u64;
         let mut working = Working::new(view, base.digest);
         working.apply(&merged.transaction)?;
-        let staged = self.stage(view, base, &working, merged.transaction.clone(), merged.replies, batch)?;
+        let origin = Origin { replies: merged.replies, found };
+        let staged = self.stage(view, base, &working, merged.transaction.clone(), origin, batch)?;
         round.revision = staged.number;
         self.stamp = merged.stamp;
         for changes in &merged.transaction.collections {
@@ -228,9 +238,7 @@ impl Transmitter {
         }
         match self.write_merged(&working, replies) {
             // One edit spoils it for all: each on its own, so that only that one is refused.
-            Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
-                self.merge_one_by_one(view, base, sets, &error)
-            }
+            Err(Error::Interface(error)) if refusable(&error) => self.merge_one_by_one(view, base, sets, &error),
             merged => merged,
         }
     }
@@ -266,7 +274,7 @@ impl Transmitter {
         sets: &[&deltabus_record::change::ReverseSet],
         error: &InterfaceError,
     ) -> Result<Merged, Error> {
-        tracing::warn!(%error, "the source refused edits; each is tried on its own");
+        tracing::warn!(error = causes(error), "the source refused edits; each is tried on its own");
         let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
         let source = self.as_merged();
         let mut working = Working::new(view, base.digest);
@@ -274,7 +282,12 @@ impl Transmitter {
         let mut stamp = self.stamp.clone();
         for set in sets {
             let time_millis = reverse::dated(set, self.now_millis());
-            let mut reply = Reply { reverse: set.id.clone(), verdicts: Vec::new(), resolves: Vec::new() };
+            let mut reply = Reply {
+                reverse: set.id.clone(),
+                time_millis: set.time_millis,
+                verdicts: Vec::new(),
+                resolves: Vec::new(),
+            };
             for edits in &set.edits.collections {
                 for edit in &edits.changes {
                     let edit = match reverse::prepare(&edits.collection, edit, &working, &source)? {
@@ -307,7 +320,7 @@ impl Transmitter {
                             stamp = now.or(stamp);
                             reply.verdicts.extend(verdicts);
                         }
-                        Err(Error::Interface(error)) if !error.is_transient() && refusable(&error) => {
+                        Err(Error::Interface(error)) if refusable(&error) => {
                             let reason = causes(&error);
                             reply.verdicts.push(reverse::refused(&edits.collection, edit, reason));
                         }
@@ -329,13 +342,11 @@ pub(super) struct Merged {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// Whether an error speaks of one record, so that the others may do.
+/// Whether an error speaks of one record, so that the others may do, and stays.
 pub(super) fn refusable(error: &InterfaceError) -> bool {
-    error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. })
-}
-
-fn count(reply: &Reply, is: impl Fn(&Outcome) -> bool) -> u64 {
-    reply.verdicts.iter().filter(|verdict| is(&verdict.outcome)).count() as u64
+    let of_records = error.is_of_records() || matches!(error, InterfaceError::Unsupported { .. });
+    // Of a record that comes back with an edit the source had the content, and nobody sends that again.
+    of_records && !error.is_transient() || misses_content(error)
 }
 
 pub(super) fn remembered(view: &View, collection: &CollectionName, key: &Key) -> (u64, Option<Row>) {

@@ -4,6 +4,7 @@ mod decide;
 mod merge;
 mod publish;
 mod stand_by;
+mod traced;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,14 +12,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Follow, Stream};
-use deltabus_bus::lease::HOLDER_BYTES_MAX;
-use deltabus_bus::{BEAT, Clock, Contents, Log, Writer, causes, encode_set};
+use deltabus_bus::{ANSWER_BUSY, ANSWER_FAILED, BEAT, Clock, Contents, Log, Question, Writer, causes, encode_set};
 use deltabus_interfaces::wake::Wake;
 use deltabus_interfaces::{Interface, Stamp, Unread, in_place};
-use deltabus_record::change::{ChangeSet, ConflictId, Reply, Revision, Transaction};
+use deltabus_record::change::{ChangeSet, Revision, Transaction};
 use deltabus_record::digest::Digest;
 use deltabus_record::schema::{CollectionName, SourceName};
-use deltabus_record::text::is_obeyed;
 use deltabus_state::{Batch, Owner, StateDirectory, Store, View, Working};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc;
@@ -55,8 +54,9 @@ const ROUND_MAX: Duration = Duration::from_secs(30);
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-pub use decide::{Decided, Decision};
+pub use decide::Decided;
 use stand_by::Turn;
+use traced::{Found, Origin};
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -105,59 +105,6 @@ pub struct Status {
     /// Who stands by while this one is active.
     pub standbys: Vec<String>,
 }
-
-/// What others may ask a transmitter over the bus.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Who are you?
-    Who,
-    /// The same, by one who stands by under this name.
-    StandBy(String),
-    /// Let the held delete go.
-    Confirm,
-    /// Write a snapshot now.
-    Snapshot,
-    /// Decide a conflict or a refused edit.
-    Decide(ConflictId, Decision),
-}
-
-impl Question {
-    /// As it is asked.
-    pub fn to_bytes(&self) -> Bytes {
-        match self {
-            Question::Who => Bytes::from_static(b"who"),
-            Question::StandBy(name) => Bytes::from(format!("{STAND_BY}{name}")),
-            Question::Confirm => Bytes::from_static(b"confirm"),
-            Question::Snapshot => Bytes::from_static(b"snapshot"),
-            Question::Decide(id, decision) => Bytes::from(format!("decide {id} {}", decision.name())),
-        }
-    }
-
-    /// From [`Question::to_bytes`]; `None` for anything else.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        if let Some(name) = text.strip_prefix(STAND_BY) {
-            let is_name = (1..=HOLDER_BYTES_MAX).contains(&name.len()) && !name.chars().any(is_obeyed);
-            return is_name.then(|| Question::StandBy(name.to_owned()));
-        }
-        match text.split(' ').collect::<Vec<_>>().as_slice() {
-            ["who"] => Some(Question::Who),
-            ["confirm"] => Some(Question::Confirm),
-            ["snapshot"] => Some(Question::Snapshot),
-            ["decide", id, decision] => Some(Question::Decide(id.parse().ok()?, Decision::named(decision)?)),
-            _ => None,
-        }
-    }
-}
-
-/// How the question begins that names who stands by.
-const STAND_BY: &str = "standby ";
-
-/// How answers begin that say why something could not be done.
-pub const ANSWER_FAILED: &str = "error: ";
-
-/// The answer of a transmitter that has a question in hand already: ask again.
-pub const ANSWER_BUSY: &str = "busy";
 
 type Asked = (Question, Box<dyn deltabus_bus::broker::Question>);
 
@@ -309,7 +256,7 @@ impl Transmitter {
             self.leave().await;
             match result {
                 Err(error) if self.config.standby && error.is_replaced() => {
-                    tracing::warn!(source = %self.config.source, %error, "no longer active");
+                    tracing::warn!(source = %self.config.source, error = causes(&error), "no longer active");
                 }
                 result => return result,
             }
@@ -371,7 +318,7 @@ impl Transmitter {
                         if let Some(writer) = &self.writer
                             && let Err(error) = writer.beat().await
                         {
-                            tracing::debug!(%error, "no heartbeat could be sent");
+                            tracing::debug!(error = causes(&error), "no heartbeat could be sent");
                         }
                     }
                     hint = next_hint(&mut reversed) => {
@@ -525,7 +472,7 @@ impl Transmitter {
         self.count_scanned(&observation.scanned, round);
 
         let mut working = Working::new(&view, base.digest);
-        working.apply(&observation.transaction)?;
+        working.take_in(&observation.transaction.schemas, observation.differences);
         let next = working.digest();
         let held = Held::check(&observation.losses, self.config.max_delete, next);
         if let Some(held) = held
@@ -551,7 +498,10 @@ impl Transmitter {
         ledger::put_stamp(&mut batch, Some(&observation.stamp))?;
         if !observation.transaction.is_empty() {
             round.changes += observation.transaction.len() as u64;
-            round.revision = self.stage(&view, base, &working, observation.transaction, Vec::new(), batch)?.number;
+            round.revision = {
+                let origin = Origin { replies: Vec::new(), found: Found::Scan { since: start } };
+                self.stage(&view, base, &working, observation.transaction, origin, batch)?.number
+            };
         } else {
             batch.commit()?;
         }
@@ -575,7 +525,10 @@ impl Transmitter {
         let previous = Previous { view, stamp, counts: counts.unwrap_or(&unknown) };
         in_place(|| match observe::observe(&*self.interface, &previous, &indexes, &uploads) {
             Err(Error::Index(damaged)) => {
-                tracing::warn!(%damaged, "every record is compared instead");
+                tracing::warn!(
+                    error = deltabus_bus::causes(&damaged),
+                    "a scan index is damaged; every record is compared"
+                );
                 let indexes = Indexes { valid: None, ..indexes };
                 observe::observe(&*self.interface, &previous, &indexes, &uploads)
             }
@@ -586,10 +539,10 @@ impl Transmitter {
     /// Says what could not be read; the first few by name.
     fn count_unread(&self, unread: &[Unread], round: &mut Round) {
         for part in unread.iter().take(UNREAD_NAMED) {
-            tracing::warn!(place = %part.position, problem = part.problem, "left as it was: it can't be read");
+            tracing::warn!(place = %part.position, error = part.problem, "a place can't be read; it stands as it was");
         }
         if unread.len() > UNREAD_NAMED {
-            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further ones can't be read");
+            tracing::warn!(more = unread.len() - UNREAD_NAMED, "further places can't be read");
         }
         round.unread = unread.iter().map(|part| format!("{}: {}", part.position, part.problem)).collect();
         gauge!(figures::UNREAD, "source" => self.label()).set(unread.len() as f64);
@@ -643,7 +596,7 @@ impl Transmitter {
         base: Revision,
         working: &Working<'_>,
         transaction: Transaction,
-        replies: Vec<Reply>,
+        origin: Origin,
         mut batch: Batch,
     ) -> Result<Revision, Error> {
         let start = Instant::now();
@@ -658,7 +611,9 @@ impl Transmitter {
             }
         }
         let transactions = if transaction.is_empty() { Vec::new() } else { vec![transaction] };
+        let Origin { replies, found } = origin;
         let set = ChangeSet { base, next, time_millis, transactions, replies };
+        self.trace_found(&set, found);
         working.write(&mut batch)?;
         let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
         batch.outbox_put(next.number, &waiting.to_bytes());
@@ -667,6 +622,7 @@ impl Transmitter {
         in_place(|| batch.commit())?;
         gauge!(figures::REVISION, "source" => self.label()).set(next.number as f64);
         histogram!(figures::STAGE_SECONDS, "source" => self.label()).record(start.elapsed());
+        self.trace_staged(&set, start);
         Ok(next)
     }
 

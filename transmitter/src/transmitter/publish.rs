@@ -64,6 +64,7 @@ impl Transmitter {
         counter!(figures::SETS_PUBLISHED, "source" => self.config.source.to_string()).increment(sets.len() as u64);
         counter!(figures::BYTES_PUBLISHED, "source" => self.config.source.to_string()).increment(stored);
         histogram!(figures::PUBLISH_SECONDS, "source" => self.config.source.to_string()).record(start.elapsed());
+        self.trace_published(&waiting, start);
         Ok(())
     }
 
@@ -91,7 +92,6 @@ impl Transmitter {
         let (broker, source) = (self.log.broker(), self.log.source());
         let extent = broker.extent(source, Stream::Changes).await.map_err(deltabus_bus::Error::from)?;
         let extent = extent.unwrap_or_default();
-        let first = extent.first;
         if let Some(writer) = &self.writer {
             let wanted = writer.position().sequence;
             if extent.last < wanted {
@@ -104,7 +104,7 @@ impl Transmitter {
         }
         let snapshot = match pointer(&self.log).await {
             Err(error @ deltabus_bus::Error::Wire { .. }) => {
-                tracing::warn!(%error, source = %source, "the snapshot is written anew");
+                tracing::warn!(%source, error = deltabus_bus::causes(&error), "the snapshot is written anew");
                 return Ok(true);
             }
             snapshot => snapshot?,
@@ -116,7 +116,10 @@ impl Transmitter {
             batch.commit()?;
             self.contents = OnTheBus(Contents::new(self.log.clone(), tokio::runtime::Handle::current()));
         }
-        let leads = snapshot.is_some_and(|manifest| manifest.position.sequence + 1 >= first);
+        let leads = match snapshot {
+            Some(manifest) => self.log.leads_on_from(&manifest.position).await?,
+            None => false,
+        };
         if leads {
             self.snapshot_seen = Some(tokio::time::Instant::now());
         }
@@ -168,7 +171,12 @@ impl Transmitter {
             self.stage_owed(&view, revision, &mut batch)?;
         }
         in_place(|| batch.commit())?;
-        tracing::debug!(revision = revision.number, bytes = manifest.bytes, parts = manifest.parts, "snapshot written");
+        tracing::debug!(
+            revision = revision.number,
+            bytes = manifest.bytes,
+            parts = manifest.parts,
+            "a snapshot is written"
+        );
         Ok(())
     }
 }

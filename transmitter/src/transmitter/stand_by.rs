@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use deltabus_bus::Error as BusError;
 use deltabus_bus::lease::{GOOD_FOR, Lease, Watch};
+use deltabus_bus::{Error as BusError, Question};
 use metrics::gauge;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Question, Status, Transmitter};
+use super::{Status, Transmitter};
 use crate::metrics as figures;
 use crate::tenure::{ANNOUNCE, Keep, Tenure};
 use crate::{Error, ledger, takeover};
@@ -61,7 +61,9 @@ impl Transmitter {
             loop {
                 match takeover::follow(&log, &store, policy).await {
                     Ok(never) => match never {},
-                    Err(error) if error.is_passing() => tracing::debug!(%error, "the log can't be followed now"),
+                    Err(error) if error.is_passing() => {
+                        tracing::debug!(error = deltabus_bus::causes(&error), "the log can't be followed now")
+                    }
                     Err(error) => return error,
                 }
                 tokio::time::sleep(FOLLOW_AGAIN).await;
@@ -85,7 +87,7 @@ impl Transmitter {
                 _ = look.tick() => match self.look(&mut outlook).await {
                     Ok(Some(lease)) => break lease,
                     Ok(None) => {}
-                    Err(error) if error.is_transient() => tracing::debug!(%error, "the lease can't be looked at now"),
+                    Err(error) if error.is_transient() => tracing::debug!(error = deltabus_bus::causes(&error), "the lease can't be looked at now"),
                     Err(error) => return Err(error.into()),
                 },
                 error = &mut following => return Err(error),
@@ -158,7 +160,7 @@ impl Transmitter {
             outlook.told = Some(active.to_owned());
         }
         if let Err(error) = self.report_standing_by(active) {
-            tracing::debug!(%error, "the status could not be written");
+            tracing::debug!(error = deltabus_bus::causes(&error), "the status could not be written");
         }
     }
 

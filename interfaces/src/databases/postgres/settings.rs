@@ -228,7 +228,7 @@ fn socket_name(port: u16) -> String {
 fn password_from(file: &Path, host: &str, port: u16, database: &str, user: &str) -> Option<String> {
     let metadata = fs::metadata(file).ok()?;
     if metadata.mode() & 0o077 != 0 {
-        tracing::warn!(file = %file.display(), "the password file is ignored: others may read it; its mode should be 0600");
+        tracing::warn!(path = %file.display(), "the password file is ignored: others may read it");
         return None;
     }
     let host = if host.starts_with('/') { "localhost" } else { host };

@@ -31,8 +31,8 @@ pub(super) fn listen(server: &Arc<Server>, channel: &str, notify: Notify) -> Res
     let sql = format!("LISTEN {}", quote(channel));
     let task = runtime::spawn(async move {
         loop {
-            if let Err(failure) = hear(&settings, &sql, &notify).await {
-                tracing::warn!(place = settings.place, %failure, "listening was interrupted; polling goes on");
+            if let Err(error) = hear(&settings, &sql, &notify).await {
+                tracing::warn!(place = settings.place, %error, "listening was interrupted; polling goes on");
             }
             tokio::time::sleep(AGAIN_AFTER).await;
             // Something may have been missed.

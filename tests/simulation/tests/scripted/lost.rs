@@ -96,6 +96,22 @@ async fn what_stands_at_a_destination_is_recognized_without_the_contents_that_th
     assert_eq!(people.read("people"), people.read("copy"));
 }
 
+/// The source had deleted the record: to bring it back takes a content that nobody has any more.
+#[tokio::test]
+async fn an_edit_that_takes_a_content_that_the_bus_lost_is_refused_and_the_others_are_taken() {
+    let long = "long ".repeat(40_000);
+    let mut people = People::new("csv?key=id", &format!("id,text,phone\n1,{long},1\n2,x,2\n"), "csv?key=id").await;
+    people.write("copy", &format!("id,text,phone\n1,{long},9\n2,x,9\n"));
+    assert_eq!(people.receive().await.edits, 2);
+    people.broker.cut(&people.name, Stream::Snapshot, 0);
+    people.write("people", "id,text,phone\n2,x,2\n");
+    let round = people.transmit().await;
+    assert_eq!((round.reverse_sets, round.refused), (1, 1));
+    people.receive().await;
+    assert_eq!(people.read("people"), "id,text,phone\n2,x,9\n");
+    assert_eq!(people.read("copy"), people.read("people"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_log_that_lost_its_end_is_noticed_though_nothing_is_published() {
     let mut people = two().await;

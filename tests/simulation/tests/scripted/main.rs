@@ -4,3 +4,4 @@ mod lost;
 mod people;
 mod received;
 mod renamed;
+mod waiting;

@@ -127,16 +127,16 @@ impl People {
         self.transmitter = None;
     }
 
-    fn receiver_on(&self, state: &StateDirectory) -> Receiver {
+    fn receiver_on(&self, state: &StateDirectory, reverse: bool) -> Receiver {
         let name = ReceiverName::new("oslo").unwrap();
         let mut config = deltabus_receiver::Config::new(self.name.clone(), self.location(&self.copy, "copy"), name);
-        config.reverse = true;
+        config.reverse = reverse;
         Receiver::open(config, Arc::new(self.broker.clone()), state).unwrap()
     }
 
     /// One that goes on.
     pub(crate) fn receiver(&self) -> Receiver {
-        self.receiver_on(&self.state())
+        self.receiver_on(&self.state(), true)
     }
 
     /// The receiver is started, goes one round and ends.
@@ -147,7 +147,18 @@ impl People {
     /// The receiver takes what there is, and ends as `probe` says.
     pub(crate) async fn receiver_dies(&self, probe: impl Probe + 'static) {
         let state = self.state().probed(Arc::new(probe));
-        self.receiver_on(&state).receive_once().await.unwrap_err();
+        self.receiver_on(&state, true).receive_once().await.unwrap_err();
+    }
+
+    /// The same while something happens at its commits.
+    pub(crate) async fn receive_with(&self, probe: impl Probe + 'static) -> Round {
+        let state = self.state().probed(Arc::new(probe));
+        self.receiver_on(&state, true).receive_once().await.unwrap()
+    }
+
+    /// The same without sending edits back.
+    pub(crate) async fn receive_one_way(&self) -> Round {
+        self.receiver_on(&self.state(), false).receive_once().await.unwrap()
     }
 
     /// The receiver's state is gone.
@@ -167,6 +178,11 @@ impl People {
         assert_eq!(self.receive().await.edits, edits);
         assert_eq!(self.transmit().await.conflicts, 0);
         self.receive().await;
+    }
+
+    /// The last message of the log.
+    pub(crate) async fn broker_end(&self) -> u64 {
+        self.broker.extent(&self.name, Stream::Changes).await.unwrap().unwrap().last
     }
 
     /// The bus loses all messages of a stream but the last so many.
