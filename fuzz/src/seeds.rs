@@ -280,9 +280,14 @@ fn controls() -> Vec<Vec<u8>> {
         good_for_millis: 5_000,
         released: false,
     };
+    let call = v1::Call { version: VERSION, spread_millis: 500 }.encode_to_vec();
+    let standing =
+        v1::Standing { version: VERSION, receiver: "oslo".into(), revision: 5, records: 3, ..v1::Standing::default() };
+    let heard = v1::Heard { standing: Some(standing.clone()), seen_millis: 1_800_000_000_000 };
+    let roll = v1::Roll { version: VERSION, heard: vec![heard] }.encode_to_vec();
     let questions = [Question::Who, Question::StandBy("one, process 7".into()), Question::Confirm, Question::Snapshot];
     let term = v1::Term { version: VERSION, term: 1_700_000_000_000 };
-    let messages = [beat, lease.encode_to_vec(), term.encode_to_vec()];
+    let messages = [beat, lease.encode_to_vec(), term.encode_to_vec(), call, standing.encode_to_vec(), roll];
     questions.iter().map(|question| question.to_bytes().to_vec()).chain(messages).collect()
 }
 

@@ -6,10 +6,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use deltabus_bus::broker::{Broker, Expect, Subject};
+use deltabus_bus::broker::{Broker, Expect, Subject, Word};
 use deltabus_bus::contents::Fetch;
 use deltabus_bus::lease::{Lease, Watch};
 use deltabus_bus::memory::MemoryBroker;
+use deltabus_bus::standing::{self, Answers, Calls};
 use deltabus_bus::{
     Event, Log, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set, encode_reverse, encode_set,
     history, large_of, pointer,
@@ -331,7 +332,7 @@ fn list_of(chunks: &[[u8; 32]], parts: &[[u8; 32]]) -> Vec<u8> {
     v1::ChunkList { version: VERSION, chunks: all(chunks), parts: all(parts) }.encode_to_vec()
 }
 
-/// A question to a transmitter, a beat of one, and the record of who is active.
+/// A question to a transmitter, a beat of one, the record of who is active, and what tells who is there.
 pub(crate) fn control(bytes: &[u8]) {
     if let Some(question) = Question::from_bytes(bytes) {
         assert_eq!(question.to_bytes(), bytes);
@@ -359,5 +360,27 @@ pub(crate) fn control(bytes: &[u8]) {
         // Whoever knows a place that the log doesn't have.
         let claimed = Writer::claim(&log, "another", Position { sequence: 99, ..Position::default() }).await;
         assert!(claimed.is_ok(), "whatever is there can be claimed");
+
+        put(&broker, &Subject::snapshot("receivers"), bytes.to_vec()).await;
+        let kept = standing::kept(&log).await.expect("what can't be read is an empty roll");
+        assert!(kept.roll.iter().count() <= standing::RECEIVERS_MAX);
+        standing::keep(&log, &kept.roll, &kept).await.expect("whatever is there can be replaced");
+        let again = standing::kept(&log).await.expect("it was just kept");
+        assert_eq!(again.roll, kept.roll);
+        let mut calls = Calls::listen(&log).await.expect("it can be listened to");
+        let mut answers = Answers::listen(&log).await.expect("it can be listened to");
+        for word in [Word::Call, Word::Standing] {
+            let _ = broker.say(&source(), word, Bytes::copy_from_slice(bytes)).await;
+        }
+        tokio::select! {
+            biased;
+            spread = calls.next() => assert!(spread.is_some_and(|spread| spread <= standing::SPREAD_MAX)),
+            () = std::future::ready(()) => {}
+        }
+        tokio::select! {
+            biased;
+            said = answers.next() => assert!(said.is_some_and(|said| said.problem.len() <= standing::PROBLEM_BYTES_MAX)),
+            () = std::future::ready(()) => {}
+        }
     });
 }
