@@ -1,6 +1,6 @@
 //! Becoming the writer of a source's log: a claim, and a state that agrees with what the log accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use deltabus_bus::{
     ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
 };
 use deltabus_interfaces::in_place;
-use deltabus_record::change::{ChangeSet, ConflictPolicy, ReverseCursor, Revision};
-use deltabus_state::{Store, Working};
+use deltabus_record::change::{ChangeSet, ConflictPolicy, Reply, ReverseCursor, Revision};
+use deltabus_state::{Batch, Store, View, Working};
 
 use crate::ledger::{self, Waiting, Weights};
 use crate::{Error, reverse};
@@ -43,11 +43,12 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
             );
             rebuild_or_found(log, store, policy).await?;
         }
-        Accepted::Sets { revision, .. } if revision == staged => acknowledge(store, &writer.position())?,
         Accepted::Sets { revision, sets } => {
             let outbox = ledger::outbox(&store.view(), known.revision.number)?;
-            if revision == known.revision || outbox.iter().any(|waiting| waiting.revision == revision) {
+            let is_reached = |waiting: &Waiting| waiting.revision == revision;
+            if revision == known.revision || revision == staged || outbox.iter().any(is_reached) {
                 // The rest of the outbox leads on from there.
+                take_again(store, &outbox, &sets, revision)?;
                 acknowledge(store, &writer.position())?;
             } else if undo(store, &outbox, known.revision)? {
                 tracing::warn!(
@@ -274,6 +275,41 @@ fn acknowledge(store: &Store, position: &Position) -> Result<(), Error> {
     Ok(batch.commit()?)
 }
 
+/// Somebody else's sets may lead to the same state as those that were staged here, up to `reached`, without answering what these
+/// do: it is taken again.
+fn take_again(store: &Store, outbox: &[Waiting], sets: &[Delivered], reached: Revision) -> Result<(), Error> {
+    let answered: BTreeSet<_> = sets
+        .iter()
+        .flat_map(|set| &set.set.replies)
+        .map(|reply| (&reply.reverse.receiver, reply.reverse.number))
+        .collect();
+    let mut unanswered = Vec::new();
+    for waiting in outbox.iter().filter(|waiting| waiting.revision.number <= reached.number) {
+        unanswered.extend(decode_set(&waiting.set.0)?.replies);
+    }
+    unanswered.retain(|reply| !answered.contains(&(&reply.reverse.receiver, reply.reverse.number)));
+    if unanswered.is_empty() {
+        return Ok(());
+    }
+    let mut batch = store.batch();
+    rewind(&store.view(), unanswered, &mut batch)?;
+    Ok(batch.commit()?)
+}
+
+/// Lets the reverse sets be taken again that these replies would have answered.
+fn rewind(view: &View, replies: Vec<Reply>, batch: &mut Batch) -> Result<(), Error> {
+    let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(view)?.into_iter().collect();
+    // What somebody decided by hand answers a set that was taken before; it is open again.
+    for reply in replies.into_iter().filter(|reply| reply.resolves.is_empty()) {
+        let cursor = cursors.entry(reply.reverse.receiver).or_default();
+        cursor.rewind(reply.reverse.number.saturating_sub(1));
+    }
+    for (receiver, cursor) in &cursors {
+        ledger::put_cursor(batch, receiver, cursor)?;
+    }
+    ledger::put_reverse(batch, ReversePlace::default())
+}
+
 /// Takes back what was staged but is not in the log, newest first; the next scan finds it again. `false` if the sets that
 /// would be needed are no longer there.
 fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Error> {
@@ -302,15 +338,7 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
         batch.outbox_remove(waiting.revision.number);
     }
     // What these sets answered is for whoever wrote the log to answer, or to be taken again.
-    let mut cursors: BTreeMap<_, ReverseCursor> = ledger::cursors(&view)?.into_iter().collect();
-    for reply in replies {
-        let cursor = cursors.entry(reply.reverse.receiver).or_default();
-        cursor.rewind(reply.reverse.number - 1);
-    }
-    for (receiver, cursor) in &cursors {
-        ledger::put_cursor(&mut batch, receiver, cursor)?;
-    }
-    ledger::put_reverse(&mut batch, ReversePlace::default())?;
+    rewind(&view, replies, &mut batch)?;
     ledger::put_revision(&mut batch, &back_to)?;
     ledger::put_index(&mut batch, None)?;
     ledger::put_stamp(&mut batch, None)?;

@@ -100,9 +100,13 @@ impl World {
     }
 
     fn transmitter(&self, state: &str) -> Transmitter {
+        self.transmitter_in(&StateDirectory::open(self.path(state)).unwrap())
+    }
+
+    fn transmitter_in(&self, state: &StateDirectory) -> Transmitter {
         let mut config = deltabus_transmitter::Config::new(self.source.clone(), self.location(self.places[0]));
         config.max_delete = 1.0;
-        Transmitter::open(config, self.broker.clone(), &StateDirectory::open(self.path(state)).unwrap()).unwrap()
+        Transmitter::open(config, self.broker.clone(), state).unwrap()
     }
 
     fn receiver_in(&self, state: &StateDirectory) -> Receiver {
@@ -453,4 +457,48 @@ async fn a_snapshot_that_stands_on_a_message_that_the_log_lost_is_replaced() {
     world.transmitter("old").transmit_once().await.unwrap();
     world.receiver().receive_once().await.unwrap();
     assert_eq!(world.read("copy.csv"), world.read("people.csv"));
+}
+
+/// Fails after the first commit that comes once a file holds this text.
+struct DiesOnceWritten {
+    file: PathBuf,
+    text: &'static str,
+}
+
+impl Probe for DiesOnceWritten {
+    fn at(&self, step: Step) -> std::io::Result<()> {
+        let written = fs::read_to_string(&self.file).is_ok_and(|text| text.contains(self.text));
+        match written && step == Step::AfterCommit {
+            true => Err(std::io::ErrorKind::Interrupted.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// It had written the edit to the source, and ended before its set was published; another transmitter found that at the source, so that
+/// the log came to the same state without an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_are_answered_where_another_transmitter_led_the_log_to_the_state_that_they_make() {
+    let world = World::new(CSV);
+    world.write("people.csv", "id,phone\n1,111\n2,222\n");
+    world.transmitter("tx").transmit_once().await.unwrap();
+    world.receiver().receive_once().await.unwrap();
+    world.write("copy.csv", "id,phone\n1,111\n2,223\n");
+    assert_eq!(world.receiver().receive_once().await.unwrap().edits, 1);
+    let probe = Arc::new(DiesOnceWritten { file: world.path("people.csv"), text: "2,223" });
+    let state = StateDirectory::open(world.path("tx")).unwrap().probed(probe);
+    world.transmitter_in(&state).transmit_once().await.unwrap_err();
+    assert_eq!(world.read("people.csv"), world.read("copy.csv"));
+
+    world.broker.cut(&world.source, Stream::Reverse, 0);
+    let round = world.transmitter("other").transmit_once().await.unwrap();
+    assert_eq!((round.revision, round.changes), (2, 1));
+    let mut transmitter = world.transmitter("tx");
+    assert_eq!(transmitter.transmit_once().await.unwrap().revision, 2);
+    world.receiver().receive_once().await.unwrap();
+    assert_eq!(transmitter.transmit_once().await.unwrap().reverse_sets, 1);
+    world.receiver().receive_once().await.unwrap();
+    let status = deltabus_state::read_status(&world.path("oslo/receivers/people/oslo")).unwrap();
+    let status = String::from_utf8(status).unwrap();
+    assert!(status.contains("\"pending\":0"), "{status}");
 }
