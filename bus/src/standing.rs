@@ -194,7 +194,7 @@ pub async fn kept(log: &Log) -> Result<Kept, Error> {
     match log.broker.last(&log.source, &subject()).await {
         Ok(Some(stored)) => {
             let roll = decode(&stored.payload).unwrap_or_else(|error| {
-                tracing::debug!(%error, "the roll of receivers is passed over");
+                tracing::debug!(error = crate::causes(&error), "the roll of receivers is passed over");
                 Roll::default()
             });
             Ok(Kept { roll, sequence: stored.sequence })
