@@ -5,7 +5,7 @@ use std::ops::Range;
 use deltabus_simulation::{Plan, Planted, Trace, campaign, run};
 
 /// The seeds of the test command, unless `DELTABUS_SEEDS=A..B` says otherwise.
-const SEEDS: Range<u64> = 0..600;
+const SEEDS: Range<u64> = 0..2000;
 
 /// How many seeds may fail before the rest isn't run.
 const FAILURES_MAX: usize = 10;
