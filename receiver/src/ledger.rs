@@ -27,6 +27,8 @@ const RECONCILE: &str = "reconcile";
 const ATTEMPT: &str = "attempt";
 /// A file is about to take the destination's place: what it is and which revision it brings.
 const JOURNAL: &str = "journal";
+/// The sets that are about to make collections at the destination.
+const MADE: &str = "made";
 /// What the valid scan indexes are named by.
 const INDEX: &str = "index";
 /// The destination's stamp when it was last known to hold base and pending edits.
@@ -37,6 +39,36 @@ const DRIFT: &str = "drift";
 const LOCATION: &str = "location";
 /// Which part of the source the destination holds.
 const SELECTION: &str = "selection";
+
+/// Sets that make collections, written down before the destination gets them: if the log has lost them when it turns out that it
+/// did, nothing else tells what stands there from what somebody put there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// The revision that they lead to.
+    pub(crate) revision: u64,
+    /// They themselves, encoded.
+    pub(crate) sets: Vec<Vec<u8>>,
+}
+
+pub(crate) fn made(view: &View) -> Result<Option<Made>, Error> {
+    let Some(values) = view.meta_values(MADE)? else { return Ok(None) };
+    let [Value::Integer(revision), Value::List(sets)] = values.as_slice() else { return Err(Error::Ledger(MADE)) };
+    let set = |set: &Value| match set {
+        Value::Bytes(set) => Ok(set.clone()),
+        _ => Err(Error::Ledger(MADE)),
+    };
+    Ok(Some(Made { revision: *revision as u64, sets: sets.iter().map(set).collect::<Result<_, _>>()? }))
+}
+
+pub(crate) fn put_made(batch: &mut Batch, made: Option<Made>) -> Result<(), Error> {
+    match made {
+        Some(Made { revision, sets }) => {
+            let sets = sets.into_iter().map(Value::Bytes).collect();
+            Ok(batch.meta_put_values(MADE, &[Value::Integer(revision as i64), Value::List(sets)])?)
+        }
+        None => Ok(batch.meta_remove(MADE)?),
+    }
+}
 
 /// An intent that was written down before the destination was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use deltabus_bus::{Delivered, causes, encode_reverse};
+use deltabus_bus::{Delivered, causes, encode_reverse, encode_set};
 use deltabus_interfaces::{Error as InterfaceError, in_place};
 
 use deltabus_record::change::Revision;
@@ -16,7 +16,7 @@ use metrics::{counter, gauge, histogram};
 
 use crate::dead::DeadLetters;
 use crate::error::Error;
-use crate::ledger::{self, Marked, Wanted};
+use crate::ledger::{self, Made, Marked, Wanted};
 use crate::metrics as figures;
 use crate::outlet::Outlet;
 use crate::pending::{Answered, Records};
@@ -24,6 +24,9 @@ use crate::pending::{Answered, Records};
 use super::bring::{Bringing, Brought, Turn};
 use super::traced::Outcome;
 use super::{DESTINATION_ATTEMPTS, Receiver, Round};
+
+/// Sets that make collections are written down before the destination gets them, up to so many bytes.
+const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Receiver {
     /// Brings a group of sets to the destination and the base; `false` if they don't fit and a snapshot is needed.
@@ -95,6 +98,16 @@ impl Receiver {
         Ok(true)
     }
 
+    /// Writes down sets that make collections, as far as they are of a bearable size.
+    fn write_down(&self, sets: &[Delivered], revision: u64) -> Result<(), Error> {
+        let sets: Vec<_> = sets.iter().map(|set| encode_set(&set.set).0.to_vec()).collect();
+        let bytes: usize = sets.iter().map(Vec::len).sum();
+        let made = (bytes <= MADE_BYTES_MAX).then_some(Made { revision, sets });
+        let mut batch = self.store.batch();
+        ledger::put_made(&mut batch, made)?;
+        Ok(batch.commit()?)
+    }
+
     /// Whether the destination's mark names another state than the base, which has reached the same number.
     fn is_otherwise(&self, reached: Revision) -> Result<bool, Error> {
         if !self.interface.transactional() {
@@ -145,6 +158,8 @@ impl Receiver {
         }
         let mut brought = Brought { stamp: self.stamp.clone(), dead: self.dead.clone(), ..Brought::default() };
         let schemas_changed = working.collections() != view.collections();
+        let is_new = |collection: &Collection| view.collection(&collection.name).is_none();
+        let makes = schemas_changed && working.collections().iter().any(is_new);
         let found = self.found.clone().unwrap_or_default();
         let mut outlets = Vec::new();
         if destination == Destination::Lacks {
@@ -211,6 +226,9 @@ impl Receiver {
                 .filter(|known| found.iter().any(|found| found.name == known.name))
                 .cloned()
                 .collect();
+            if makes {
+                self.write_down(sets, next.revision.number)?;
+            }
             let bringing = Bringing { outlets: &outlets, tried: &touched, gone: &gone, schemas_changed, next, sets };
             brought = self.bring(&bringing, turns, round)?;
         } else if equal_later {
@@ -241,6 +259,9 @@ impl Receiver {
         }
         ledger::put_position(&mut batch, &next)?;
         ledger::put_journal(&mut batch, None)?;
+        if makes || destination == Destination::HasIt {
+            ledger::put_made(&mut batch, None)?;
+        }
         if unknown {
             ledger::put_reconcile(&mut batch, Wanted::Yes)?;
         }

@@ -1,10 +1,10 @@
 //! Joining by snapshot, and making the destination what it should be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
-use deltabus_bus::{Manifest, Position, Reason, SnapshotReader, encode_reverse};
+use deltabus_bus::{Manifest, Position, Reason, SnapshotReader, decode_set, encode_reverse};
 use deltabus_interfaces::found::{self, Found};
 use deltabus_interfaces::{
     Action, CollectionWrite, Error as InterfaceError, Extent, RecordWrite, Scan, Stamp, in_place,
@@ -83,13 +83,11 @@ impl Receiver {
         if ledger::position(&view)?.is_some() && !ledger::reconcile(&view)? {
             // It is what the old base says, or a set further, which the source knows already: what was edited on that counts,
             // until it is made equal to the new one.
-            let done = self.pending.done(|number| taken.has_taken(number));
-            for (name, key, row) in edits_on_top(&view, &done)? {
-                match row {
-                    Some(row) => batch.put(&name, key.as_bytes(), row.as_bytes())?,
-                    None => batch.remove(&name, key.as_bytes())?,
-                }
-            }
+            let mut working = Working::new(&view, Digest::default());
+            let answered = self.make(&mut working)?;
+            let is_on_top = |number| taken.has_taken(number) && !answered.contains(&number);
+            put_on_top(&mut working, &self.pending.done(is_on_top))?;
+            working.write(&mut batch)?;
             batch.put_aside();
         } else {
             self.put_on_top_aside(&view.aside(), |number| taken.has_taken(number), &mut batch)?;
@@ -113,6 +111,7 @@ impl Receiver {
         ledger::put_position(&mut batch, &manifest.position)?;
         ledger::put_reconcile(&mut batch, Wanted::Yes)?;
         ledger::put_journal(&mut batch, None)?;
+        ledger::put_made(&mut batch, None)?;
         ledger::put_index(&mut batch, None)?;
         in_place(|| batch.commit())?;
         self.pending = pending;
@@ -132,10 +131,28 @@ impl Receiver {
         if aside.collections().is_empty() {
             return Ok(());
         }
-        for (name, key, row) in edits_on_top(aside, &self.pending.done(is_answered))? {
-            batch.set_aside(&name, key.as_bytes(), row.as_ref().map(Row::as_bytes))?;
+        let mut working = Working::new(aside, Digest::default());
+        put_on_top(&mut working, &self.pending.done(is_answered))?;
+        for (name, key, touched) in working.touched().filter(|(_, _, touched)| touched.before != touched.after) {
+            batch.set_aside(name, key.as_bytes(), touched.after.as_ref().map(Row::as_bytes))?;
         }
         Ok(())
+    }
+
+    /// Where the destination has got sets that made collections, and the base hasn't: takes them into `working`. Gives the
+    /// numbers of this receiver's reverse sets that they answer.
+    fn make(&self, working: &mut Working<'_>) -> Result<BTreeSet<u64>, Error> {
+        let made = ledger::made(&self.store.view())?.filter(|made| self.ahead == Some(made.revision));
+        let mut answered = BTreeSet::new();
+        for set in made.into_iter().flat_map(|made| made.sets) {
+            let set = decode_set(&set)?;
+            for transaction in &set.transactions {
+                working.apply(transaction)?;
+            }
+            let mine = set.replies.into_iter().filter(|reply| reply.reverse.receiver == self.config.name);
+            answered.extend(mine.map(|reply| reply.reverse.number));
+        }
+        Ok(answered)
     }
 
     /// Fails where the log has lost what comes after the snapshot: it would lead back to an old state, and no further.
@@ -442,27 +459,25 @@ impl Receiver {
     }
 }
 
-/// What the edits of `done` make of the records that `view` has.
-fn edits_on_top(view: &View, done: &Pending) -> Result<Vec<(CollectionName, Key, Option<Row>)>, Error> {
-    let mut working = Working::new(view, Digest::default());
+/// Puts the edits of `done` on top.
+fn put_on_top(working: &mut Working<'_>, done: &Pending) -> Result<(), Error> {
     for (name, key) in done.records() {
-        let Some(collection) = view.collection(&name) else { continue };
-        let base = |key: &Key| working.before(&name, key);
+        let Some(collection) = working.collection(&name).cloned() else { continue };
+        let base = |key: &Key| working.get(&name, key);
         let keys = match collection.schema.key {
             KeySpec::Fields(_) => vec![key],
             KeySpec::WholeRow => {
                 let content = collection.schema.key_content(&key);
                 let before = diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
-                let after = done.count_on_top(collection, content, base)?;
+                let after = done.count_on_top(&collection, content, base)?;
                 let between = before.min(after)..before.max(after);
                 between.map(|occurrence| diff::counted(content, occurrence)).collect()
             }
         };
         for key in keys {
-            let row = done.on_top(collection, &key, |key| working.before(&name, key))?;
+            let row = done.on_top(&collection, &key, |key| working.get(&name, key))?;
             working.set(&name, &key, row)?;
         }
     }
-    let touched = working.touched().filter(|(_, _, touched)| touched.before != touched.after);
-    Ok(touched.map(|(name, key, touched)| (name.clone(), key.clone(), touched.after.clone())).collect())
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use deltabus_bus::broker::Stream;
 use deltabus_state::probe::{Probe, Step};
 
-use crate::people::{DiesBeforeRename, People};
+use crate::people::{DiesAfterRename, DiesBeforeRename, People};
 
 const TWO: &str = "id,phone\n1,111\n2,222\n";
 const THREE: &str = "id,phone\n1,111\n2,222\n3,333\n";
@@ -217,4 +217,31 @@ async fn what_differs_and_stands_is_told_by_every_run_and_sent_once_edits_are() 
     }
     people.end_as(1, "id,phone\n1,111\n2,223\n").await;
     assert_eq!(people.receive_one_way().await.drift, 0);
+}
+
+/// The set that made it was there, but the receiver ended before it had noted that; then the log lost it.
+#[tokio::test]
+async fn what_is_put_into_a_collection_that_was_made_when_the_receiver_ended_counts() {
+    let tables = "json?shape=tables";
+    let source = |b: &str| format!(r#"{{"$keys":{{"a":["id"],"b":["id"]}},"a":[{{"id":1}}],"b":[{b}]}}"#);
+    let one = r#"{"$keys":{"a":["id"]},"a":[{"id":1}]}"#;
+    let mut people = People::new(tables, one, tables).await;
+    people.source(&source(r#"{"id":1,"x":1},{"id":2,"x":2}"#)).await;
+    people.receiver_dies(DiesAfterRename { file: people.path("copy"), text: "\"b\"" }).await;
+    people.write("copy", &source(r#"{"id":1,"x":1},{"id":2,"x":9},{"id":3,"x":3}"#));
+    for x in 4..8 {
+        people.source(&source(&format!(r#"{{"id":1,"x":{x}}},{{"id":2,"x":2}}"#))).await;
+    }
+    people.keep_last(Stream::Changes, 1).await;
+    people.end_transmitter();
+    people.transmit().await;
+    assert!(people.receive().await.joined);
+    people.transmit().await;
+    people.receive().await;
+    for file in ["people", "copy"] {
+        let text = people.read(file).replace([' ', '\n'], "");
+        for record in [r#"{"id":1,"x":7}"#, r#"{"id":2,"x":9}"#, r#"{"id":3,"x":3}"#] {
+            assert!(text.contains(record), "{file}: {text}");
+        }
+    }
 }
