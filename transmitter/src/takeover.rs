@@ -26,7 +26,14 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
         (ledger::position(&view)?, ledger::revision(&view)?)
     };
     let (mut writer, accepted) = Writer::claim(log, id, known).await?;
-    let snapshot = readable_pointer(log).await?.map_or(0, |manifest| manifest.position.revision.number);
+    let snapshot = readable_pointer(log).await?.map_or_else(Revision::default, |manifest| manifest.position.revision);
+    let outbox = ledger::outbox(&store.view(), known.revision.number)?;
+    // It was somebody else's who founded the log anew, and nothing of that is left but the snapshot.
+    let is_astray = |reached: Revision, sets: &[Delivered]| {
+        let own = outbox.iter().map(|waiting| waiting.revision).chain([known.revision, staged]);
+        let another = own.into_iter().any(|own| own.number == snapshot.number && own != snapshot);
+        another && reached != snapshot && sets.iter().all(|set| set.set.next != snapshot)
+    };
     match accepted {
         Accepted::Nothing => found_anew(log, store, policy, None).await?,
         Accepted::Sets { revision, .. } if revision.number == 0 => {
@@ -35,16 +42,17 @@ pub(crate) async fn take_over(log: &Log, store: &Store, id: &str, policy: Confli
             found_anew(log, store, policy, None).await?;
         }
         // Going on from here would use numbers again, and lead nobody on who joins by that snapshot.
-        Accepted::Sets { revision, .. } if snapshot > revision.number.max(staged.number) => {
+        Accepted::Sets { revision, sets }
+            if snapshot.number > revision.number.max(staged.number) || is_astray(revision, &sets) =>
+        {
             tracing::warn!(
                 revision = revision.number,
-                snapshot,
+                snapshot = snapshot.number,
                 "the log lost what led to its snapshot, and this state is older; it is rebuilt from the snapshot"
             );
             rebuild_or_found(log, store, policy).await?;
         }
         Accepted::Sets { revision, sets } => {
-            let outbox = ledger::outbox(&store.view(), known.revision.number)?;
             let is_reached = |waiting: &Waiting| waiting.revision == revision;
             if revision == known.revision || revision == staged || outbox.iter().any(is_reached) {
                 // The rest of the outbox leads on from there.

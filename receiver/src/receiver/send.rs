@@ -22,7 +22,9 @@ impl Receiver {
         if self.pending.sets().is_empty() || matches!(self.purpose, Purpose::Rehearse(_)) {
             return Ok(());
         }
-        self.find_answered().await?;
+        if !self.find_answered().await? {
+            return Ok(());
+        }
         self.find_sent().await?;
         let mut last = self.log.last_reverse(&self.config.name).await?;
         let mut at = 0;
@@ -88,9 +90,11 @@ impl Receiver {
     /// Makes sure that nothing is sent under a number that the source has answered already: this state may be an older one
     /// that was restored, and the bus may have lost what was sent after it. Once is enough: from then on answers come as they
     /// are made.
-    async fn find_answered(&mut self) -> Result<(), Error> {
+    ///
+    /// `false`: that can't be told before the log is founded anew.
+    async fn find_answered(&mut self) -> Result<bool, Error> {
         if self.numbers_known || self.pending.unsent().next().is_none() {
-            return Ok(());
+            return Ok(true);
         }
         let mut answered = 0;
         let mut reader = Reader::at(&self.log, self.position()?.unwrap_or_default());
@@ -99,8 +103,9 @@ impl Receiver {
                 Event::Set(set) => answered = answered.max(self.last_answered_by(&set)),
                 Event::CaughtUp(_) => break,
                 Event::Rejoin(_) => {
-                    let cursors = pointer(&self.log).await?.map(|manifest| manifest.cursors).unwrap_or_default();
-                    let mine = cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
+                    // Whoever founds the log anew says what was answered.
+                    let Some(manifest) = pointer(&self.log).await? else { return Ok(false) };
+                    let mine = manifest.cursors.iter().find(|(receiver, _)| *receiver == self.config.name);
                     answered = answered.max(mine.map_or(0, |(_, cursor)| cursor.last()));
                     let mut take = |entry| {
                         if let Entry::Set(set) = entry {
@@ -114,7 +119,7 @@ impl Receiver {
         }
         self.settle_numbers(answered).await?;
         self.numbers_known = true;
-        Ok(())
+        Ok(true)
     }
 
     fn last_answered_by(&self, set: &Delivered) -> u64 {

@@ -502,3 +502,34 @@ async fn edits_are_answered_where_another_transmitter_led_the_log_to_the_state_t
     let status = String::from_utf8(status).unwrap();
     assert!(status.contains("\"pending\":0"), "{status}");
 }
+
+/// The log was empty when the receiver came back: nothing there told which numbers of its own had been answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_receiver_sends_nothing_before_a_lost_log_is_founded_anew() {
+    let world = World::new(CSV);
+    world.write("people.csv", "id,phone\n1,111\n2,222\n");
+    let mut transmitter = world.transmitter("tx");
+    transmitter.transmit_once().await.unwrap();
+    world.receiver().receive_once().await.unwrap();
+    copy(&world.path("oslo"), &world.path("old"));
+    world.write("copy.csv", "id,phone\n1,112\n2,222\n");
+    world.receiver().receive_once().await.unwrap();
+    transmitter.transmit_once().await.unwrap();
+    world.receiver().receive_once().await.unwrap();
+
+    world.broker.lose(&world.source);
+    world.broker.prepare(&world.source).await.unwrap();
+    fs::remove_dir_all(world.path("oslo")).unwrap();
+    copy(&world.path("old"), &world.path("oslo"));
+    world.write("copy.csv", "id,phone\n1,112\n2,223\n");
+    world.receiver().receive_once().await.unwrap_err();
+    drop(transmitter);
+    let mut transmitter = world.transmitter("tx");
+    for _ in 0..2 {
+        transmitter.transmit_once().await.unwrap();
+        world.receiver().receive_once().await.unwrap();
+    }
+    for file in ["people.csv", "copy.csv"] {
+        assert_eq!(world.read(file), "id,phone\n1,112\n2,223\n");
+    }
+}
