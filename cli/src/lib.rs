@@ -31,6 +31,7 @@ mod terminal;
 
 use arguments::{Arguments, BusCommand, Command};
 use error::{Error, Exit};
+use log::Habit;
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -52,7 +53,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bus(options) => matches!(options.command, BusCommand::Watch { .. }),
         _ => false,
     };
-    log::start(&arguments.global, goes_on);
+    let habit = match &arguments.command {
+        Command::Demo(_) => Habit::Tells,
+        _ if goes_on => Habit::GoesOn,
+        _ => Habit::Ends,
+    };
+    log::start(&arguments.global, habit);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .enable_all()

@@ -31,13 +31,26 @@ const LETTER: &str = "letter";
 /// What the environment says of which lines are wanted, by module too: `deltabus_receiver=debug,warn`. It wins over `-v` and `-q`.
 const FILTER: &str = "DELTABUS_LOG";
 
-/// Starts logging to standard error; `goes_on`: the command runs until it is stopped.
-pub(crate) fn start(global: &Global, goes_on: bool) {
+/// What is logged where nobody asks for more or less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// The command runs until it is stopped.
+    GoesOn,
+    /// It ends, and says what it did on standard output.
+    Ends,
+    /// It tells a story in which what goes against somebody's wishes has its place.
+    Tells,
+}
+
+/// Starts logging to standard error.
+pub(crate) fn start(global: &Global, habit: Habit) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
-        // A command that ends says what it did on standard output.
-        (false, 0) if !goes_on => "warn",
-        (false, 0) => "warn,deltabus=info",
+        (false, 0) => match habit {
+            Habit::GoesOn => "warn,deltabus=info",
+            Habit::Ends => "warn",
+            Habit::Tells => "error",
+        },
         (false, 1) => {
             "info,deltabus=debug,deltabus_transmitter=debug,deltabus_receiver=debug,deltabus_bus=debug,deltabus_manager=debug"
         }
