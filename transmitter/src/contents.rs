@@ -60,11 +60,6 @@ impl OnTheBus {
         self.0.keep(bytes, text).map_err(failed)
     }
 
-    /// Whether the bus lacks a value.
-    pub(crate) fn misses(&self, large: &Large) -> Result<bool, InterfaceError> {
-        self.0.misses(large).map_err(failed)
-    }
-
     /// Returns when the bus has all that was kept.
     pub(crate) fn flush(&self) -> Result<(), InterfaceError> {
         self.0.flush().map_err(failed)

@@ -198,8 +198,8 @@ impl Receiver {
             }
             records.extend(equals);
             // A field or collection that comes, back perhaps, shows what edits brought to it when it was there before.
-            let gaining: Vec<_> =
-                outlets.iter().filter(|outlet| outlet.gains(view.collection(outlet.name()))).collect();
+            let gains = |outlet: &&Outlet| schemas_changed && outlet.gains(view.collection(outlet.name()));
+            let gaining: Vec<_> = outlets.iter().filter(gains).collect();
             let gains = |name: &CollectionName| gaining.iter().any(|outlet| outlet.name() == name);
             if !gaining.is_empty() {
                 records.extend(pending.places().into_iter().filter(|(name, _)| gains(name)));

@@ -25,6 +25,8 @@ impl Receiver {
         if !self.find_answered().await? {
             return Ok(());
         }
+        // Contents of edits that were just found were stored a moment ago.
+        let doubtful = self.unsure;
         self.find_sent().await?;
         let mut last = self.log.last_reverse(&self.config.name).await?;
         let mut at = 0;
@@ -39,7 +41,9 @@ impl Receiver {
                 }
                 continue;
             }
-            in_place(|| self.send_lost_contents(set))?;
+            if doubtful || is_sent {
+                in_place(|| self.send_lost_contents(set))?;
+            }
             let start = Instant::now();
             // Also what was sent and is there no more: the bus may have lost it before anybody took it.
             match self.log.send_reverse(set, last).await {
