@@ -362,6 +362,20 @@ impl ChangeSet {
             verdict,
         })
     }
+
+    /// How many records it adds, changes and takes away.
+    pub fn counts(&self) -> [u64; 3] {
+        let mut counts = [0; 3];
+        let changes = self.transactions.iter().flat_map(|transaction| &transaction.collections);
+        for change in changes.flat_map(|changes| &changes.changes) {
+            counts[match change {
+                Change::Insert { .. } => 0,
+                Change::Update { .. } => 1,
+                Change::Delete { .. } => 2,
+            }] += 1;
+        }
+        counts
+    }
 }
 
 impl std::str::FromStr for ConflictId {

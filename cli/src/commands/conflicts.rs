@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use deltabus_bus::Entry;
+use deltabus_bus::{Entry, Schemas};
 use deltabus_record::change::{Case, ChangeSet, Conflict, ConflictId, Outcome, Winner};
 use deltabus_record::key;
 use deltabus_record::text::{display, printable, to_text};
@@ -11,7 +11,7 @@ use deltabus_transmitter::Decision;
 
 use crate::arguments::{Conflicts, ConflictsCommand, Global, Side};
 use crate::commands::decide;
-use crate::commands::log::{Schemas, entries};
+use crate::commands::log::entries;
 use crate::error::{Error, Exit};
 use crate::output::{Paint, counted, time_text};
 

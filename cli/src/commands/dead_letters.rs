@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use deltabus_bus::Entry;
+use deltabus_bus::{Entry, Schemas};
 use deltabus_receiver::{Config, Error as ReceiverError, OnError, Receiver, Tried, Wish};
 use deltabus_record::change::{ConflictId, Outcome};
 use deltabus_record::diff;
@@ -16,7 +16,7 @@ use deltabus_transmitter::Decision;
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{DeadLetters, DeadLettersCommand, Global, LetterId};
-use crate::commands::log::{Schemas, entries};
+use crate::commands::log::entries;
 use crate::commands::{decide, verify};
 use crate::error::{Error, Exit};
 use crate::membership::Wanted;

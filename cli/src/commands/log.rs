@@ -4,9 +4,9 @@ use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex};
 
 use deltabus_bus::broker::Broker;
-use deltabus_bus::{Delivered, Entry, Log as BusLog, TraceId, history};
-use deltabus_record::change::{Change, ChangeSet, Outcome, ReverseId};
-use deltabus_record::schema::{Collection, CollectionName, SourceName};
+use deltabus_bus::{Delivered, Entry, Log as BusLog, Schemas, TraceId, history};
+use deltabus_record::change::{ChangeSet, Outcome, ReverseId};
+use deltabus_record::schema::{Collection, SourceName};
 use deltabus_record::text::printable;
 use deltabus_record::value::Value;
 
@@ -84,7 +84,7 @@ pub(crate) async fn log(global: &Global, options: Log) -> Result<Exit, Error> {
             }
             Entry::Set(delivered) => {
                 let Delivered { set, bytes, .. } = &**delivered;
-                let [inserts, updates, deletes] = counts(set);
+                let [inserts, updates, deletes] = set.counts();
                 let conflicts = conflicts_in(set);
                 let traces = traces_of(&options.source, set);
                 if options.json {
@@ -214,51 +214,6 @@ pub(crate) async fn show(global: &Global, options: Show) -> Result<Exit, Error> 
     }
     out.flush()?;
     Ok(Exit::Done)
-}
-
-/// The schemas by which changes are shown.
-pub(crate) struct Schemas {
-    collections: Vec<Collection>,
-}
-
-impl Schemas {
-    /// Those of the newest snapshot.
-    pub(crate) async fn of(log: &BusLog) -> Result<Schemas, Error> {
-        let manifest = deltabus_bus::pointer(log).await?;
-        Ok(Schemas { collections: manifest.map(|manifest| manifest.collections).unwrap_or_default() })
-    }
-
-    /// Takes in the schemas that a set makes.
-    pub(crate) fn note(&mut self, set: &ChangeSet) {
-        for schema in set.transactions.iter().flat_map(|transaction| &transaction.schemas) {
-            if let Some(after) = &schema.after {
-                self.collections.retain(|collection| collection.name != after.name);
-                self.collections.push(after.clone());
-            }
-        }
-    }
-
-    /// The schema of a collection; an empty one if it isn't known.
-    pub(crate) fn schema(&self, name: &CollectionName) -> deltabus_record::schema::Schema {
-        let known = self.collections.iter().find(|collection| collection.name == *name);
-        known.map_or_else(
-            || deltabus_record::schema::Schema { fields: Vec::new(), key: deltabus_record::schema::KeySpec::WholeRow },
-            |collection| collection.schema.clone(),
-        )
-    }
-}
-
-fn counts(set: &ChangeSet) -> [u64; 3] {
-    let mut counts = [0; 3];
-    let changes = set.transactions.iter().flat_map(|transaction| &transaction.collections);
-    for change in changes.flat_map(|changes| &changes.changes) {
-        counts[match change {
-            Change::Insert { .. } => 0,
-            Change::Update { .. } => 1,
-            Change::Delete { .. } => 2,
-        }] += 1;
-    }
-    counts
 }
 
 /// The traces that a set belongs to.

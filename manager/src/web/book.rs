@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Json;
 use axum::extract::{Path, State};
-use deltabus_bus::{Entry, Event, Log, Position, Reader, history_tail, pointer};
+use deltabus_bus::{Entry, Event, Log, Position, Reader, Schemas, history_tail, pointer};
 use deltabus_record::change::{ChangeSet, ConflictId, Outcome};
 use deltabus_record::schema::SourceName;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use super::Page;
 use super::failure::Failure;
 use super::guard::Visitor;
 use super::ring::Ring;
-use super::show::{self, Schemas};
+use super::show;
 use crate::authority::now_millis;
 
 /// So much of a log is read at first, about.
@@ -54,7 +54,7 @@ impl Book {
         self.schemas.note(set);
         (self.revision, self.records) = (set.next.number, set.next.digest.records);
         self.time_millis = set.time_millis;
-        self.ring.add(set.time_millis, show::counts(set).iter().sum(), now_millis());
+        self.ring.add(set.time_millis, set.counts().iter().sum(), now_millis());
         for decided in set.replies.iter().flat_map(|reply| &reply.resolves) {
             self.conflicts.remove(decided);
             self.letters.remove(decided);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use deltabus_bus::broker::Stream;
-use deltabus_bus::{Delivered, Entry, Log, history_between, pointer};
+use deltabus_bus::{Delivered, Entry, Log, Schemas, history_between};
 use deltabus_record::change::ChangeSet;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use super::Page;
 use super::book::named;
 use super::failure::Failure;
 use super::guard::Visitor;
-use super::show::{self, Schemas};
+use super::show;
 
 /// Sets on one page.
 const SETS_MAX: usize = 40;
@@ -111,7 +111,7 @@ fn entry_shown(entry: &Entry, at: u64) -> Value {
         }),
         Entry::Set(delivered) => {
             let Delivered { set, bytes, .. } = &**delivered;
-            let [inserts, updates, deletes] = show::counts(set);
+            let [inserts, updates, deletes] = set.counts();
             let (edited_by, decides) = origin(set);
             json!({
                 "revision": set.next.number, "time_millis": set.time_millis, "records": set.next.digest.records,
@@ -140,7 +140,7 @@ pub(super) async fn set(
     _: Visitor,
 ) -> Result<Json<Value>, Failure> {
     let log = page.log(&named(&source)?);
-    let mut schemas = Schemas::new(pointer(&log).await?.map(|manifest| manifest.collections).unwrap_or_default());
+    let mut schemas = Schemas::of(&log).await?;
     let mut found = None;
     let mut take = |entry: Entry| match entry {
         // Of two histories of one number the later is the log's.

@@ -1,10 +1,11 @@
 //! Changes, conflicts and refused edits as a browser gets them: texts, cut to a length that can be looked at.
 
+use deltabus_bus::Schemas;
 use deltabus_record::change::{Case, Change, ChangeSet, Outcome, Winner};
 use deltabus_record::diff;
 use deltabus_record::key;
 use deltabus_record::row::Row;
-use deltabus_record::schema::{Collection, CollectionName, Schema};
+use deltabus_record::schema::{CollectionName, Schema};
 use deltabus_record::text::{display, printable};
 use deltabus_record::value::Value;
 use serde_json::{Value as Json, json};
@@ -14,33 +15,6 @@ const FIELDS_MAX: usize = 64;
 
 /// The longest text that is shown whole, in characters; texts of values are shorter anyway.
 const TEXT_MAX: usize = 1_000;
-
-/// The schemas by which changes are shown.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Schemas {
-    collections: Vec<Collection>,
-}
-
-impl Schemas {
-    /// Those of a snapshot.
-    pub(super) fn new(collections: Vec<Collection>) -> Schemas {
-        Schemas { collections }
-    }
-
-    /// Takes in the schemas that a set makes.
-    pub(super) fn note(&mut self, set: &ChangeSet) {
-        for schema in set.transactions.iter().flat_map(|transaction| &transaction.schemas) {
-            if let Some(after) = &schema.after {
-                self.collections.retain(|collection| collection.name != after.name);
-                self.collections.push(after.clone());
-            }
-        }
-    }
-
-    fn of(&self, name: &CollectionName) -> Option<&Schema> {
-        self.collections.iter().find(|collection| collection.name == *name).map(|collection| &collection.schema)
-    }
-}
 
 /// What a schema calls a field.
 fn field_name(schema: Option<&Schema>, slot: u32) -> String {
@@ -68,7 +42,7 @@ pub(super) fn change(schemas: &Schemas, collection: &CollectionName, change: &Ch
         Change::Delete { row, .. } => ("delete", diff::fields(row, &Row::default())),
         Change::Update { fields, .. } => ("update", fields.clone()),
     };
-    let schema = schemas.of(collection);
+    let schema = schemas.find(collection);
     let side = |value: &Value| (*value != Value::Absent).then(|| display(value));
     let more = fields.len().saturating_sub(FIELDS_MAX);
     let fields: Vec<Json> = fields
@@ -89,7 +63,7 @@ pub(super) fn change(schemas: &Schemas, collection: &CollectionName, change: &Ch
 
 /// A conflict or a refused edit.
 pub(super) fn case(schemas: &Schemas, set: &ChangeSet, case: &Case<'_>) -> Option<Json> {
-    let schema = schemas.of(&case.verdict.collection);
+    let schema = schemas.find(&case.verdict.collection);
     let mut shown = json!({
         "id": case.id.to_string(), "revision": case.id.revision, "time_millis": set.time_millis,
         "receiver": case.reply.reverse.receiver.as_str(), "reverse_set": case.reply.reverse.number,
@@ -115,20 +89,6 @@ pub(super) fn case(schemas: &Schemas, set: &ChangeSet, case: &Case<'_>) -> Optio
         Outcome::Accepted | Outcome::Already => return None,
     }
     Some(shown)
-}
-
-/// How many records a set adds, changes and takes away.
-pub(super) fn counts(set: &ChangeSet) -> [u64; 3] {
-    let mut counts = [0; 3];
-    let changes = set.transactions.iter().flat_map(|transaction| &transaction.collections);
-    for change in changes.flat_map(|changes| &changes.changes) {
-        counts[match change {
-            Change::Insert { .. } => 0,
-            Change::Update { .. } => 1,
-            Change::Delete { .. } => 2,
-        }] += 1;
-    }
-    counts
 }
 
 #[cfg(test)]
