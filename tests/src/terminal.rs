@@ -37,13 +37,16 @@ impl Terminal {
         }
         let deltabus = program().display();
         let inside = format!(
-            // The quotes tell what the shell says from what it was told, which `script` writes down too.
-            "stty cols {columns} rows {rows}; tty > {}; stty -g; {settings} {deltabus} {line}; echo \"ended\"\": $?\"; stty -g",
+            // The quotes tell what the shell says from what it was told, which `script` writes down too. The shell lives on when
+            // a key interrupts the program: some end with it.
+            "trap : INT; stty cols {columns} rows {rows}; tty > {}; stty -g; {settings} {deltabus} {line}; echo \"ended\"\": $?\"; stty -g",
             device.display()
         );
         let mut command = Command::new("script");
         command.args(["--quiet", "--flush", "--return", "--command", &inside]).arg(&written);
         command.current_dir(world.path(".")).env("DELTABUS_STATE", world.path("state")).env("TERM", "xterm");
+        // `script` runs the shell of whoever tests, where that is said.
+        command.env("SHELL", "/bin/sh");
         for name in ["NO_COLOR", "LC_ALL", "LC_CTYPE", "LANG", "DELTABUS_BUS", "DELTABUS_TOKEN"] {
             command.env_remove(name);
         }
