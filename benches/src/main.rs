@@ -1,7 +1,8 @@
 //! Benchmarks: deltabus beside what people use today, in one run, as ratios.
 //!
-//! Each figure is of a whole process, started anew: wall time and peak memory. Alternatives run under the same roof: tools
-//! as they are installed, libraries in a process of this program (`alternative …`).
+//! Most figures are of a whole process, started anew: wall time and peak memory. Alternatives run under the same roof: tools
+//! as they are installed, libraries in a process of this program (`alternative …`). What the bus alone does is measured through
+//! the `bus` crate (`publish-step`, `bus-fan-out`, `joining`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +11,14 @@ use clap::{Parser, Subcommand};
 
 mod alternatives;
 mod fan_out;
+mod feed;
+mod joining;
 mod latency;
 mod measure;
 mod pipeline;
 mod postgres;
+mod publishing;
+mod readers;
 mod rows;
 mod syncthing;
 mod tables;
@@ -49,11 +54,16 @@ enum Bench {
         #[arg(long, default_value_t = 200_000)]
         rows: u64,
     },
-    /// From a change of the source file to its arrival in a destination.
+    /// The publish step alone, without looking at a source and staging, beside raw JetStream publishing of the same bytes.
+    PublishStep,
+    /// From a change of the source file to its arrival in destinations.
     Latency {
         /// How many changes.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 1_000)]
         changes: u32,
+        /// Beside another source that is transmitted on the same bus, as quick as it goes.
+        #[arg(long)]
+        load: bool,
     },
     /// The same alone, and beside a receiver that takes ten seconds a set and one that is frozen
     SlowReceivers {
@@ -69,6 +79,42 @@ enum Bench {
         /// How many sets.
         #[arg(long, default_value_t = 100)]
         sets: u32,
+        /// How many receivers in a process.
+        #[arg(long, default_value_t = 64)]
+        together: usize,
+    },
+    /// The same with readers that take sets from the bus and keep nothing: what the bus alone costs.
+    BusFanOut {
+        /// How many readers, one run for each number.
+        #[arg(long, value_delimiter = ',', default_value = "1,8,64,512,2000")]
+        readers: Vec<usize>,
+        /// How many sets.
+        #[arg(long, default_value_t = 200)]
+        sets: u32,
+        /// How many readers in a process.
+        #[arg(long, default_value_t = 64)]
+        together: usize,
+        /// Each with a connection of its own, as if on as many machines.
+        #[arg(long)]
+        apart: bool,
+        /// How large the text is that each set changes, in bytes.
+        #[arg(long, default_value_t = 200)]
+        bytes: usize,
+        /// Sets a second where the machine is not to be full.
+        #[arg(long, default_value_t = 25)]
+        rate: u32,
+    },
+    /// Readers under full load while a receiver joins a large snapshot.
+    Joining {
+        /// How many rows the source has.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// How many readers.
+        #[arg(long, default_value_t = 64)]
+        readers: usize,
+        /// Sets a second; 0: the next one once the former has arrived everywhere.
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
     },
     /// Bytes on the bus for successive versions of a file beside `diff | zstd`.
     Versions {
@@ -106,6 +152,19 @@ enum Bench {
         #[arg(long, default_value_t = 256)]
         large: u32,
     },
+    /// Is a process of readers; used by the other benchmarks.
+    #[command(hide = true)]
+    Readers {
+        /// The state directory of the local bus.
+        folder: PathBuf,
+        /// How many.
+        count: usize,
+        /// What they subscribe to; empty: the log of `bench`.
+        subject: String,
+        /// Each by a connection of its own.
+        #[arg(long)]
+        apart: bool,
+    },
     /// Runs an alternative in this process; used by the other benchmarks.
     #[command(hide = true)]
     Alternative {
@@ -122,8 +181,17 @@ fn main() -> ExitCode {
         Bench::Load { rows } => tables::load(rows),
         Bench::Publish { rows } => pipeline::publish(rows),
         Bench::SlowReceivers { changes } => latency::beside_slow_receivers(changes),
-        Bench::Latency { changes } => latency::latency(changes),
-        Bench::FanOut { receivers, sets } => fan_out::fan_out(&receivers, sets),
+        Bench::Latency { changes, load } => {
+            latency::latency(changes, if load { latency::Beside::Load } else { latency::Beside::Nothing })
+        }
+        Bench::FanOut { receivers, sets, together } => fan_out::fan_out(&receivers, sets, together),
+        Bench::BusFanOut { readers, sets, together, apart, bytes, rate } => {
+            let crowds: Vec<_> = readers.iter().map(|&count| readers::Crowd { count, together, apart }).collect();
+            fan_out::bus_fan_out(&crowds, sets, bytes, rate)
+        }
+        Bench::Joining { rows, readers, rate } => joining::joining(rows, readers, rate),
+        Bench::PublishStep => publishing::publish_step(),
+        Bench::Readers { folder, count, subject, apart } => readers::run(&folder, count, &subject, apart),
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
         Bench::PostgresLoad { rows } => postgres::load(rows),
         Bench::PostgresUpdates { rows, seconds, rate } => postgres::updates(rows, seconds, rate),

@@ -1,7 +1,7 @@
 //! Running a process and measuring it from outside.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -156,4 +156,60 @@ pub(crate) fn line(name: &str, measured: Measured, reference: Measured) {
         measured.cpu_seconds / reference.cpu_seconds,
         measured.peak_mib
     );
+}
+
+/// A process that goes on, by its id.
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    /// Processor time of all its threads so far, in seconds, as exact as the scheduler counts it.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        let mut nanos = 0_u64;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
+            // A thread may end meanwhile; what it took is lost, which is little where threads last.
+            let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            nanos += text.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(nanos as f64 / 1e9)
+    }
+
+    /// Resident memory.
+    pub(crate) fn memory_mib(&self) -> Result<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+}
+
+/// Processes that end with this.
+#[derive(Default)]
+pub(crate) struct Running(pub(crate) Vec<Child>);
+
+impl Running {
+    /// Processor time of all of them so far, in seconds.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        self.0.iter().map(|child| Process(child.id()).cpu()).sum()
+    }
+
+    /// Their resident memory.
+    pub(crate) fn memory_mib(&self) -> Result<f64> {
+        self.0.iter().map(|child| Process(child.id()).memory_mib()).sum()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+        }
+        for child in &mut self.0 {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The value below which a part (0 to 1) of `sorted` lies.
+pub(crate) fn quantile(sorted: &[f64], part: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1) as f64;
+    sorted.get((last * part).round() as usize).copied().unwrap_or(f64::NAN)
 }

@@ -3,11 +3,14 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use deltabus_bus::jetstream::JetStream;
+use deltabus_bus::local::LocalBus;
 
-use crate::measure::{Case, Result, alternating, deltabus};
+use crate::measure::{Case, Process, Result, alternating, deltabus};
 use crate::rows;
 
 /// The program in a state directory of its own.
@@ -48,13 +51,25 @@ impl Deltabus {
         }
     }
 
+    /// Its state directory.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
     /// A client of the broker.
     pub(crate) async fn client(&self) -> Result<async_nats::Client> {
-        let status: serde_json::Value = serde_json::from_str(&self.run("bus status --json")?)?;
-        let url = status["url"].as_str().ok_or("the bus is not running")?;
-        let secret = std::fs::read_to_string(self.path("state/bus/secret"))?;
-        let options = async_nats::ConnectOptions::with_user_and_password("local".into(), secret.trim().into());
-        Ok(options.connect(url).await?)
+        client_at(&self.state()).await
+    }
+
+    /// The log of `bench`, by a connection of its own.
+    pub(crate) async fn log(&self) -> Result<deltabus_bus::Log> {
+        log_at(&self.state()).await
+    }
+
+    /// The broker's process.
+    pub(crate) fn broker(&self) -> Result<Process> {
+        let running = LocalBus::new(self.state().join("bus")).status().ok_or("the bus is not running")?;
+        Ok(Process(u32::try_from(running.pid)?))
     }
 
     /// The bytes of each set in the log, oldest first, as published.
@@ -75,6 +90,21 @@ impl Drop for Deltabus {
         // Best effort: the bus may never have been started.
         let _ = self.command("bus stop").stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
+}
+
+/// A client of the local bus in a state directory.
+pub(crate) async fn client_at(state: &Path) -> Result<async_nats::Client> {
+    let running = LocalBus::new(state.join("bus")).status().ok_or("the bus is not running")?;
+    let secret = std::fs::read_to_string(state.join("bus/secret"))?;
+    let options = async_nats::ConnectOptions::with_user_and_password("local".into(), secret.trim().into());
+    Ok(options.connect(&running.url).await?)
+}
+
+/// The log of `bench` on the local bus in a state directory.
+pub(crate) async fn log_at(state: &Path) -> Result<deltabus_bus::Log> {
+    let running = LocalBus::new(state.join("bus")).status().ok_or("the bus is not running")?;
+    let broker = JetStream::connect(&running.url, &running.access()).await?;
+    Ok(deltabus_bus::Log::new(Arc::new(broker), "bench".parse()?))
 }
 
 /// Publishing a large set beside publishing the same bytes to a raw JetStream stream on the same server, and beside the bytes
