@@ -125,9 +125,7 @@ async fn measure(count: usize, sets: u32, together: usize) -> Result<()> {
 
 /// Measures what the bus alone does, with readers that keep nothing, beside plain subscriptions and a plain stream that republishes.
 pub(crate) fn bus_fan_out(crowds: &[Crowd], sets: u32, bytes: usize, rate: u32) -> Result<()> {
-    println!(
-        "{sets} sets, {together} readers in a process; processor time for each set at each reader, idle not counted"
-    );
+    println!("{sets} sets; processor time for each set at each reader, idle not counted");
     println!(
         "{:<12} {:<16} {:>8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8} {:>7}",
         "", "", "readers", "published/s", "ack ms", "p99", "all ms", "p99", "broker us", "reader us", "idle, %", "MiB"
@@ -151,7 +149,7 @@ async fn measure_bus(crowd: Crowd, sets: u32, bytes: usize, rate: u32) -> Result
         ("at a rate", Pace::Rate(f64::from(rate))),
     ];
     let mut feed = Feed::claim(&deltabus).await?;
-    let mut line = |way: &str, pace: &str, taken: &Taken| {
+    let line = |way: &str, pace: &str, taken: &Taken| {
         println!(
             "{way:<12} {pace:<16} {count:>8} {:>11.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>10.2} {:>10.2} {:>8.2} {:>7.0}",
             taken.rate,
