@@ -96,12 +96,6 @@ impl Readers {
             Ok(())
         })
     }
-
-    /// How far the slowest is.
-    pub(crate) fn slowest(&self) -> u64 {
-        let reached = self.reached.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reached.iter().copied().min().unwrap_or_default()
-    }
 }
 
 /// What all readers of one process have.
