@@ -42,7 +42,7 @@ impl Expected<'_> {
     fn inserted(&self) -> Result<Vec<Key>, Error> {
         let held: Records = self.pending.held().keys().cloned().collect();
         let mut keys = Vec::new();
-        for (collection, key) in self.pending.records().union(&held) {
+        for (collection, key) in self.pending.records([&self.outlet.source]).union(&held) {
             if collection != self.outlet.name() {
                 continue;
             }

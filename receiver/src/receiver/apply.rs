@@ -175,7 +175,7 @@ impl Receiver {
         if destination == Destination::Lacks && !equal_later {
             let mut records = touched.clone();
             if !done.is_empty() {
-                records.extend(self.pending.records());
+                records.extend(self.pending.records(working.collections()));
             }
             let known = |collection: &CollectionName, key: &Key| -> Result<Option<Row>, Error> {
                 let mut row = Vec::new();
@@ -202,7 +202,7 @@ impl Receiver {
             let gaining: Vec<_> = outlets.iter().filter(gains).collect();
             let gains = |name: &CollectionName| gaining.iter().any(|outlet| outlet.name() == name);
             if !gaining.is_empty() {
-                records.extend(pending.places().into_iter().filter(|(name, _)| gains(name)));
+                records.extend(pending.places(working.collections()).into_iter().filter(|(name, _)| gains(name)));
             }
             let mut turns = Vec::new();
             for (collection, key) in records {

@@ -98,6 +98,9 @@ impl Receiver {
         for load in loads {
             load.finish(&mut batch)?;
         }
+        // The log may have been founded anew, with the fields in other slots.
+        let dead = self.dead.placed(&manifest.collections, view.collections());
+        dead.write(&self.dead, &mut batch)?;
         let number = ledger::reverse_number(&view)?.max(taken.last());
         let is_answered = |number| taken.has_taken(number);
         let Answered { pending, done, again } = self.pending.answered(taken.last(), is_answered, number + 1);
@@ -114,7 +117,8 @@ impl Receiver {
         ledger::put_made(&mut batch, None)?;
         ledger::put_index(&mut batch, None)?;
         in_place(|| batch.commit())?;
-        self.pending = pending;
+        self.pending = pending.holding(dead.held());
+        self.dead = dead;
         self.index = None;
         self.ahead = None;
         round.joined = true;
@@ -461,21 +465,22 @@ impl Receiver {
 
 /// Puts the edits of `done` on top.
 fn put_on_top(working: &mut Working<'_>, done: &Pending) -> Result<(), Error> {
-    for (name, key) in done.records() {
-        let Some(collection) = working.collection(&name).cloned() else { continue };
+    let collections = working.collections().to_vec();
+    for (name, key) in done.records(&collections) {
+        let Some(collection) = collections.iter().find(|collection| collection.name == name) else { continue };
         let base = |key: &Key| working.get(&name, key);
         let keys = match collection.schema.key {
             KeySpec::Fields(_) => vec![key],
             KeySpec::WholeRow => {
                 let content = collection.schema.key_content(&key);
                 let before = diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
-                let after = done.count_on_top(&collection, content, base)?;
+                let after = done.count_on_top(collection, content, base)?;
                 let between = before.min(after)..before.max(after);
                 between.map(|occurrence| diff::counted(content, occurrence)).collect()
             }
         };
         for key in keys {
-            let row = done.on_top(&collection, &key, |key| working.get(&name, key))?;
+            let row = done.on_top(collection, &key, |key| working.get(&name, key))?;
             working.set(&name, &key, row)?;
         }
     }
