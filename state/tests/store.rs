@@ -210,7 +210,7 @@ fn a_load_of_any_order_and_size_keeps_the_last_of_each_key() {
     // Rows of a KiB: several pieces, handed on while others are still being put.
     let row = |key: u32, round: u32| {
         let mut row = vec![b'.'; 1_000];
-        row[..8].copy_from_slice(&[key.to_be_bytes(), round.to_be_bytes()].concat().try_into().unwrap());
+        row[..8].copy_from_slice(&[key.to_be_bytes(), round.to_be_bytes()].concat());
         row
     };
     let ascending: Vec<u32> = (0..COUNT).collect();
