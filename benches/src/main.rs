@@ -9,15 +9,19 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod alternatives;
+mod apply;
 mod fan_out;
+mod join;
 mod latency;
 mod measure;
 mod pipeline;
 mod postgres;
+mod rewrite;
 mod rows;
 mod syncthing;
 mod tables;
 mod trees;
+mod upserts;
 
 #[derive(Parser)]
 #[command(about = "deltabus beside the alternatives, in one run")]
@@ -97,6 +101,24 @@ enum Bench {
         #[arg(long, default_value_t = 0)]
         rate: u32,
     },
+    /// Sets at the destination, beside its bulk loader, a plain rewrite of the file, and upserts written by hand.
+    Apply {
+        /// How many rows the largest set brings.
+        #[arg(long, default_value_t = 200_000)]
+        rows: u64,
+    },
+    /// Joining by snapshot and tail beside the store's bulk load of the same rows.
+    Join {
+        /// How many rows.
+        #[arg(long, default_value_t = 5_000_000)]
+        rows: u64,
+        /// How often each is run.
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+        /// Which destinations.
+        #[arg(long, value_delimiter = ',', default_value = "sqlite,postgres")]
+        to: Vec<join::To>,
+    },
     /// Directory trees beside rsync, unison and Syncthing.
     Trees {
         /// How many small files.
@@ -127,6 +149,8 @@ fn main() -> ExitCode {
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
         Bench::PostgresLoad { rows } => postgres::load(rows),
         Bench::PostgresUpdates { rows, seconds, rate } => postgres::updates(rows, seconds, rate),
+        Bench::Apply { rows } => apply::apply(rows),
+        Bench::Join { rows, runs, to } => join::join(rows, runs, &to),
         Bench::Trees { files, large } => trees::trees(files, large),
         Bench::Alternative { name, files } => alternatives::run(&name, &files),
     };

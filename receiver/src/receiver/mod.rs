@@ -4,6 +4,7 @@ mod apply;
 mod bring;
 mod compare;
 mod edits;
+mod intake;
 mod join;
 mod look;
 mod past;
