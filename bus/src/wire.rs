@@ -146,7 +146,7 @@ fn field_names_in(fields: v1::FieldNames) -> Result<(CollectionName, Vec<String>
         return Err(wire("names of fields", format!("there are more than {FIELDS_MAX}")));
     }
     let name = |value| match value {
-        Value::Text(name) if name.len() <= NAME_BYTES_MAX => Ok(name.into()),
+        Value::Text(name) if name.len() <= NAME_BYTES_MAX => Ok(name),
         _ => Err(wire("names of fields", "one is no name")),
     };
     let names = row.values().into_iter().map(name).collect::<Result<_>>()?;
