@@ -8,6 +8,7 @@ use csv_diff::csv::Csv;
 use csv_diff::csv_diff::CsvByteDiffLocal;
 
 use crate::measure::Result;
+use crate::{rewrite, upserts};
 
 /// Runs one by name.
 pub(crate) fn run(name: &str, files: &[PathBuf]) -> Result<()> {
@@ -37,6 +38,14 @@ pub(crate) fn run(name: &str, files: &[PathBuf]) -> Result<()> {
         ("compute", []) => loop {
             std::hint::black_box(crate::rows::mix(std::hint::black_box(1)));
         },
+        ("write-csv", [source, target]) => rewrite::write_csv(source, target),
+        ("write-json", [source, target]) => rewrite::write_json(source, target),
+        ("write-ndjson", [source, target]) => rewrite::write_ndjson(source, target),
+        ("rewrite-csv", [target, delta]) => rewrite::rewrite_csv(target, delta),
+        ("rewrite-json", [target, delta]) => rewrite::rewrite_json(target, delta),
+        ("rewrite-ndjson", [target, delta]) => rewrite::rewrite_ndjson(target, delta),
+        ("upsert-sqlite", [database, delta]) => upserts::sqlite(database, delta),
+        ("upsert-postgres", [socket, database, delta]) => upserts::postgres(socket, database, delta),
         _ => Err(format!("there is no alternative `{name}` for {} files", files.len()).into()),
     }
 }

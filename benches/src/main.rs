@@ -10,8 +10,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod alternatives;
+mod apply;
 mod fan_out;
 mod feed;
+mod join;
 mod joining;
 mod latency;
 mod measure;
@@ -19,10 +21,12 @@ mod pipeline;
 mod postgres;
 mod publishing;
 mod readers;
+mod rewrite;
 mod rows;
 mod syncthing;
 mod tables;
 mod trees;
+mod upserts;
 
 #[derive(Parser)]
 #[command(about = "deltabus beside the alternatives, in one run")]
@@ -143,6 +147,24 @@ enum Bench {
         #[arg(long, default_value_t = 0)]
         rate: u32,
     },
+    /// Sets at the destination, beside its bulk loader, a plain rewrite of the file, and upserts written by hand.
+    Apply {
+        /// How many rows the largest set brings.
+        #[arg(long, default_value_t = 200_000)]
+        rows: u64,
+    },
+    /// Joining by snapshot and tail beside the store's bulk load of the same rows.
+    Join {
+        /// How many rows.
+        #[arg(long, default_value_t = 5_000_000)]
+        rows: u64,
+        /// How often each is run.
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+        /// Which destinations.
+        #[arg(long, value_delimiter = ',', default_value = "sqlite,postgres")]
+        to: Vec<join::To>,
+    },
     /// Directory trees beside rsync, unison and Syncthing.
     Trees {
         /// How many small files.
@@ -195,6 +217,8 @@ fn main() -> ExitCode {
         Bench::Versions { files, key } => pipeline::versions(&files, &key),
         Bench::PostgresLoad { rows } => postgres::load(rows),
         Bench::PostgresUpdates { rows, seconds, rate } => postgres::updates(rows, seconds, rate),
+        Bench::Apply { rows } => apply::apply(rows),
+        Bench::Join { rows, runs, to } => join::join(rows, runs, &to),
         Bench::Trees { files, large } => trees::trees(files, large),
         Bench::Alternative { name, files } => alternatives::run(&name, &files),
     };

@@ -86,9 +86,14 @@ impl<'a> Case<'a> {
 }
 
 /// Runs all of them in turn, [`RUNS`] times, and prints the fastest run of each; ratios are to the first.
-pub(crate) fn alternating(mut cases: Vec<Case<'_>>) -> Result<Vec<Measured>> {
+pub(crate) fn alternating(cases: Vec<Case<'_>>) -> Result<Vec<Measured>> {
+    in_turn(cases, RUNS)
+}
+
+/// The same with so many runs.
+pub(crate) fn in_turn(mut cases: Vec<Case<'_>>, runs: usize) -> Result<Vec<Measured>> {
     let mut fastest: Vec<Option<Measured>> = vec![None; cases.len()];
-    for _ in 0..RUNS {
+    for _ in 0..runs.max(1) {
         for (case, fastest) in cases.iter_mut().zip(&mut fastest) {
             let run = once(&mut (case.prepare)()?, case.codes)?;
             let before = fastest.unwrap_or(run);

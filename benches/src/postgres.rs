@@ -9,7 +9,7 @@ use crate::measure::{Measured, RUNS, Result, best, line};
 use crate::pipeline::Deltabus;
 
 /// What logical replication needs, and as much memory as a small server has. Data is synced as it would be in use.
-const SETTINGS: &str = "-c wal_level=logical -c max_wal_senders=10 -c max_replication_slots=10 \
+pub(crate) const SETTINGS: &str = "-c wal_level=logical -c max_wal_senders=10 -c max_replication_slots=10 \
      -c max_logical_replication_workers=10 -c max_worker_processes=16 -c shared_buffers=256MB -c max_wal_size=4GB \
      -c fsync=on -c synchronous_commit=on -c full_page_writes=on -c autovacuum=on";
 
@@ -22,10 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How often the lag is looked at.
 const SAMPLE: Duration = Duration::from_millis(100);
 
-const TABLE: &str = "CREATE TABLE bench (id bigint PRIMARY KEY, name text, email text, amount numeric(12, 2), seen timestamptz, \
+pub(crate) const TABLE: &str = "CREATE TABLE bench (id bigint PRIMARY KEY, name text, email text, amount numeric(12, 2), seen timestamptz, \
      vip boolean, note text)";
 
-fn fill(server: &Server, database: &str, rows: u64) {
+/// Makes the table with `rows` rows.
+pub(crate) fn fill(server: &Server, database: &str, rows: u64) {
     server.run(database, TABLE);
     server.run(
         database,
@@ -49,6 +50,18 @@ fn wait(what: &str, mut condition: impl FnMut() -> bool) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
+/// `COPY TO | COPY FROM`, from one server to the other.
+pub(crate) fn pipe(publisher: &Server, source: &str, subscriber: &Server, target: &str) -> Command {
+    let psql = |server: &Server, database: &str, sql: &str| {
+        format!("psql -X -q -U postgres -h {} -d {database} -c \"{sql}\"", server.socket().display())
+    };
+    let out = psql(publisher, source, "COPY bench TO STDOUT (FORMAT binary)");
+    let into = psql(subscriber, target, "COPY bench FROM STDIN (FORMAT binary)");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{out} | {into}"));
+    command
+}
+
 /// The first load of a table.
 pub(crate) fn load(rows: u64) -> Result<()> {
     let (publisher, subscriber) = (Server::with(SETTINGS), Server::with(SETTINGS));
@@ -58,14 +71,7 @@ pub(crate) fn load(rows: u64) -> Result<()> {
     let copy = best(&[0], || {
         let target = subscriber.database();
         subscriber.run(&target, TABLE);
-        let psql = |server: &Server, database: &str, sql: &str| {
-            format!("psql -X -q -U postgres -h {} -d {database} -c \"{sql}\"", server.socket().display())
-        };
-        let out = psql(&publisher, &source, "COPY bench TO STDOUT (FORMAT binary)");
-        let into = psql(&subscriber, &target, "COPY bench FROM STDIN (FORMAT binary)");
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("{out} | {into}"));
-        Ok(command)
+        Ok(pipe(&publisher, &source, &subscriber, &target))
     })?;
     line("COPY TO | COPY FROM, binary, into a key", copy, copy);
     publisher.run(&source, "CREATE PUBLICATION bench FOR TABLE bench");

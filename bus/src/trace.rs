@@ -399,6 +399,7 @@ mod tests {
             base: Revision::default(),
             time_millis: 900,
             edits: Default::default(),
+            fields: Default::default(),
         };
         let begun = TraceId::of_edits(&source(), &edits);
         let answering = set(5, 1_000, vec![reply("oslo", 7, 900), reply("rome", 1, 901), reply("oslo", 8, 900)]);

@@ -9,7 +9,9 @@ use deltabus_record::change::{
 use deltabus_record::digest::Digest;
 use deltabus_record::key::Key;
 use deltabus_record::row::{Row, RowReader};
-use deltabus_record::schema::{Collection, CollectionName, FIELDS_MAX, Field, KeySpec, ReceiverName, Schema};
+use deltabus_record::schema::{
+    Collection, CollectionName, FIELDS_MAX, Field, KeySpec, NAME_BYTES_MAX, ReceiverName, Schema,
+};
 use deltabus_record::value::{Kind, Value};
 use prost::Message;
 
@@ -108,6 +110,7 @@ pub fn encode_reverse(set: &ReverseSet) -> Bytes {
         base: Some(revision_out(&set.base)),
         time_millis: set.time_millis,
         edits: set.edits.collections.iter().map(collection_out).collect(),
+        fields: set.fields.iter().map(field_names_out).collect(),
     };
     compress_framed(&message.encode_to_vec())
 }
@@ -127,7 +130,27 @@ pub fn decode_reverse(receiver: &ReceiverName, bytes: &[u8]) -> Result<ReverseSe
             schemas: Vec::new(),
             collections: message.edits.into_iter().map(collection_in).collect::<Result<_>>()?,
         },
+        fields: message.fields.into_iter().map(field_names_in).collect::<Result<_>>()?,
     })
+}
+
+fn field_names_out((collection, names): (&CollectionName, &Vec<String>)) -> v1::FieldNames {
+    let names: Vec<_> = names.iter().map(|name| Value::text(name.as_str())).collect();
+    let names = Bytes::copy_from_slice(Row::of(&names).as_bytes());
+    v1::FieldNames { collection: collection.to_string(), names }
+}
+
+fn field_names_in(fields: v1::FieldNames) -> Result<(CollectionName, Vec<String>)> {
+    let row = row_in(&fields.names)?;
+    if row.beyond(FIELDS_MAX).is_some() {
+        return Err(wire("names of fields", format!("there are more than {FIELDS_MAX}")));
+    }
+    let name = |value| match value {
+        Value::Text(name) if name.len() <= NAME_BYTES_MAX => Ok(name),
+        _ => Err(wire("names of fields", "one is no name")),
+    };
+    let names = row.values().into_iter().map(name).collect::<Result<_>>()?;
+    Ok((CollectionName::new(fields.collection), names))
 }
 
 /// Packs encoded sets into a bundle, compressed where that is smaller.
@@ -256,7 +279,7 @@ const TRANSACTION: &Listed = &Listed(&[(1, SCHEMA_CHANGE), (2, COLLECTION_CHANGE
 const REPLY: &Listed = &Listed(&[(3, PLAIN), (4, PLAIN)]);
 const CHANGE_SET: &Listed = &Listed(&[(4, TRANSACTION), (5, REPLY)]);
 const CHANGE_SETS: &Listed = &Listed(&[(1, PLAIN)]);
-const REVERSE_SET: &Listed = &Listed(&[(5, COLLECTION_CHANGES)]);
+const REVERSE_SET: &Listed = &Listed(&[(5, COLLECTION_CHANGES), (6, PLAIN)]);
 pub(crate) const MANIFEST: &Listed = &Listed(&[(6, COLLECTION), (10, PLAIN)]);
 pub(crate) const CHUNK_LIST: &Listed = &Listed(&[(2, PLAIN), (3, PLAIN)]);
 

@@ -213,11 +213,14 @@ fn change_set() -> ChangeSet {
 
 fn reverse_sets() -> Vec<Vec<u8>> {
     let edits = change_set().transactions.remove(1);
+    let names = || vec!["id".to_owned(), "name".to_owned()];
+    let fields = edits.collections.iter().map(|edits| (edits.collection.clone(), names())).collect();
     let set = ReverseSet {
         id: ReverseId { receiver: crate::wire::receiver(), number: 3 },
         base: Revision::default(),
         time_millis: 5,
         edits: Transaction { schemas: Vec::new(), collections: edits.collections },
+        fields,
     };
     let mut long = set.clone();
     long.edits.collections = std::iter::repeat_n(long.edits.collections, 20).flatten().collect();

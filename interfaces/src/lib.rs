@@ -90,7 +90,8 @@ pub trait Interface: Send + Sync {
     }
 
     /// The kinds that `field` of this store keeps as they are: reading back gives the very same value. For them
-    /// [`Interface::project`] is not called.
+    /// [`Interface::project`] is not called, nor for texts without NUL where these are said to be kept
+    /// ([`KindSet::and_plain_text`]).
     fn verbatim(&self, field: &Field) -> KindSet;
 
     /// The value that would be read back after `value` was written to `field`: itself, or its documented encoding.

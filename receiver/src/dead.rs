@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use deltabus_record::diff;
 use deltabus_record::json;
-use deltabus_record::key::Key;
+use deltabus_record::key::{Key, split_occurrence};
 use deltabus_record::row::Row;
-use deltabus_record::schema::{Collection, CollectionName, ReceiverName};
+use deltabus_record::schema::{Collection, CollectionName, KeySpec, ReceiverName};
 use deltabus_record::value::Value;
 use deltabus_state::{Batch, View};
 
@@ -168,6 +168,31 @@ impl DeadLetters {
             });
         }
         Ok(next)
+    }
+
+    /// The same with the fields where they are in the collections `now`; they were as in those of `before`.
+    pub(crate) fn placed(&self, now: &[Collection], before: &[Collection]) -> DeadLetters {
+        let mut placed = DeadLetters { letters: BTreeMap::new(), number: self.number };
+        for mut letter in self.letters.values().cloned() {
+            let of = |collections: &'_ [Collection]| {
+                collections
+                    .iter()
+                    .find(|collection| collection.name == letter.collection)
+                    .map(|known| known.schema.clone())
+            };
+            if let (Some(now), Some(before)) = (of(now), of(before))
+                && let Some(moved) = now.moved(&before.names())
+            {
+                let occurrence = split_occurrence(letter.key.as_bytes()).1;
+                letter.held = letter.held.map(|row| row.in_slots(moved.from()));
+                letter.wanted = letter.wanted.map(|row| row.in_slots(moved.from()));
+                if let (KeySpec::WholeRow, Some(row)) = (&now.key, letter.held.as_ref().or(letter.wanted.as_ref())) {
+                    letter.key = now.key_of(row.as_bytes(), occurrence);
+                }
+            }
+            placed.letters.insert((letter.collection.clone(), letter.key.clone()), letter);
+        }
+        placed
     }
 
     /// The same without those of these records, which the destination holds by now.

@@ -7,6 +7,7 @@
 //!
 //! This crate knows no source and no transmitter but by name.
 
+mod beside;
 mod config;
 mod contents;
 mod dead;

@@ -1,7 +1,7 @@
 //! Where the destination holds something else than the base: edits on their way back, and records whose change it refused.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use deltabus_record::apply;
 use deltabus_record::change::{Change, ReverseSet};
@@ -25,12 +25,56 @@ pub(crate) struct Pending {
     held: Arc<Held>,
     /// The bus has all up to this number.
     sent: u64,
+    placed: Placed,
+}
+
+/// The edits of one collection, its fields where they are in it, by the record that they bear on: equal rows without a key
+/// are one matter.
+#[derive(Debug)]
+struct Edits {
+    collection: Collection,
+    /// With the number of their set, oldest first.
+    by_record: HashMap<Box<[u8]>, Vec<(u64, Change)>>,
+}
+
+impl Edits {
+    fn of(collection: &Collection, sets: &[ReverseSet]) -> Edits {
+        let mut by_record: HashMap<_, Vec<_>> = HashMap::new();
+        for set in sets {
+            let moved = set.moved(collection);
+            let edits = set.edits.collections.iter().filter(|edits| edits.collection == collection.name);
+            for edit in edits.flat_map(|edits| &edits.changes) {
+                let edit = match &moved {
+                    Some(moved) => edit.placed(moved, &collection.schema),
+                    None => edit.clone(),
+                };
+                let content = collection.schema.key_content(edit.key()).into();
+                by_record.entry(content).or_default().push((set.id.number, edit));
+            }
+        }
+        Edits { collection: collection.clone(), by_record }
+    }
+
+    /// Those that bear on a record, by what its key has in it.
+    fn bearing_on(&self, content: &[u8]) -> &[(u64, Change)] {
+        self.by_record.get(content).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What was made of the sets for each collection that was asked for, until other sets wait.
+#[derive(Debug, Default)]
+struct Placed(Mutex<Vec<Arc<Edits>>>);
+
+impl Clone for Placed {
+    fn clone(&self) -> Placed {
+        Placed(Mutex::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+    }
 }
 
 impl Pending {
     /// With these sets, oldest first, of which the bus has those up to the number `sent`, and these records set aside.
     pub(crate) fn new(sets: Vec<ReverseSet>, sent: u64, held: Held) -> Pending {
-        Pending { sets, sent, held: Arc::new(held) }
+        Pending { sets, sent, held: Arc::new(held), placed: Placed::default() }
     }
 
     /// The records that are set aside.
@@ -40,7 +84,7 @@ impl Pending {
 
     /// The same edits with others set aside.
     pub(crate) fn holding(&self, held: Held) -> Pending {
-        Pending { sets: self.sets.clone(), sent: self.sent, held: Arc::new(held) }
+        Pending { held: Arc::new(held), ..self.clone() }
     }
 
     /// The same with these records no longer set aside.
@@ -69,7 +113,7 @@ impl Pending {
 
     /// The same with the unsent sets numbered on from `last`.
     pub(crate) fn renumbered(&self, last: u64) -> Pending {
-        let mut renumbered = self.clone();
+        let mut renumbered = Pending { placed: Placed::default(), ..self.clone() };
         let unsent = renumbered.sets.iter_mut().filter(|set| set.id.number > self.sent);
         for (set, number) in unsent.zip(last + 1..) {
             set.id.number = number;
@@ -90,6 +134,7 @@ impl Pending {
     /// Adds a set, newer than all others.
     pub(crate) fn push(&mut self, set: ReverseSet) {
         self.sets.push(set);
+        self.placed = Placed::default();
     }
 
     /// What is left when the sets sent up to the number `last` have been answered or passed over; `is_answered` tells which.
@@ -109,7 +154,8 @@ impl Pending {
         }
         // Behind those that were never sent, whose numbers are below.
         left.extend(again.iter().cloned());
-        let pending = Pending { sets: left, sent: self.sent, held: Arc::clone(&self.held) };
+        let (sent, held) = (self.sent, Arc::clone(&self.held));
+        let pending = Pending { sets: left, sent, held, placed: Placed::default() };
         Answered { pending, done, again }
     }
 
@@ -117,20 +163,23 @@ impl Pending {
     pub(crate) fn done(&self, is_answered: impl Fn(u64) -> bool) -> Pending {
         let is_done = |set: &&ReverseSet| set.id.number <= self.sent && is_answered(set.id.number);
         let sets = self.sets.iter().filter(is_done).cloned().collect();
-        Pending { sets, sent: self.sent, held: Arc::default() }
+        Pending { sets, sent: self.sent, ..Pending::default() }
     }
 
-    /// Every record with an edit.
-    pub(crate) fn records(&self) -> Records {
-        let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
-        edits
-            .flat_map(|edits| edits.changes.iter().map(|edit| (edits.collection.clone(), edit.key().clone())))
-            .collect()
+    /// Every record of these collections with an edit.
+    pub(crate) fn records<'a>(&self, collections: impl IntoIterator<Item = &'a Collection>) -> Records {
+        let mut records = Records::new();
+        for collection in collections {
+            let edits = self.edits(collection);
+            let keys = edits.by_record.values().flatten().map(|(_, edit)| edit.key());
+            records.extend(keys.map(|key| (collection.name.clone(), key.clone())));
+        }
+        records
     }
 
     /// Every record that the destination may hold otherwise than the base: with an edit, or set aside.
-    pub(crate) fn places(&self) -> Records {
-        let mut places = self.records();
+    pub(crate) fn places<'a>(&self, collections: impl IntoIterator<Item = &'a Collection>) -> Records {
+        let mut places = self.records(collections);
         places.extend(self.held.keys().cloned());
         places
     }
@@ -153,11 +202,8 @@ impl Pending {
 
     /// The number of the last set with an edit of a record.
     pub(crate) fn last_of(&self, collection: &Collection, key: &Key) -> Option<u64> {
-        let edits = |set: &&ReverseSet| {
-            let mut edits = set.edits.collections.iter().filter(|edits| edits.collection == collection.name);
-            edits.any(|edits| edits.changes.iter().any(|edit| same_record(collection, edit.key(), key)))
-        };
-        self.sets.iter().rfind(edits).map(|set| set.id.number)
+        let edits = self.edits(collection);
+        edits.bearing_on(collection.schema.key_content(key)).last().map(|(number, _)| *number)
     }
 
     /// A record with the edits on top: what the destination holds. `base` gives records of the base by key.
@@ -167,9 +213,13 @@ impl Pending {
         key: &Key,
         base: impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<Option<Row>, E> {
-        let mut edits = self.edits(&collection.name).filter(|edit| same_record(collection, edit.key(), key)).peekable();
         let base = |key: &Key| self.unedited(&collection.name, key, &base);
         let row = base(key)?;
+        if self.sets.is_empty() {
+            return Ok(row);
+        }
+        let edits = self.edits(collection);
+        let mut edits = edits.bearing_on(collection.schema.key_content(key)).iter().map(|(_, edit)| edit).peekable();
         if edits.peek().is_none() {
             return Ok(row);
         }
@@ -210,11 +260,8 @@ impl Pending {
         base: &impl Fn(&Key) -> Result<Option<Row>, E>,
     ) -> Result<u32, E> {
         let mut count = count_equal(content, |key| Ok(base(key)?.is_some()))?;
-        for edit in self.edits(&collection.name) {
-            let (edited, occurrence) = split_occurrence(edit.key().as_bytes());
-            if edited != content {
-                continue;
-            }
+        for (_, edit) in self.edits(collection).bearing_on(content) {
+            let (_, occurrence) = split_occurrence(edit.key().as_bytes());
             match edit {
                 Change::Insert { .. } if occurrence >= count => count += 1,
                 Change::Delete { .. } if occurrence < count => count -= 1,
@@ -240,9 +287,14 @@ impl Pending {
         }
     }
 
-    fn edits<'a>(&'a self, collection: &'a CollectionName) -> impl Iterator<Item = &'a Change> {
-        let edits = self.sets.iter().flat_map(|set| &set.edits.collections);
-        edits.filter(move |edits| edits.collection == *collection).flat_map(|edits| &edits.changes)
+    fn edits(&self, collection: &Collection) -> Arc<Edits> {
+        let mut placed = self.placed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(edits) = placed.iter().find(|edits| edits.collection == *collection) {
+            return Arc::clone(edits);
+        }
+        let edits = Arc::new(Edits::of(collection, &self.sets));
+        placed.push(Arc::clone(&edits));
+        edits
     }
 }
 
@@ -256,22 +308,36 @@ pub(crate) struct Answered {
     pub(crate) again: Vec<ReverseSet>,
 }
 
+/// What tells a field from others, whichever slots they are in: its name, where the set says it.
+fn field_name(names: Option<&Vec<String>>, slot: u32) -> (Option<String>, u32) {
+    match names.and_then(|names| names.get(slot as usize)) {
+        Some(name) => (Some(name.clone()), 0),
+        None => (None, slot),
+    }
+}
+
 /// A set without the field edits that a `later` one made anew.
 fn without_overwritten<'a>(set: &ReverseSet, later: impl Iterator<Item = &'a ReverseSet>) -> ReverseSet {
     let mut overwritten = BTreeSet::new();
-    for edits in later.flat_map(|set| &set.edits.collections) {
-        for edit in &edits.changes {
-            if let Change::Update { key, fields } = edit {
-                overwritten.extend(fields.iter().map(|field| (edits.collection.clone(), key.clone(), field.slot)));
+    for set in later {
+        for edits in &set.edits.collections {
+            let names = set.fields.get(&edits.collection);
+            for edit in &edits.changes {
+                if let Change::Update { key, fields } = edit {
+                    let fields = fields.iter().map(|field| field_name(names, field.slot));
+                    overwritten.extend(fields.map(|field| (edits.collection.clone(), key.clone(), field)));
+                }
             }
         }
     }
     let mut set = set.clone();
     for edits in &mut set.edits.collections {
         let name = edits.collection.clone();
+        let names = set.fields.get(&name);
         edits.changes.retain_mut(|edit| match edit {
             Change::Update { key, fields } => {
-                fields.retain(|field| !overwritten.contains(&(name.clone(), key.clone(), field.slot)));
+                let place = |slot: u32| (name.clone(), key.clone(), field_name(names, slot));
+                fields.retain(|field| !overwritten.contains(&place(field.slot)));
                 !fields.is_empty()
             }
             Change::Insert { .. } | Change::Delete { .. } => true,
@@ -279,9 +345,4 @@ fn without_overwritten<'a>(set: &ReverseSet, later: impl Iterator<Item = &'a Rev
     }
     set.edits.collections.retain(|edits| !edits.changes.is_empty());
     set
-}
-
-/// Whether an edit of `edited` bears on the record of `key`: equal rows without a key are one matter.
-fn same_record(collection: &Collection, edited: &Key, key: &Key) -> bool {
-    collection.schema.key_content(edited) == collection.schema.key_content(key)
 }

@@ -267,7 +267,7 @@ impl NotedRecords<'_> {
                 differences.push(Difference { key, before: Some(found.row()), after: None });
                 continue;
             }
-            let before = in_slots(&found.row(), &slots);
+            let before = found.row().in_slots(&slots);
             key.clear();
             schema.key_into(before.as_bytes(), 0, &mut key);
             entry.clear();
@@ -286,16 +286,6 @@ impl NotedRecords<'_> {
         }
         Ok(differences)
     }
-}
-
-/// A row with its values in other slots.
-fn in_slots(row: &Row, slots: &[Option<usize>]) -> Row {
-    let fields: Vec<FieldRef<'_>> = RowReader::new(row.as_bytes()).collect();
-    let mut placed = RowBuilder::default();
-    for slot in slots {
-        placed.push_encoded(slot.and_then(|slot| fields.get(slot).copied()).unwrap_or(FieldRef::ABSENT));
-    }
-    placed.row()
 }
 
 /// What stands there, with the changed slots of `row` written over it.
@@ -388,10 +378,10 @@ impl Entry {
             Entry::Put { row, changed } => {
                 let is_changed = |from: &Option<usize>| from.is_some_and(|from| changed.contains(&(from as u32)));
                 let moved = slots.iter().enumerate().filter(|(_, from)| is_changed(from)).map(|(slot, _)| slot as u32);
-                Entry::Put { row: in_slots(&row, slots), changed: moved.collect() }
+                Entry::Put { row: row.in_slots(slots), changed: moved.collect() }
             }
             Entry::Remove => Entry::Remove,
-            Entry::Rows { more, row } => Entry::Rows { more, row: in_slots(&row, slots) },
+            Entry::Rows { more, row } => Entry::Rows { more, row: row.in_slots(slots) },
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Changes, change sets, revisions and reverse sets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::digest::Digest;
-use crate::key::Key;
+use crate::key::{Key, split_occurrence};
 use crate::row::Row;
-use crate::schema::{Collection, CollectionName, ReceiverName};
+use crate::schema::{Collection, CollectionName, KeySpec, Moved, ReceiverName, Schema};
 use crate::value::Value;
 
 /// Names one exact state of a source: numbers go 1, 2, 3 … without a hole; 0 is the state before the first.
@@ -87,6 +88,46 @@ impl Change {
     pub fn key(&self) -> &Key {
         match self {
             Change::Insert { key, .. } | Change::Update { key, .. } | Change::Delete { key, .. } => key,
+        }
+    }
+
+    /// The same in `schema`, whose fields have `moved` to where they are. Values of fields that it lacks are left out; see
+    /// [`Change::lost`].
+    pub fn placed(&self, moved: &Moved, schema: &Schema) -> Change {
+        let key_of = |key: &Key, row: &Row| match &schema.key {
+            KeySpec::WholeRow => schema.key_of(row.as_bytes(), split_occurrence(key.as_bytes()).1),
+            KeySpec::Fields(_) => key.clone(),
+        };
+        match self {
+            Change::Insert { key, row } => {
+                let row = row.in_slots(moved.from());
+                Change::Insert { key: key_of(key, &row), row }
+            }
+            Change::Delete { key, row } => {
+                let row = row.in_slots(moved.from());
+                Change::Delete { key: key_of(key, &row), row }
+            }
+            Change::Update { key, fields } => {
+                let placed = |field: &FieldChange| {
+                    let slot = moved.to(field.slot as usize)? as u32;
+                    Some(FieldChange { slot, ..field.clone() })
+                };
+                let mut fields: Vec<_> = fields.iter().filter_map(placed).collect();
+                fields.sort_by_key(|field| field.slot);
+                Change::Update { key: key.clone(), fields }
+            }
+        }
+    }
+
+    /// The first field, by slot, with the value to be there, that has no place where the others have `moved` to.
+    pub fn lost(&self, moved: &Moved) -> Option<(usize, Value)> {
+        let is_lost = |(slot, value): &(usize, Value)| *value != Value::Absent && moved.to(*slot).is_none();
+        match self {
+            Change::Insert { row, .. } => row.values().into_iter().enumerate().find(is_lost),
+            Change::Update { fields, .. } => {
+                fields.iter().map(|field| (field.slot as usize, field.after.clone())).find(is_lost)
+            }
+            Change::Delete { .. } => None,
         }
     }
 
@@ -427,6 +468,16 @@ pub struct ReverseSet {
     pub time_millis: u64,
     /// The edits; schema changes are never among them.
     pub edits: Transaction,
+    /// The names of the edits' fields by slot, for each collection: while the edits wait, the log may be founded anew with the
+    /// fields in other slots. Those of a collection that isn't here are where the source has them.
+    pub fields: BTreeMap<CollectionName, Vec<String>>,
+}
+
+impl ReverseSet {
+    /// Where the fields of a collection's edits are in `collection`; `None`: where they were.
+    pub fn moved(&self, collection: &Collection) -> Option<Moved> {
+        collection.schema.moved(self.fields.get(&collection.name)?)
+    }
 }
 
 #[cfg(test)]

@@ -301,7 +301,8 @@ impl Origin {
         out: &mut RowBuilder,
         project: &mut dyn FnMut(Value, usize) -> Result<Value, E>,
     ) -> Result<(), E> {
-        if self.verbatim.contains(field.kind()) {
+        let is_plain = || field.text().is_some_and(|text| !text.contains('\0'));
+        if self.verbatim.contains(field.kind()) || self.verbatim.contains_plain_text() && is_plain() {
             out.push_encoded(field);
         } else {
             out.push(&project(field.value(), there)?);

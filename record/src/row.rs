@@ -94,6 +94,16 @@ impl Row {
         RowReader::new(&self.0).map(|field| field.value()).collect()
     }
 
+    /// The row with its values in other slots: for each, the one that its value is in here.
+    pub fn in_slots(&self, slots: &[Option<usize>]) -> Row {
+        let fields: Vec<FieldRef<'_>> = RowReader::new(&self.0).collect();
+        let mut placed = RowBuilder::default();
+        for slot in slots {
+            placed.push_encoded(slot.and_then(|slot| fields.get(slot).copied()).unwrap_or(FieldRef::ABSENT));
+        }
+        placed.row()
+    }
+
     /// The first slot beyond `fields`, if the row has a value there.
     pub fn beyond(&self, fields: usize) -> Option<usize> {
         beyond(&self.0, fields)

@@ -346,12 +346,47 @@ impl Schema {
         Row::of(&values.collect::<Vec<_>>())
     }
 
+    /// The names in all slots, those of dropped fields among them.
+    pub fn names(&self) -> Vec<String> {
+        self.fields.iter().map(|field| field.name.clone()).collect()
+    }
+
+    /// Where fields are here that had these `names`, by slot; `None`: where they were. As long as one log leads on, a slot has
+    /// one name.
+    pub fn moved(&self, names: &[String]) -> Option<Moved> {
+        if self.fields.iter().zip(names).all(|(field, name)| field.name == *name) {
+            return None;
+        }
+        let before = |field: &Field| names.iter().position(|name| *name == field.name);
+        let now = |name: &String| self.fields.iter().position(|field| field.name == *name);
+        Some(Moved { from: self.fields.iter().map(before).collect(), to: names.iter().map(now).collect() })
+    }
+
     /// For each slot of `self`, the slot of the field of the same name in `other`.
     pub fn slots_in(&self, other: &Schema) -> Vec<Option<usize>> {
         let slot = |field: &Field| {
             if field.dropped { None } else { other.slot(&field.name) }
         };
         self.fields.iter().map(slot).collect()
+    }
+}
+
+/// Where the fields of a collection went that had other slots before: by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    from: Vec<Option<usize>>,
+    to: Vec<Option<usize>>,
+}
+
+impl Moved {
+    /// For each slot now, the one before.
+    pub fn from(&self) -> &[Option<usize>] {
+        &self.from
+    }
+
+    /// For a slot before, the one now.
+    pub fn to(&self, slot: usize) -> Option<usize> {
+        self.to.get(slot).copied().flatten()
     }
 }
 

@@ -169,13 +169,16 @@ impl Kind {
     }
 }
 
-/// A set of kinds.
+/// A set of kinds, and perhaps of the texts that have no NUL in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct KindSet(u16);
+pub struct KindSet(u32);
+
+/// Above the bits of all kinds.
+const PLAIN_TEXT: u32 = 1 << 16;
 
 impl KindSet {
     /// Every kind.
-    pub const ALL: KindSet = KindSet(u16::MAX);
+    pub const ALL: KindSet = KindSet(u16::MAX as u32);
 
     /// The set of these kinds.
     pub const fn of(kinds: &[Kind]) -> KindSet {
@@ -191,6 +194,17 @@ impl KindSet {
     /// Whether `kind` is in the set.
     pub const fn contains(self, kind: Kind) -> bool {
         self.0 & (1 << kind as u16) != 0
+    }
+
+    /// The same set, and with it the texts that have no NUL in them, which many stores can't keep. [`KindSet::contains`] still
+    /// says of texts what it said.
+    pub const fn and_plain_text(self) -> KindSet {
+        KindSet(self.0 | PLAIN_TEXT)
+    }
+
+    /// Whether the texts without NUL are in the set.
+    pub const fn contains_plain_text(self) -> bool {
+        self.0 & PLAIN_TEXT != 0
     }
 }
 

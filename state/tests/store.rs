@@ -205,6 +205,54 @@ fn a_load_is_unseen_until_its_batch_is_committed_and_then_replaces() {
 }
 
 #[test]
+fn a_load_of_any_order_and_size_keeps_the_last_of_each_key() {
+    const COUNT: u32 = 9_000;
+    // Rows of a KiB: several pieces, handed on while others are still being put.
+    let row = |key: u32, round: u32| {
+        let mut row = vec![b'.'; 1_000];
+        row[..8].copy_from_slice(&[key.to_be_bytes(), round.to_be_bytes()].concat());
+        row
+    };
+    let ascending: Vec<u32> = (0..COUNT).collect();
+    let descending: Vec<u32> = (0..COUNT).rev().collect();
+    let mixed: Vec<u32> = (0..COUNT).map(|at| at * 7 % COUNT).collect();
+    let again = [ascending.clone(), ascending.clone(), descending.clone()].concat();
+    let upwards_then_mixed = [ascending.clone(), mixed.clone()].concat();
+    for keys in [ascending, descending, mixed, again, upwards_then_mixed] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let mut model = BTreeMap::new();
+        let mut load = store.load(&collection("a")).unwrap();
+        for (round, key) in keys.into_iter().enumerate() {
+            let row = row(key, round as u32);
+            load.put(&key.to_be_bytes(), &row).unwrap();
+            model.insert(key.to_be_bytes().to_vec(), row);
+        }
+        let mut batch = store.batch();
+        load.finish(&mut batch).unwrap();
+        batch.commit().unwrap();
+        assert!(records(&store, "a") == model);
+        drop(store);
+        assert!(records(&open(folder.path()), "a") == model);
+    }
+}
+
+#[test]
+fn a_large_unfinished_load_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut load = store.load(&collection("a")).unwrap();
+    for key in 0..6_000u32 {
+        load.put(&key.to_be_bytes(), &[b'.'; 1_000]).unwrap();
+    }
+    drop(load);
+    drop(store);
+    let store = open(folder.path());
+    assert!(store.view().collections().is_empty());
+    assert!(records(&store, "a").is_empty());
+}
+
+#[test]
 fn an_unfinished_load_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

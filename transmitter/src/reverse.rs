@@ -12,6 +12,7 @@ use deltabus_record::large::{LARGE_MIN, internalize, refers_to_large};
 use deltabus_record::merge::{self, Clock};
 use deltabus_record::row::{Row, RowBuilder, RowReader};
 use deltabus_record::schema::{Collection, CollectionName, Field, KeySpec, Schema};
+use deltabus_record::text;
 use deltabus_record::value::{Kind, KindSet, Value};
 use deltabus_state::Working;
 
@@ -51,7 +52,7 @@ pub(crate) fn merge_set(
     let mut verdicts = Vec::new();
     for edits in &set.edits.collections {
         for edit in &edits.changes {
-            match prepare(&edits.collection, edit, working, source)? {
+            match prepare(set, &edits.collection, edit, working, source)? {
                 Prepared::Decided(verdict) => verdicts.push(verdict),
                 Prepared::Edit(edit) => {
                     let edit = Edit { collection: &edits.collection, edit, time_millis };
@@ -78,8 +79,9 @@ pub(crate) enum Prepared {
     Decided(Verdict),
 }
 
-/// Brings an edit into the form in which it can be merged: values as the source keeps them, the key that these have.
+/// Brings an edit of `set` into the form in which it can be merged: values as the source keeps them, the key that these have.
 pub(crate) fn prepare(
+    set: &ReverseSet,
     name: &CollectionName,
     edit: &Change,
     working: &Working<'_>,
@@ -89,6 +91,14 @@ pub(crate) fn prepare(
         let reason = format!("the source has no collection `{name}`");
         return Ok(Prepared::Decided(refused(name, edit.clone(), reason)));
     };
+    let moved = set.moved(collection);
+    let placed = moved.as_ref().map(|moved| edit.placed(moved, &collection.schema));
+    if let Some((slot, value)) = moved.as_ref().and_then(|moved| edit.lost(moved)) {
+        let field = set.fields.get(name).and_then(|names| names.get(slot)).cloned().unwrap_or_default();
+        let reason = format!("the source has no field `{field}`, which was given {}", text::display(&value));
+        return Ok(Prepared::Decided(refused(name, placed.unwrap_or_else(|| edit.clone()), reason)));
+    }
+    let edit = placed.as_ref().unwrap_or(edit);
     let kept = match as_kept(edit, collection, source)? {
         Ok(kept) => kept,
         Err(reason) => return Ok(Prepared::Decided(refused(name, edit.clone(), reason))),

@@ -1,5 +1,6 @@
 //! What peers send that may send, and shouldn't: refused or bounded, and nobody else waits for it. On a memory bus.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +89,7 @@ impl World {
             base: Revision::default(),
             time_millis,
             edits: transaction(edits),
+            fields: BTreeMap::new(),
         };
         let last = self.log.last_reverse(&set.id.receiver).await.unwrap();
         let last = LastReverse { sequence: last.sequence, number };
@@ -348,7 +350,13 @@ async fn names_without_end_are_not_remembered_without_end() {
     transmitter.transmit_once().await.unwrap();
     let id = ReverseId { receiver: name("many"), number: 1 };
     let edits = transaction(vec![edit(2, "first", "of many")]);
-    let set = encode_reverse(&ReverseSet { id, base: Revision::default(), time_millis: now(), edits });
+    let set = encode_reverse(&ReverseSet {
+        id,
+        base: Revision::default(),
+        time_millis: now(),
+        edits,
+        fields: BTreeMap::new(),
+    });
     for number in 0..6_000 {
         world.put(&Subject::reverse(&name(&format!("many-{number}"))), set.clone()).await;
     }

@@ -1,5 +1,6 @@
 //! Reverse sets.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltabus_bus::broker::{AppendError, Broker, Expect, Follow, Stream, Subject};
@@ -38,6 +39,7 @@ fn edits(name: &str, number: u64, bytes: usize) -> ReverseSet {
             schemas: Vec::new(),
             collections: vec![CollectionChanges { collection, changes: vec![change] }],
         },
+        fields: BTreeMap::new(),
     }
 }
 

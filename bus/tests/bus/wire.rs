@@ -20,7 +20,7 @@ use deltabus_record::row::Row;
 use deltabus_record::schema::{Collection, CollectionName, FIELDS_MAX, Field, KeySpec, ReceiverName, Schema};
 use deltabus_record::value::{Date, Decimal, Instant, Kind, Large, Time, Value};
 use num_bigint::BigInt;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -165,12 +165,14 @@ fn set() -> impl Strategy<Value = ChangeSet> {
 }
 
 fn reverse_set() -> impl Strategy<Value = ReverseSet> {
-    (receiver(), number(), revision(), any::<u64>(), vec(changes(), 0..3)).prop_map(
-        |(receiver, number, base, time_millis, collections)| ReverseSet {
+    let fields = btree_map("[a-c]{1,3}".prop_map(CollectionName::new), vec("\\PC{0,8}", 0..4), 0..3);
+    (receiver(), number(), revision(), any::<u64>(), vec(changes(), 0..3), fields).prop_map(
+        |(receiver, number, base, time_millis, collections, fields)| ReverseSet {
             id: ReverseId { receiver, number },
             base,
             time_millis,
             edits: Transaction { schemas: Vec::new(), collections },
+            fields,
         },
     )
 }

@@ -173,50 +173,63 @@ impl Receiver {
         let adopts = outlets.iter().any(adopts);
         let equal_later = unknown || ledger::reconcile(&view)?;
         if destination == Destination::Lacks && !equal_later {
-            let mut records = touched.clone();
-            if !done.is_empty() {
-                records.extend(self.pending.records());
-            }
-            let known = |collection: &CollectionName, key: &Key| -> Result<Option<Row>, Error> {
-                let mut row = Vec::new();
-                Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
-            };
             // What was refused before is tried again as a whole.
             let pending = pending.lifting(&touched);
-            let mut equals = BTreeSet::new();
-            for (name, key) in &records {
-                let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name && outlet.counted()) else {
-                    continue;
-                };
-                // Edits may have taken or put others of the equal rows than those that the sets speak of.
-                let content = outlet.source.schema.key_content(key);
-                let source = &outlet.source;
-                let before = self.pending.count_on_top(source, content, |key| outlet.wanted(known(name, key)?))?;
-                let after = pending.count_on_top(source, content, |key| outlet.wanted(working.get(name, key)?))?;
-                let between = before.min(after)..before.max(after);
-                equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
-            }
-            records.extend(equals);
-            // A field or collection that comes, back perhaps, shows what edits brought to it when it was there before.
-            let gains = |outlet: &&Outlet| schemas_changed && outlet.gains(view.collection(outlet.name()));
-            let gaining: Vec<_> = outlets.iter().filter(gains).collect();
-            let gains = |name: &CollectionName| gaining.iter().any(|outlet| outlet.name() == name);
-            if !gaining.is_empty() {
-                records.extend(pending.places().into_iter().filter(|(name, _)| gains(name)));
-            }
             let mut turns = Vec::new();
-            for (collection, key) in records {
-                let Some(at) = outlets.iter().position(|outlet| *outlet.name() == collection) else { continue };
-                let outlet = &outlets[at];
-                let source = &outlet.source;
-                let mut before = self.pending.on_top(source, &key, |key| outlet.wanted(known(&collection, key)?))?;
-                if gains(&collection) {
-                    let then = view.collection(&collection).map(|then| &then.schema);
-                    before = before.zip(then).map(|(row, then)| then.only_had(&row));
+            if self.pending.is_empty() && pending.is_empty() && !schemas_changed {
+                // As it is where nobody edits: what the source changed is all there is, and known already.
+                for (name, key, now) in working.touched() {
+                    let Some(at) = outlets.iter().position(|outlet| outlet.name() == name) else { continue };
+                    let wanted = |row: &Option<Row>| outlets[at].wanted(row.clone());
+                    let (before, after) = (wanted(&now.before)?, wanted(&now.after)?);
+                    if before != after {
+                        turns.push(Turn { at, key: key.clone(), before, after });
+                    }
                 }
-                let after = pending.on_top(source, &key, |key| outlet.wanted(working.get(&collection, key)?))?;
-                if before != after {
-                    turns.push(Turn { at, key, before, after });
+            } else {
+                let mut records = touched.clone();
+                if !done.is_empty() {
+                    records.extend(self.pending.records(working.collections()));
+                }
+                let known = |collection: &CollectionName, key: &Key| -> Result<Option<Row>, Error> {
+                    let mut row = Vec::new();
+                    Ok(view.get(collection, key.as_bytes(), &mut row)?.then(|| Row::from_trusted(row)))
+                };
+                let mut equals = BTreeSet::new();
+                for (name, key) in &records {
+                    let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name && outlet.counted()) else {
+                        continue;
+                    };
+                    // Edits may have taken or put others of the equal rows than those that the sets speak of.
+                    let content = outlet.source.schema.key_content(key);
+                    let source = &outlet.source;
+                    let before = self.pending.count_on_top(source, content, |key| outlet.wanted(known(name, key)?))?;
+                    let after = pending.count_on_top(source, content, |key| outlet.wanted(working.get(name, key)?))?;
+                    let between = before.min(after)..before.max(after);
+                    equals.extend(between.map(|occurrence| (name.clone(), diff::counted(content, occurrence))));
+                }
+                records.extend(equals);
+                // A field or collection that comes, back perhaps, shows what edits brought to it when it was there before.
+                let gains = |outlet: &&Outlet| schemas_changed && outlet.gains(view.collection(outlet.name()));
+                let gaining: Vec<_> = outlets.iter().filter(gains).collect();
+                let gains = |name: &CollectionName| gaining.iter().any(|outlet| outlet.name() == name);
+                if !gaining.is_empty() {
+                    records.extend(pending.places(working.collections()).into_iter().filter(|(name, _)| gains(name)));
+                }
+                for (collection, key) in records {
+                    let Some(at) = outlets.iter().position(|outlet| *outlet.name() == collection) else { continue };
+                    let outlet = &outlets[at];
+                    let source = &outlet.source;
+                    let mut before =
+                        self.pending.on_top(source, &key, |key| outlet.wanted(known(&collection, key)?))?;
+                    if gains(&collection) {
+                        let then = view.collection(&collection).map(|then| &then.schema);
+                        before = before.zip(then).map(|(row, then)| then.only_had(&row));
+                    }
+                    let after = pending.on_top(source, &key, |key| outlet.wanted(working.get(&collection, key)?))?;
+                    if before != after {
+                        turns.push(Turn { at, key, before, after });
+                    }
                 }
             }
             let gone: Vec<Collection> = view

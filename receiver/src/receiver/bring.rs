@@ -162,6 +162,9 @@ impl Receiver {
 
     /// The dead letters after this was refused, and all else that was tried taken.
     pub(super) fn refuse(&self, to: &Bringing<'_>, refused: &[Refused]) -> Result<DeadLetters, Error> {
+        if refused.is_empty() && self.dead.is_empty() {
+            return Ok(self.dead.clone());
+        }
         // A collection that is gone has nothing to be set aside.
         let gone = |collection: &CollectionName| !to.outlets.iter().any(|outlet| outlet.name() == collection);
         let mut tried = to.tried.clone();

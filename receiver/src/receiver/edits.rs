@@ -1,6 +1,6 @@
 //! Edits made at the destination: found, kept as pending, sent.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use deltabus_bus::{Position, encode_reverse};
 use deltabus_interfaces::{Error as InterfaceError, Stamp, Unread, in_place};
@@ -142,8 +142,14 @@ impl Receiver {
             return Ok(self.stamp.clone());
         }
         self.index = None;
+        // What was set aside is expected there as the old base has its fields.
+        let held = self.dead.placed(aside.collections(), self.store.view().collections()).held();
+        let pending = self.pending.holding(held);
+        let pending = std::mem::replace(&mut self.pending, pending);
+        let look = self.look(aside);
+        self.pending = pending;
         // What is gone is made anew, and nothing was edited in it; what was edited in the rest counts.
-        let Some(look) = self.look(aside)? else { return Ok(None) };
+        let Some(look) = look? else { return Ok(None) };
         self.large.flush()?;
         let mut batch = self.store.batch();
         let sets = self.keep_edits(&look, position, &mut batch, round)?;
@@ -254,10 +260,17 @@ impl Receiver {
                         base: position.revision,
                         time_millis,
                         edits: Transaction::default(),
+                        fields: BTreeMap::new(),
                     });
                 }
                 bytes += more;
                 let Some(set) = sets.last_mut() else { continue };
+                if let Some(names) = look.fields.get(collection)
+                    && !set.fields.contains_key(collection)
+                {
+                    bytes += names.iter().map(|name| name.len() + FIELD_BYTES).sum::<usize>();
+                    set.fields.insert(collection.clone(), names.clone());
+                }
                 match set.edits.collections.last_mut().filter(|edits| edits.collection == *collection) {
                     Some(edits) => edits.changes.push(change),
                     None => {

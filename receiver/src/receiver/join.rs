@@ -1,6 +1,7 @@
 //! Joining by snapshot, and making the destination what it should be.
 
 use std::collections::{BTreeSet, HashMap};
+use std::thread;
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
@@ -18,6 +19,7 @@ use deltabus_record::schema::{Collection, CollectionName, KeySpec};
 use deltabus_state::{Batch, View, Working};
 use metrics::{counter, gauge, histogram};
 
+use crate::beside::Beside;
 use crate::config::MAX_DELETE_DEFAULT;
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::error::Error;
@@ -28,6 +30,7 @@ use crate::outlet::{Outlet, pair};
 use crate::pending::{Answered, Pending, Records};
 
 use super::bring::{Bringing, Prepared, Turn, collection_writes};
+use super::intake::Intake;
 use super::look::translator;
 use super::{DESTINATION_ATTEMPTS, JOIN_ATTEMPTS, Purpose, Receiver, Round};
 
@@ -64,16 +67,7 @@ impl Receiver {
         for collection in &manifest.collections {
             loads.push(self.store.load(collection)?);
         }
-        let mut digest = Digest::default();
-        while let Some(mut records) = reader.next().await? {
-            in_place(|| -> Result<(), Error> {
-                while let Some((collection, key, row)) = records.advance()? {
-                    digest.add(hashers[collection].hash(key, row));
-                    loads[collection].put(key, row)?;
-                }
-                Ok(())
-            })?;
-        }
+        let Intake { loads, digest, .. } = Intake::new(hashers, loads).take_all(&mut reader).await?;
         let revision = manifest.position.revision;
         if digest != revision.digest {
             return Err(Error::Digest { source_name: self.config.source.clone(), revision: revision.number });
@@ -98,6 +92,9 @@ impl Receiver {
         for load in loads {
             load.finish(&mut batch)?;
         }
+        // The log may have been founded anew, with the fields in other slots.
+        let dead = self.dead.placed(&manifest.collections, view.collections());
+        dead.write(&self.dead, &mut batch)?;
         let number = ledger::reverse_number(&view)?.max(taken.last());
         let is_answered = |number| taken.has_taken(number);
         let Answered { pending, done, again } = self.pending.answered(taken.last(), is_answered, number + 1);
@@ -114,7 +111,8 @@ impl Receiver {
         ledger::put_made(&mut batch, None)?;
         ledger::put_index(&mut batch, None)?;
         in_place(|| batch.commit())?;
-        self.pending = pending;
+        self.pending = pending.holding(dead.held());
+        self.dead = dead;
         self.index = None;
         self.ahead = None;
         round.joined = true;
@@ -251,22 +249,26 @@ impl Receiver {
         let done = match loads.is_empty() && !altered && changes == 0 && mark.is_none() && !stamp.is_missing() {
             true => Ok(stamp.clone()),
             false => {
-                let mut all = Vec::new();
-                let mut streams = loads.iter_mut().map(|(at, records)| (*at, records)).collect::<HashMap<_, _>>();
-                for at in &order {
-                    let outlet = &outlets[*at];
-                    let action = match streams.remove(at) {
-                        Some(records) => Action::Load(records),
-                        None => Action::Write(&prepared.writes[*at]),
-                    };
-                    all.push(CollectionWrite { collection: &outlet.destination, dropped: &outlet.dropped, action });
-                }
-                self.announce(&all, &order, &outlets, &view)?;
-                for collection in &gone {
-                    all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
-                }
-                let staged = self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large);
-                drop(all);
+                // A scope of its own: it ends when all records have been made.
+                let staged = thread::scope(|scope| {
+                    let loads = loads.iter_mut().map(|(at, records)| (*at, Beside::new(scope, records)));
+                    let mut loads: Vec<_> = loads.collect();
+                    let mut streams = loads.iter_mut().map(|(at, records)| (*at, records)).collect::<HashMap<_, _>>();
+                    let mut all = Vec::new();
+                    for at in &order {
+                        let outlet = &outlets[*at];
+                        let action = match streams.remove(at) {
+                            Some(records) => Action::Load(records),
+                            None => Action::Write(&prepared.writes[*at]),
+                        };
+                        all.push(CollectionWrite { collection: &outlet.destination, dropped: &outlet.dropped, action });
+                    }
+                    self.announce(&all, &order, &outlets, &view)?;
+                    for collection in &gone {
+                        all.push(CollectionWrite { collection, dropped: &[], action: Action::Remove });
+                    }
+                    Ok::<_, Error>(self.interface.stage(&mut all, &stamp, mark.as_ref(), &*self.large))
+                })?;
                 match staged {
                     Ok(staged) => {
                         changes += loads.iter().map(|(_, records)| records.count()).sum::<u64>();
@@ -461,21 +463,22 @@ impl Receiver {
 
 /// Puts the edits of `done` on top.
 fn put_on_top(working: &mut Working<'_>, done: &Pending) -> Result<(), Error> {
-    for (name, key) in done.records() {
-        let Some(collection) = working.collection(&name).cloned() else { continue };
+    let collections = working.collections().to_vec();
+    for (name, key) in done.records(&collections) {
+        let Some(collection) = collections.iter().find(|collection| collection.name == name) else { continue };
         let base = |key: &Key| working.get(&name, key);
         let keys = match collection.schema.key {
             KeySpec::Fields(_) => vec![key],
             KeySpec::WholeRow => {
                 let content = collection.schema.key_content(&key);
                 let before = diff::count_equal(content, |key| Ok::<_, deltabus_state::Error>(base(key)?.is_some()))?;
-                let after = done.count_on_top(&collection, content, base)?;
+                let after = done.count_on_top(collection, content, base)?;
                 let between = before.min(after)..before.max(after);
                 between.map(|occurrence| diff::counted(content, occurrence)).collect()
             }
         };
         for key in keys {
-            let row = done.on_top(&collection, &key, |key| working.get(&name, key))?;
+            let row = done.on_top(collection, &key, |key| working.get(&name, key))?;
             working.set(&name, &key, row)?;
         }
     }

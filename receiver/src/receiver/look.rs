@@ -65,6 +65,7 @@ impl Receiver {
             missing: pairs.contains(&None),
             found,
             differences: Vec::new(),
+            fields: view.collections().iter().map(|known| (known.name.clone(), known.schema.names())).collect(),
             index: next,
             stale: Stale::new(),
             unread: Vec::new(),

@@ -4,6 +4,7 @@ mod apply;
 mod bring;
 mod compare;
 mod edits;
+mod intake;
 mod join;
 mod look;
 mod past;
@@ -15,7 +16,7 @@ mod send;
 mod traced;
 mod writes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -161,6 +162,8 @@ struct Look {
     found: Vec<Collection>,
     /// By collection of the source: records that aren't as expected, and how many were expected to be there.
     differences: Vec<(CollectionName, Vec<Difference>, u64)>,
+    /// By collection of the source: the names of its fields by slot.
+    fields: BTreeMap<CollectionName, Vec<String>>,
     /// Collections that should be there and aren't.
     missing: bool,
     index: Digest,

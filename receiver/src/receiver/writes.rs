@@ -19,6 +19,9 @@ pub(super) fn settled(outlet: &Outlet, writes: Vec<RecordWrite>) -> Vec<RecordWr
             going.entry(key.clone()).or_default().push(row.clone());
         }
     }
+    if going.is_empty() {
+        return writes;
+    }
     let mut met: HashMap<Key, usize> = HashMap::new();
     let mut settled = Vec::with_capacity(writes.len());
     for write in writes {

@@ -350,7 +350,13 @@ async fn edits_before_one_that_was_sent_again_are_taken() {
     world.write("copy.csv", "id,phone\n1,119\n2,222\n3,333\n");
     receiver.receive_once().await.unwrap();
     let id = ReverseId { receiver: ReceiverName::new("bergen").unwrap(), number: 1 };
-    let of_another = ReverseSet { id, base: Revision::default(), time_millis: 0, edits: Transaction::default() };
+    let of_another = ReverseSet {
+        id,
+        base: Revision::default(),
+        time_millis: 0,
+        edits: Transaction::default(),
+        fields: Default::default(),
+    };
     world.log().send_reverse(&of_another, LastReverse::default()).await.unwrap().unwrap();
     assert_eq!(transmitter.transmit_once().await.unwrap().reverse_sets, 2);
     receiver.receive_once().await.unwrap();

@@ -1,5 +1,6 @@
 //! What somebody decides by hand: conflicts, and edits that the source could not take.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use deltabus_bus::{ANSWER_OPEN, Decision, Entry, causes, history};
@@ -217,6 +218,7 @@ impl Transmitter {
             base,
             time_millis: case.time_millis,
             edits: Transaction { schemas: Vec::new(), collections: edits },
+            fields: BTreeMap::new(),
         };
         let last_changed = |collection: &CollectionName, key: &Key| remembered(view, collection, key);
         let mut working = Working::new(view, base.digest);

@@ -290,7 +290,7 @@ impl Transmitter {
             };
             for edits in &set.edits.collections {
                 for edit in &edits.changes {
-                    let edit = match reverse::prepare(&edits.collection, edit, &working, &source)? {
+                    let edit = match reverse::prepare(set, &edits.collection, edit, &working, &source)? {
                         Prepared::Edit(edit) => edit,
                         Prepared::Decided(verdict) => {
                             reply.verdicts.push(verdict);

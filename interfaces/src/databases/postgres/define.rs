@@ -18,7 +18,8 @@ pub(super) fn unusable(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Makes or alters the table as `write` asks; gives it as it then is.
+/// Makes or alters the table as `write` asks; gives it as it then is. One that is made to be loaded has no key yet:
+/// [`add_key`] is for afterwards.
 pub(super) fn define(
     session: &Session,
     name: &TableName,
@@ -46,7 +47,7 @@ pub(super) fn define(
         }
     }
     let Some(table) = found else {
-        create(session, name, schema, place)?;
+        create(session, name, write, place)?;
         return Table::named(session, name).map_err(failed);
     };
     let mut changes = Vec::new();
@@ -81,7 +82,24 @@ pub(super) fn define(
     Table::named(session, name).map_err(failed)
 }
 
-fn create(session: &Session, name: &TableName, schema: &Schema, place: &str) -> Result<(), Stop> {
+/// Makes the key of a table that was made without it and then loaded: an index that is built of all rows at once takes a part
+/// of the time and of the log that one takes which grows row by row.
+pub(super) fn add_key(session: &Session, table: &Table, schema: &Schema, place: &str) -> Result<(), Stop> {
+    let Some(key) = key_sql(schema) else { return Ok(()) };
+    session.batch(&format!("ALTER TABLE {} ADD {key}", table.name.sql())).map_err(|failure| {
+        // Two records may be one to the database.
+        let key = Some("of some record".into());
+        Stop::Server { failure, place: place.to_owned(), doing: "making the key", key }
+    })
+}
+
+fn key_sql(schema: &Schema) -> Option<String> {
+    let names: Vec<_> = schema.key_names().into_iter().map(quote).collect();
+    (!names.is_empty()).then(|| format!("PRIMARY KEY ({})", names.join(", ")))
+}
+
+fn create(session: &Session, name: &TableName, write: &CollectionWrite<'_>, place: &str) -> Result<(), Stop> {
+    let schema = &write.collection.schema;
     let failed =
         |failure| Stop::Server { failure, place: place.to_owned(), doing: "making or altering the table", key: None };
     let key: &[u32] = match &schema.key {
@@ -99,9 +117,8 @@ fn create(session: &Session, name: &TableName, schema: &Schema, place: &str) -> 
             problem: "a table without a column can't be made".into(),
         }));
     }
-    if !key.is_empty() {
-        let names: Vec<_> = schema.key_names().into_iter().map(quote).collect();
-        parts.push(format!("PRIMARY KEY ({})", names.join(", ")));
+    if !matches!(write.action, Action::Load(_)) {
+        parts.extend(key_sql(schema));
     }
     session.batch(&format!("CREATE TABLE {} ({})", name.sql(), parts.join(", "))).map_err(failed)
 }

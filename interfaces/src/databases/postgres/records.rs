@@ -10,6 +10,7 @@ use deltabus_record::value::Value;
 use super::binary;
 use super::connection::{Failure, Parameter, Session, first};
 use super::copy::{Copy, Format};
+use super::define;
 use super::encode;
 use super::table::{Table, quote};
 use super::types::Form;
@@ -105,6 +106,11 @@ impl<'a> Target<'a> {
             }));
         }
         Ok(())
+    }
+
+    /// Makes the key of a table that was made without it.
+    pub(super) fn add_key(&self) -> Result<(), Stop> {
+        define::add_key(self.session, self.table, self.schema, &self.place)
     }
 
     /// Sorts the writes by what is there; [`Error::Changed`] if others wrote one of the records.

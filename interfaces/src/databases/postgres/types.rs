@@ -102,6 +102,9 @@ impl Form {
             "timestamp without time zone" => return Some(Form::Timestamp(DECIMALS_MAX)),
             _ => {}
         }
+        if let Some(limits) = numeric_limits(declared) {
+            return Some(Form::Numeric(Some(limits)));
+        }
         let declared = declared.rsplit_once(AS).map_or(declared, |(_, base)| base);
         if let Some(element) = declared.strip_suffix("[]") {
             // One pair stands for all dimensions; of more nothing is asked, however many somebody declared.
@@ -355,6 +358,7 @@ pub(super) fn verbatim(field: &Field) -> KindSet {
         Form::Float8 => KindSet::of(&[Kind::Null, Kind::Float]),
         Form::Bytea => KindSet::of(&[Kind::Null, Kind::Bytes]),
         Form::Uuid => KindSet::of(&[Kind::Null, Kind::Uuid]),
+        Form::Text => KindSet::of(&[Kind::Null]).and_plain_text(),
         _ => KindSet::of(&[Kind::Null]),
     }
 }
@@ -472,12 +476,29 @@ pub(super) fn shortest(float: f32) -> f64 {
     if float.is_finite() { float.to_string().parse().unwrap_or(f64::NAN) } else { float.into() }
 }
 
+/// The most decimal digits of which each number fits 64 bits.
+const SHORT_DIGITS: u32 = 19;
+
+/// Precision and scale of `numeric(12,2)`.
+fn numeric_limits(declared: &str) -> Option<(i64, i32)> {
+    let (precision, scale) = declared.strip_prefix("numeric(")?.strip_suffix(')')?.split_once(',')?;
+    Some((precision.parse().ok()?, scale.parse().ok()?))
+}
+
 /// The number as a column of these limits keeps it; `None` where it would be rounded or refused.
 fn numeric(decimal: &Decimal, limits: Option<(i64, i32)>) -> Option<Decimal> {
     let wanted = match limits {
         Some((_, scale)) => scale,
         None => decimal.scale.max(0),
     };
+    if let Some((precision, scale)) = limits
+        && decimal.scale == scale
+        && (0..=NUMERIC_SCALE_MAX).contains(&scale)
+        && let Ok(precision @ 0..=SHORT_DIGITS) = u32::try_from(precision)
+        && let Ok(short) = u64::try_from(decimal.unscaled.magnitude())
+    {
+        return (short < 10_u64.pow(precision)).then(|| decimal.clone());
+    }
     if wanted > NUMERIC_SCALE_MAX || decimal.scale > NUMERIC_SCALE_MAX * 2 {
         return None;
     }

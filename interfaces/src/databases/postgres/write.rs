@@ -147,6 +147,7 @@ fn attempt<'a>(
 
     let mut tables: Vec<Option<Table>> = Vec::with_capacity(writes.len());
     let mut gone = Vec::new();
+    let mut keyless = Vec::with_capacity(writes.len());
     for write in writes.iter_mut() {
         let name = name_of(postgres, write.collection, &schema)?;
         let place = place_of(postgres, write.collection.name.as_str());
@@ -159,6 +160,7 @@ fn attempt<'a>(
         {
             return Err(Stop::Error(Error::Changed { place }));
         }
+        keyless.push(found.is_none() && matches!(write.action, Action::Load(_)));
         tables.push(match (&write.action, &found) {
             (Action::Remove, Some(table)) if matches!(table.sort, Sort::Table | Sort::Partitioned) => {
                 gone.push(name.sql());
@@ -193,7 +195,7 @@ fn attempt<'a>(
                 .map_err(failed("switching triggers off"))?,
         );
     }
-    let plans = write_all(writes, &targets, &order.parents_first, &horizon, strategy, loaded)?;
+    let plans = write_all(writes, &targets, &keyless, &order.parents_first, &horizon, strategy, loaded)?;
     if postgres.triggers == Triggers::On {
         insist(&session, &targets, &plans)?;
     }
@@ -330,10 +332,11 @@ fn insist(session: &Session, targets: &[Option<Target<'_>>], plans: &[Option<Pla
     Ok(())
 }
 
-/// Writes all records; gives what was done to single ones.
+/// Writes all records; gives what was done to single ones. `keyless`: tables that get their key when they are loaded.
 fn write_all<'w>(
     writes: &'w mut [CollectionWrite<'_>],
     targets: &[Option<Target<'_>>],
+    keyless: &[bool],
     parents_first: &[usize],
     horizon: &Horizon,
     strategy: Strategy,
@@ -372,6 +375,9 @@ fn write_all<'w>(
         if let Some(records) = &mut loads[at] {
             *loaded = Loaded::Yes;
             target.load(&mut ***records)?;
+            if keyless[at] {
+                target.add_key()?;
+            }
             target.advance_sequences()?;
         }
     }

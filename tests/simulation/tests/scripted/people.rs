@@ -127,6 +127,12 @@ impl People {
         self.transmitter = None;
     }
 
+    /// The transmitter ends, and its state is gone.
+    pub(crate) fn forget_transmitter(&mut self) {
+        self.end_transmitter();
+        fs::remove_dir_all(self.path("state/sources")).unwrap();
+    }
+
     fn receiver_on(&self, state: &StateDirectory, reverse: bool) -> Receiver {
         let name = ReceiverName::new("oslo").unwrap();
         let mut config = deltabus_receiver::Config::new(self.name.clone(), self.location(&self.copy, "copy"), name);
