@@ -184,6 +184,12 @@ impl Process {
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
     }
+
+    /// The most resident memory so far.
+    pub(crate) fn peak_mib(&self) -> Result<f64> {
+        let file = format!("/proc/{}/status", self.0);
+        Ok(peak(&file).ok_or_else(|| format!("{file} tells no memory"))? as f64 / 1024.0)
+    }
 }
 
 /// Processes that end with this.
@@ -199,6 +205,11 @@ impl Running {
     /// Their resident memory.
     pub(crate) fn memory_mib(&self) -> Result<f64> {
         self.0.iter().map(|child| Process(child.id()).memory_mib()).sum()
+    }
+
+    /// The most resident memory of each so far, added up.
+    pub(crate) fn peak_mib(&self) -> Result<f64> {
+        self.0.iter().map(|child| Process(child.id()).peak_mib()).sum()
     }
 }
 
