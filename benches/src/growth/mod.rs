@@ -144,7 +144,8 @@ impl Unit {
     fn for_size(self, largest: f64) -> (&'static str, f64) {
         match self {
             Unit::Seconds if largest >= 1.0 => ("s", 1.0),
-            Unit::Seconds => ("ms", 1e3),
+            Unit::Seconds if largest >= 1e-3 => ("ms", 1e3),
+            Unit::Seconds => ("µs", 1e6),
             Unit::Mebibytes if largest >= 1.0 => ("MiB", 1.0),
             Unit::Mebibytes => ("KiB", 1024.0),
             Unit::Bytes if largest >= 1e6 => ("MB", 1e-6),
@@ -226,28 +227,23 @@ fn values(points: &[Point], stage: &str, who: &str, quantity: &Quantity) -> Vec<
     of_both.filter_map(|point| Some((point.at as f64, (quantity.of)(point)?))).collect()
 }
 
-/// The lines of least squares, as a table in Markdown.
+/// The lines of least squares, as a table in Markdown: slope, R², and how far the farthest point is from the line, as a part of
+/// the largest value.
 fn print(axis: Axis, points: &[Point]) {
     let (unit, many) = axis.unit();
-    println!("\n{}\n", axis.title());
-    println!("| | | least | most | for each {unit} | R² | farthest from the line |\n|---|---|---|---|---|---|---|");
+    let sides = sides(points);
+    println!("\n{}\n\n| for each {unit} | {} |\n|---|{}", axis.title(), sides.join(" | "), "---|".repeat(sides.len()));
     for stage in stages(points) {
         for quantity in &QUANTITIES {
-            for who in sides(points) {
+            let cells = sides.iter().map(|who| {
                 let values = values(points, stage, who, quantity);
-                let Some(line) = Line::through(&values) else { continue };
-                let least = values.iter().map(|(_, y)| *y).fold(f64::MAX, f64::min);
                 let most = values.iter().map(|(_, y)| *y).fold(0.0, f64::max);
-                println!(
-                    "| {stage}: {} | {who} | {} | {} | {} | {:.4} | {:.0} % |",
-                    quantity.name,
-                    quantity.unit.show(least),
-                    quantity.unit.show(most),
-                    quantity.unit.show(line.slope * many),
-                    line.r_squared,
-                    line.farthest / most * 100.0,
-                );
-            }
+                Line::through(&values).map_or(String::new(), |line| {
+                    let (slope, farthest) = (quantity.unit.show(line.slope * many), line.farthest / most * 100.0);
+                    format!("{slope} ({:.3}, {farthest:.0} %)", line.r_squared)
+                })
+            });
+            println!("| {stage}: {} | {} |", quantity.name, cells.collect::<Vec<_>>().join(" | "));
         }
     }
 }

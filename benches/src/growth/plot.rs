@@ -78,7 +78,7 @@ fn panel(area: &Area<'_>, axis: Axis, stage: &str, quantity: &Quantity, points: 
         .draw()?;
     for (line, colour) in lines.into_iter().zip(COLOURS.iter().cycle()) {
         if let Some(straight) = Line::through(&line) {
-            let ends = [0.0, right].map(|x| (x, (straight.at(x) * many).max(0.0)));
+            let ends = positive(&straight, right).map(|x| (x, straight.at(x) * many));
             chart.draw_series(DashedLineSeries::new(ends, 4, 5, colour.mix(0.6).stroke_width(1)))?;
         }
         let line: Vec<_> = line.into_iter().map(|(x, y)| (x, y * many)).collect();
@@ -86,6 +86,16 @@ fn panel(area: &Area<'_>, axis: Axis, stage: &str, quantity: &Quantity, points: 
         chart.draw_series(line.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
     }
     Ok(())
+}
+
+/// From where to where, between 0 and `right`, a line is not below 0.
+fn positive(line: &Line, right: f64) -> [f64; 2] {
+    let crossing = (-line.start / line.slope).clamp(0.0, right);
+    match (line.at(0.0) < 0.0, line.at(right) < 0.0) {
+        (true, false) => [crossing, right],
+        (false, true) => [0.0, crossing],
+        _ => [0.0, right],
+    }
 }
 
 fn legend(head: &Area<'_>, sides: &[&str]) -> Result<()> {
@@ -124,6 +134,13 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_ends_where_it_goes_below_zero() {
+        let lines = [[-1.0, 2.0], [1.0, -1.0], [1.0, 2.0]].map(|y| Line::through(&[(0.0, y[0]), (3.0, y[1])]));
+        let parts = lines.map(|line| positive(&line.expect("there is one"), 3.0));
+        assert_eq!(parts.map(|part| part.map(|x| (x * 1e6).round() / 1e6)), [[1.0, 3.0], [0.0, 1.5], [0.0, 3.0]]);
+    }
 
     #[test]
     fn labels_are_short() {

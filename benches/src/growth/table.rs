@@ -102,14 +102,16 @@ impl Source {
 
 /// Writes the table anew with one field changed in `count` of its rows, which lie anywhere in it.
 fn change(before: &Path, after: &Path, rows: u64, count: u64) -> Result<()> {
-    let stretch = rows / count;
     let mut file = BufWriter::with_capacity(1 << 20, fs::File::create(after)?);
+    // The table in `count` stretches, in each of which one row is changed.
+    let first = |stretch: u64| (stretch * rows).div_ceil(count);
     // The header stands before the first row.
     for (line, text) in BufReader::with_capacity(1 << 20, fs::File::open(before)?).lines().enumerate() {
         let mut text = text?;
         if let Some(row) = (line as u64).checked_sub(1) {
-            let (which, at) = (row / stretch, row % stretch);
-            if which < count && at == mix(which) % stretch {
+            let stretch = row * count / rows;
+            let (begin, end) = (first(stretch), first(stretch + 1));
+            if row == begin + mix(stretch) % (end - begin) {
                 text = text.replacen("first seen", "seen again", 1);
             }
         }
