@@ -22,20 +22,25 @@ const CALM: Duration = Duration::from_millis(500);
 const SOURCE_ROWS: u64 = 5_000;
 const SOURCE_CHANGED: u64 = 20;
 
-/// How many there are, up to the most at this scale.
-fn counts(effort: Effort, most: u64) -> impl Iterator<Item = u64> {
-    let most = effort.scaled(most).max(2);
-    (0..).map(|power| 1 << power).take_while(move |count| *count <= most)
+/// How many receivers there are. Each watches its file; Linux gives a user 128 instances of inotify unless told otherwise, and the
+/// transmitter needs one, without which it looks every two seconds.
+const RECEIVERS: [u64; 9] = [1, 2, 4, 8, 16, 32, 64, 96, 120];
+
+const SOURCES: [u64; 8] = [1, 2, 4, 8, 16, 32, 48, 64];
+
+/// Those up to the most at this scale, two at least.
+fn counts(effort: Effort, full: &[u64]) -> Vec<u64> {
+    let most = full.last().map_or(0, |most| effort.scaled(*most)).max(2);
+    full.iter().copied().filter(|count| *count <= most).collect()
 }
 
-/// From one receiver to 128, each with a process of its own, then all in one.
+/// Receivers with a process each, then all in one.
 pub(super) fn receivers(effort: Effort) -> Result<Vec<Point>> {
     let mut points = Gathered::default();
-    for count in counts(effort, 128) {
-        follow_sets(&mut points, count, Together::Apart)?;
-    }
-    for count in counts(effort, 128) {
-        follow_sets(&mut points, count, Together::InOneProcess)?;
+    for together in [Together::Apart, Together::InOneProcess] {
+        for count in counts(effort, &RECEIVERS) {
+            follow_sets(&mut points, count, together)?;
+        }
     }
     Ok(points.0)
 }
@@ -93,10 +98,10 @@ fn follow_sets(points: &mut Gathered, count: u64, together: Together) -> Result<
     Ok(())
 }
 
-/// From one source to 64, all in one process on either side.
+/// Sources, all in one process on either side.
 pub(super) fn sources(effort: Effort) -> Result<Vec<Point>> {
     let mut points = Gathered::default();
-    for count in counts(effort, 64) {
+    for count in counts(effort, &SOURCES) {
         for _ in 0..effort.runs {
             let world = World::new()?;
             name_sources(&world, count)?;
