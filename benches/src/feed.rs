@@ -106,6 +106,6 @@ impl Feed {
         let transaction = Transaction { schemas: Vec::new(), collections: vec![changes] };
         let time_millis = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as u64;
         let set = ChangeSet { base, next, time_millis, transactions: vec![transaction], replies: Vec::new() };
-        Ok((next, encode_set(&set)))
+        Ok((next, encode_set(&set).packed()))
     }
 }

@@ -46,6 +46,9 @@ enum Bench {
         /// How many columns: 3, 8, or more.
         #[arg(long, default_value_t = 8)]
         columns: usize,
+        /// How often each is run.
+        #[arg(long, default_value_t = measure::RUNS)]
+        runs: usize,
     },
     /// First load into SQLite beside `sqlite3 .import`.
     Load {
@@ -218,7 +221,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
-        Bench::Diff { rows, columns } => tables::diff(rows, columns),
+        Bench::Diff { rows, columns, runs } => tables::diff(rows, columns, runs),
         Bench::Load { rows } => tables::load(rows),
         Bench::Publish { rows } => pipeline::publish(rows),
         Bench::SlowReceivers { changes } => latency::beside_slow_receivers(changes),

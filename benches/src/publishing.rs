@@ -187,5 +187,5 @@ fn make(at: &mut Revision, bytes: usize, content: Content) -> (Revision, Encoded
     let transactions = vec![Transaction { schemas: Vec::new(), collections }];
     let set = ChangeSet { base, next, time_millis: base.number, transactions, replies: Vec::new() };
     *at = next;
-    (next, encode_set(&set))
+    (next, encode_set(&set).packed())
 }

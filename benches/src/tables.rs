@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::measure::{Case, Result, alternating, alternative, best, deltabus, installed, line};
+use crate::measure::{Case, Result, alternating, alternative, best, deltabus, in_turn, installed, line};
 use crate::rows::{self, Arrangement, Table};
 
 fn location(path: &Path) -> String {
@@ -14,7 +14,7 @@ fn location(path: &Path) -> String {
 const CHANGED: [u64; 4] = [0, 1, 10, 500];
 
 /// Files of which some rows changed, which are ordered otherwise or lack a part; and a file that is looked at again.
-pub(crate) fn diff(rows: u64, columns: usize) -> Result<()> {
+pub(crate) fn diff(rows: u64, columns: usize, runs: usize) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (a, b) = (folder.path().join("a.csv"), folder.path().join("b.csv"));
     let before = Table::new(rows, columns);
@@ -31,7 +31,7 @@ pub(crate) fn diff(rows: u64, columns: usize) -> Result<()> {
             command.args(["diff", "--no-index"]).args([&a, &b]);
             Ok(command)
         }));
-        alternating(cases)?;
+        in_turn(cases, runs)?;
     }
     for (arrangement, what) in [
         (Arrangement::Moved, "a tenth moved from the beginning to the end"),
@@ -40,7 +40,7 @@ pub(crate) fn diff(rows: u64, columns: usize) -> Result<()> {
     ] {
         println!("\n{what}, 1 % changed");
         Table { arrangement, changed: 10, ..before }.write(&b)?;
-        alternating(diff_cases(&a, &b)?)?;
+        in_turn(diff_cases(&a, &b)?, runs)?;
     }
     std::fs::remove_file(&b)?;
     scan(&a, folder.path(), rows)

@@ -65,7 +65,7 @@ pub(crate) fn put_message(out: &mut Vec<u8>, number: u64, bytes: usize) {
 }
 
 /// Appends the field `number`; left out where there are no bytes, as any field is that has its default.
-fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, number, bytes.len());
         out.extend_from_slice(bytes);
@@ -73,6 +73,6 @@ fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
 }
 
 /// What [`put_bytes`] appends for a field below 16.
-fn field_bytes(bytes: &[u8]) -> usize {
+pub(crate) fn field_bytes(bytes: &[u8]) -> usize {
     if bytes.is_empty() { 0 } else { 1 + encoded_len_varint(bytes.len() as u64) + bytes.len() }
 }

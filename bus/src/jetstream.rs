@@ -27,6 +27,7 @@ use crate::broker::{
 use crate::clock::{Clock, SystemClock};
 use crate::error::causes;
 use crate::metrics as figures;
+use crate::shared::Shared;
 use crate::signature::{Signing, UNTRUSTED, last_value};
 use crate::version;
 
@@ -89,6 +90,7 @@ pub struct JetStream {
     moves: watch::Sender<u64>,
     signing: Option<Signing>,
     reading: Reading,
+    logs: Shared,
 }
 
 /// How one subject of a stream is read.
@@ -123,7 +125,14 @@ impl JetStream {
             Login::Issued(_) => Reading::Last,
             Login::Nobody | Login::File(_) | Login::Password { .. } => Reading::Stream,
         };
-        Ok(JetStream { link, cuts, moves: watch::Sender::new(0), signing: access.signing.clone(), reading })
+        Ok(JetStream {
+            link,
+            cuts,
+            moves: watch::Sender::new(0),
+            signing: access.signing.clone(),
+            reading,
+            logs: Shared::default(),
+        })
     }
 
     /// Goes on with the broker at `urls`, which is the same one that has moved. What is under way fails, and subscriptions end as
@@ -496,20 +505,11 @@ impl Broker for JetStream {
 
     async fn follow(&self, source: &SourceName, follow: Follow) -> Result<Box<dyn Live>, BrokerError> {
         // `unstored`: where what comes without being stored is said to be.
-        let (tail, unstored) = match follow {
-            Follow::Changes => (LIVE, LIVE),
-            Follow::Reverse => ("reverse.*", LIVE),
-            Follow::Words(word) => (word.tail(), word.tail()),
-        };
-        let subject = format!("deltabus.{source}.{tail}");
-        // In this order: what moves in between ends the subscription.
-        let moves = self.moves.subscribe();
-        let client = self.client();
-        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
-        // The subscription must stand before the log's end is looked at.
-        client.flush().await.map_err(|error| self.unavailable(&error))?;
-        let (source, signing) = (source.clone(), self.signing.clone());
-        Ok(Box::new(Following { source, unstored, subscriber, moves, signing }))
+        match follow {
+            Follow::Changes => self.logs.follow(source, async || self.subscribe(source, LIVE, LIVE).await).await,
+            Follow::Reverse => Ok(Box::new(self.subscribe(source, "reverse.*", LIVE).await?)),
+            Follow::Words(word) => Ok(Box::new(self.subscribe(source, word.tail(), word.tail()).await?)),
+        }
     }
 
     async fn beat(&self, source: &SourceName, payload: Bytes) -> Result<(), BrokerError> {
@@ -655,6 +655,22 @@ impl JetStream {
 }
 
 impl JetStream {
+    async fn subscribe(
+        &self,
+        source: &SourceName,
+        tail: &str,
+        unstored: &'static str,
+    ) -> Result<Following, BrokerError> {
+        let subject = format!("deltabus.{source}.{tail}");
+        // In this order: what moves in between ends the subscription.
+        let moves = self.moves.subscribe();
+        let client = self.client();
+        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
+        // The subscription must stand before the log's end is looked at.
+        client.flush().await.map_err(|error| self.unavailable(&error))?;
+        Ok(Following { source: source.clone(), unstored, subscriber, moves, signing: self.signing.clone() })
+    }
+
     /// The headers of a message: its signature, where there are signatures.
     fn signed(&self, source: &SourceName, tail: &str, payload: &[u8]) -> HeaderMap {
         let mut headers = HeaderMap::new();

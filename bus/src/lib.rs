@@ -68,6 +68,7 @@ mod question;
 mod reader;
 mod reverse;
 mod schemas;
+mod shared;
 pub mod signature;
 mod snapshot;
 pub mod standing;

@@ -1,12 +1,15 @@
 //! The log of one source: positions, terms and writing.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use deltabus_proto::v1;
 use deltabus_record::change::Revision;
 use deltabus_record::schema::SourceName;
+use futures::poll;
 use metrics::histogram;
 use prost::Message;
 use tokio::time::{Instant, sleep};
@@ -237,27 +240,23 @@ impl Writer {
         self.revision = revision;
     }
 
-    /// Publishes sets, which lead on from each other and from the last one published, and waits until the log has them.
+    /// Publishes sets, which lead on from each other and from the last one published, and waits until the log has them. Large ones should
+    /// be [`EncodedSet::packed`]: they are sent as they are.
     ///
     /// One message is in flight at a time and each names the one before it, so that nothing is stored once another term
     /// has been claimed. Returns the bytes stored. After an error it may be called again with the same sets.
     pub async fn publish(&mut self, sets: &[(Revision, EncodedSet)]) -> Result<u64, Error> {
         let mut stored = 0;
-        let mut rest = sets;
-        while !rest.is_empty() {
-            let mut count = 0;
-            let mut bytes = 0;
-            while count < rest.len().min(BUNDLE_SETS) && (count == 0 || bytes + rest[count].1.0.len() <= BUNDLE_BYTES) {
-                bytes += rest[count].1.0.len();
-                count += 1;
-            }
-            let (now, later) = rest.split_at(count);
-            let sets: Vec<EncodedSet> = now.iter().map(|(_, set)| set.clone()).collect();
-            let bundle = wire::bundle(&sets)?;
+        let (mut now, mut rest) = sets.split_at(together(sets));
+        let mut bundle = pack(now)?;
+        while let Some((revision, _)) = now.last() {
+            let (next, later) = rest.split_at(together(rest));
             let piece_max = self.log.broker.payload_max().saturating_sub(ENVELOPE_BYTES).max(1);
+            let packed;
             if bundle.encoded_len() <= piece_max {
                 stored += bundle.encoded_len() as u64;
-                self.append(envelope(self.term, v1::envelope::Content::Bundle(bundle))).await?;
+                let message = envelope(self.term, v1::envelope::Content::Bundle(bundle));
+                packed = self.append_beside(message, || pack(next)).await?;
             } else {
                 let whole = Bytes::from(bundle.encode_to_vec());
                 stored += whole.len() as u64;
@@ -268,11 +267,11 @@ impl Writer {
                     let part = v1::Part { index: index as u32, count: total as u32, data };
                     self.append(envelope(self.term, v1::envelope::Content::Part(part))).await?;
                 }
+                packed = pack(next);
             }
-            if let Some((revision, _)) = now.last() {
-                self.revision = *revision;
-            }
-            rest = later;
+            self.revision = *revision;
+            bundle = packed?;
+            (now, rest) = (next, later);
         }
         Ok(stored)
     }
@@ -309,6 +308,19 @@ impl Writer {
             sequence: self.sequence,
         };
         Ok(self.log.broker.beat(&self.log.source, beat.encode_to_vec().into()).await?)
+    }
+
+    /// The same, with something to do while the message is on its way; the outer error is the message's.
+    async fn append_beside<T>(&mut self, message: v1::Envelope, beside: impl FnOnce() -> T) -> Result<T, Error> {
+        let mut appending = pin!(self.append(message));
+        // The first step hands it to the connection, which has a task of its own.
+        let appended = poll!(&mut appending);
+        let done = beside();
+        match appended {
+            Poll::Ready(appended) => appended?,
+            Poll::Pending => appending.await?,
+        }
+        Ok(done)
     }
 
     /// Stores one message after the last. What became of it is never guessed at.
@@ -389,6 +401,20 @@ impl Writer {
             None => Error::Disturbed { source_name },
         }
     }
+}
+
+/// How many of the first sets go into one message.
+fn together(sets: &[(Revision, EncodedSet)]) -> usize {
+    let mut bytes = 0;
+    let fits = sets.iter().take(BUNDLE_SETS).take_while(|(_, set)| {
+        bytes += set.unpacked_bytes();
+        bytes <= BUNDLE_BYTES as u64
+    });
+    fits.count().max(sets.len().min(1))
+}
+
+fn pack(sets: &[(Revision, EncodedSet)]) -> Result<v1::Bundle, Error> {
+    wire::bundle(sets.iter().map(|(_, set)| set))
 }
 
 fn envelope(term: u64, content: v1::envelope::Content) -> v1::Envelope {

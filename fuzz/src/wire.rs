@@ -12,8 +12,8 @@ use deltabus_bus::lease::{Lease, Watch};
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_bus::standing::{self, Answers, Calls};
 use deltabus_bus::{
-    Event, Log, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set, encode_reverse, encode_set,
-    history, large_of, pointer,
+    EncodedSet, Event, Log, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set, encode_reverse,
+    encode_set, history, large_of, pointer,
 };
 use deltabus_proto::v1;
 use deltabus_record::change::{Change, ChangeSet, Transaction};
@@ -40,7 +40,7 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Bytes that claim to be a change set.
 pub(crate) fn set(bytes: &[u8]) {
-    let set = match decode_set(bytes) {
+    let set = match EncodedSet(Bytes::copy_from_slice(bytes)).decode() {
         Ok(set) => set,
         Err(error) => {
             let _ = error.to_string();
@@ -49,6 +49,8 @@ pub(crate) fn set(bytes: &[u8]) {
     };
     let again = decode_set(&encode_set(&set).0).expect("what was decoded can be encoded");
     assert_eq!(again, set, "a set is read back");
+    let again = encode_set(&set).packed().decode().expect("what was encoded can be packed");
+    assert_eq!(again, set, "a packed set is read back");
     take_in(&set);
 }
 

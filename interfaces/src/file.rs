@@ -277,11 +277,16 @@ impl Reading {
 pub struct Blocks<R> {
     reader: R,
     buffer: Vec<u8>,
+    /// What the buffer grows to once its first bytes were not all.
+    block: usize,
     start: usize,
     end: usize,
     ended: bool,
     taken: u64,
 }
+
+/// The first block of a stream: most small files end in it, and each of thousands of receivers reads its own.
+const FIRST_BLOCK_BYTES: usize = 8 * 1024;
 
 impl<R: Read> Blocks<R> {
     /// Reads `reader` in blocks of [`BLOCK_BYTES`].
@@ -291,7 +296,9 @@ impl<R: Read> Blocks<R> {
 
     /// Reads `reader` in blocks of `bytes`, at least one.
     pub fn with_block(reader: R, bytes: usize) -> Blocks<R> {
-        Blocks { reader, buffer: vec![0; bytes.max(1)], start: 0, end: 0, ended: false, taken: 0 }
+        let block = bytes.max(1);
+        let buffer = vec![0; block.min(FIRST_BLOCK_BYTES)];
+        Blocks { reader, buffer, block, start: 0, end: 0, ended: false, taken: 0 }
     }
 
     /// The bytes that are there and not yet taken.
@@ -321,10 +328,13 @@ impl<R: Read> Blocks<R> {
 
     /// Brings more bytes behind those not yet taken, whose place in memory changes; `false` at the end of the stream.
     pub fn fill(&mut self) -> io::Result<bool> {
+        let is_first = self.taken == 0 && self.end == 0;
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        if self.end == self.buffer.len() {
+        if !is_first && self.buffer.len() < self.block {
+            self.buffer.resize(self.block, 0);
+        } else if self.end == self.buffer.len() {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
         let before = self.end;

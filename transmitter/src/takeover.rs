@@ -7,7 +7,7 @@ use std::time::Duration;
 use deltabus_bus::broker::Stream;
 use deltabus_bus::{
     Accepted, BUNDLE_SETS, Delivered, Entry, Error as BusError, Event, Log, Manifest, Position, Reader, Reason,
-    ReversePlace, SnapshotReader, Writer, decode_set, encode_set,
+    ReversePlace, SnapshotReader, Writer, encode_set,
 };
 use deltabus_interfaces::in_place;
 use deltabus_record::change::{ChangeSet, ConflictPolicy, Reply, ReverseCursor, Revision};
@@ -192,7 +192,7 @@ async fn pass_answered(log: &Log, store: &Store) -> Result<(), Error> {
 fn leads_on_from(store: &Store, reached: Revision) -> Result<bool, Error> {
     let outbox = ledger::outbox(&store.view(), reached.number)?;
     let Some(first) = outbox.first() else { return Ok(false) };
-    Ok(decode_set(&first.set.0)?.base == reached)
+    Ok(first.set.decode()?.base == reached)
 }
 
 /// Lets the log begin with the state, once there is one. `reached`: what of the log is still true. Without a state, a snapshot
@@ -215,13 +215,13 @@ async fn found_from(log: &Log, store: &Store, reached: Option<Revision>) -> Resu
     let highest = highest_number(log).await?;
     let mut batch = store.batch();
     let mut replies = match ledger::owed(&view)? {
-        Some(owed) => decode_set(&owed.0)?.replies,
+        Some(owed) => owed.decode()?.replies,
         None => Vec::new(),
     };
     for waiting in ledger::outbox(&view, 0)? {
         batch.outbox_remove(waiting.revision.number);
         if reached.is_none_or(|reached| waiting.revision.number > reached.number) {
-            replies.extend(decode_set(&waiting.set.0)?.replies);
+            replies.extend(waiting.set.decode()?.replies);
         }
     }
     if staged.number > 0 {
@@ -293,7 +293,7 @@ fn take_again(store: &Store, outbox: &[Waiting], sets: &[Delivered], reached: Re
         .collect();
     let mut unanswered = Vec::new();
     for waiting in outbox.iter().filter(|waiting| waiting.revision.number <= reached.number) {
-        unanswered.extend(decode_set(&waiting.set.0)?.replies);
+        unanswered.extend(waiting.set.decode()?.replies);
     }
     unanswered.retain(|reply| !answered.contains(&(&reply.reverse.receiver, reply.reverse.number)));
     if unanswered.is_empty() {
@@ -327,7 +327,7 @@ fn undo(store: &Store, outbox: &[Waiting], back_to: Revision) -> Result<bool, Er
     let mut at = staged;
     let mut replies = Vec::new();
     for waiting in outbox.iter().rev() {
-        let set = decode_set(&waiting.set.0)?;
+        let set = waiting.set.decode()?;
         if waiting.revision != at {
             return Ok(false);
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use deltabus_bus::broker::{Broker, Expect, Subject};
 use deltabus_bus::memory::MemoryBroker;
 use deltabus_bus::{
-    Entry, Error, Event, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set, encode_reverse,
-    encode_set, history,
+    EncodedSet, Entry, Error, Event, Position, Reader, SnapshotReader, Writer, decode_reverse, decode_set,
+    encode_reverse, encode_set, history,
 };
 use deltabus_proto::v1;
 use deltabus_record::change::{
@@ -26,7 +26,7 @@ use prost::Message;
 
 use crate::brokers::prepared;
 use crate::log::envelope;
-use crate::sets::{encoded, noise};
+use crate::sets::{encoded, noise, set_of};
 
 fn value() -> impl Strategy<Value = Value> {
     let big = vec(any::<u8>(), 0..20).prop_map(|bytes| BigInt::from_signed_bytes_be(&bytes));
@@ -201,6 +201,54 @@ proptest! {
         prop_assert_eq!(&encode_set(&set), &encoded, "one set, one encoding");
         let message = v1::ChangeSet::decode(encoded.0.clone()).expect("it is a message");
         prop_assert_eq!(message.encode_to_vec(), encoded.0.to_vec(), "as any other encoder writes it");
+    }
+
+    #[test]
+    fn sets_that_wait_together_arrive_whatever_their_length_and_however_much_is_in_them(
+        sets in vec((0_usize..600_000, any::<bool>(), any::<bool>()), 1..12),
+    ) {
+        let made: Vec<ChangeSet> = (1..).zip(&sets).map(|(number, (bytes, is_noise, _))| {
+            let mut set = set_of(1, number, if *is_noise { *bytes } else { 0 });
+            if !is_noise {
+                let text = (0..bytes / 20).map(|i| format!("{i:>12} of these;")).collect::<String>();
+                let row = Row::of(&[Value::text(text)]);
+                let Change::Insert { row: before, .. } = &mut set.transactions[0].collections[0].changes[0] else {
+                    panic!("it inserts")
+                };
+                *before = row;
+            }
+            set
+        }).collect();
+        let waiting: Vec<_> = made.iter().zip(&sets).map(|(set, (_, _, is_packed))| {
+            let encoded = encode_set(set);
+            let packed = encoded.clone().packed();
+            assert!(packed.0.len() <= encoded.0.len());
+            assert_eq!(&packed.decode().expect("it decodes"), set);
+            (set.next, if *is_packed { packed } else { encoded })
+        }).collect();
+        on_memory(async |log| {
+            let (mut writer, _) = Writer::claim(log, "t", Position::default()).await.expect("claimed");
+            writer.publish(&waiting).await.expect("published");
+            assert_eq!(Some(writer.position().revision), made.last().map(|set| set.next));
+            let mut reader = Reader::at(log, Position::default());
+            for set in &made {
+                match reader.next_stored().await.expect("it can be read") {
+                    Event::Set(delivered) => assert!(&delivered.set == set, "set {}", set.next.number),
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn damaged_packed_sets_do_no_harm(bytes in 16_000_usize..40_000, at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        let row = Row::of(&[Value::text("the same again, ".repeat(bytes / 16) + &"x".repeat(with.into()))]);
+        let mut set = set_of(1, 1, 0);
+        set.transactions[0].collections[0].changes.push(Change::Insert { key: Key::of(&[Value::Integer(9)]), row });
+        let packed = encode_set(&set).packed().0;
+        prop_assert!(packed.len() < bytes / 8);
+        // Refused or not: no more is made of it than it may be.
+        let _ = EncodedSet(damaged(packed.to_vec(), at, with).into()).decode();
     }
 
     #[test]
@@ -401,7 +449,7 @@ fn an_honest_set_that_is_all_the_same_arrives() {
     let (base, next) = (Revision::default(), Revision { number: 1, ..Revision::default() });
     let transactions = vec![Transaction { schemas: Vec::new(), collections: vec![changes] }];
     let set = ChangeSet { base, next, time_millis: 0, transactions, replies: Vec::new() };
-    let encoded = encode_set(&set);
+    let encoded = encode_set(&set).packed();
     assert!(encoded.0.len() > 4_000_000);
     on_memory(async |log| {
         let (mut writer, _) = Writer::claim(log, "t", Position::default()).await.expect("claimed");
@@ -411,6 +459,28 @@ fn an_honest_set_that_is_all_the_same_arrives() {
             other => panic!("{other:?}"),
         }
     });
+}
+
+/// A packed set that claims to be longer than it may be, or is more than one.
+#[test]
+fn a_packed_set_is_one_set_of_the_length_it_says() {
+    let set = encode_set(&set_of(1, 1, 20)).0;
+    let packed = |length: u64, sets: Vec<Bytes>| {
+        let plain = v1::ChangeSets { sets }.encode_to_vec();
+        let length = if length == 0 { plain.len() as u64 } else { length };
+        let frame = zstd::bulk::compress(&plain, 3).expect("it compresses");
+        EncodedSet([&[0][..], &length.to_le_bytes(), &frame].concat().into())
+    };
+    assert_eq!(packed(0, vec![set.clone()]).decode().expect("it is one"), set_of(1, 1, 20));
+    for refused in [
+        packed(0, vec![set.clone(), set.clone()]),
+        packed(0, Vec::new()),
+        packed(10, vec![set.clone()]),
+        packed(u64::MAX, vec![set.clone()]),
+        EncodedSet(Bytes::from_static(&[0, 1, 2])),
+    ] {
+        assert!(matches!(refused.decode(), Err(Error::Wire { .. })), "{refused:?}");
+    }
 }
 
 #[test]

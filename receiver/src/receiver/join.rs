@@ -95,7 +95,12 @@ impl Receiver {
         // The log may have been founded anew, with the fields in other slots.
         let dead = self.dead.placed(&manifest.collections, view.collections());
         dead.write(&self.dead, &mut batch)?;
-        let number = ledger::reverse_number(&view)?.max(taken.last());
+        let mut number = ledger::reverse_number(&view)?.max(taken.last());
+        if ledger::position(&view)?.is_none() {
+            // Before this state there may have been others, whose numbers nobody knows any more but an old state of the transmitter,
+            // which may come back and answer them: the time is above them all.
+            number = number.max(self.now_millis());
+        }
         let is_answered = |number| taken.has_taken(number);
         let Answered { pending, done, again } = self.pending.answered(taken.last(), is_answered, number + 1);
         for number in done {

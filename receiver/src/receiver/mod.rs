@@ -57,6 +57,9 @@ const QUEUE_SETS: usize = 64;
 /// How often a running receiver looks for requests: a look is one attempt to open a folder.
 const REQUESTS: Duration = Duration::from_millis(250);
 
+/// While sets come one after the other, what is written down for other processes is written once in this time.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How often a snapshot is begun when newer ones take its place while it is loaded.
 const JOIN_ATTEMPTS: u32 = 4;
 
@@ -415,12 +418,19 @@ impl Receiver {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resend = Instant::now() + RESEND;
         let patience = Instant::now() + PATIENCE;
+        let mut reported = Instant::now();
+        let mut unreported = false;
         loop {
             let mut round = Round::default();
             tokio::select! {
                 // Events first: before anything is applied the destination is looked at anyway.
                 biased;
-                () = stop.cancelled() => return Ok(SessionEnd::Stopped),
+                () = stop.cancelled() => {
+                    if unreported {
+                        self.report(None)?;
+                    }
+                    return Ok(SessionEnd::Stopped);
+                }
                 event = events.recv() => {
                     let Some(event) = event else { return Ok(SessionEnd::Again) };
                     let mut next = Some(event);
@@ -473,6 +483,11 @@ impl Receiver {
                     }
                     self.tend(&mut round).await?;
                 }
+                () = tokio::time::sleep_until(reported + REPORT_PAUSE), if unreported => {
+                    self.report(None)?;
+                    (reported, unreported) = (Instant::now(), false);
+                    continue;
+                }
                 () = tokio::time::sleep_until(resend), if !self.pending.sets().is_empty() => {
                     resend = Instant::now() + RESEND;
                     self.send().await?;
@@ -480,7 +495,12 @@ impl Receiver {
             }
             round.revision = ledger::position(&self.store.view())?.map_or(0, |position| position.revision.number);
             if round.sets + round.edits + round.changes + round.drift > 0 {
-                self.report(None)?;
+                // Also when events keep coming, which are taken first.
+                unreported = reported.elapsed() < REPORT_PAUSE;
+                if !unreported {
+                    self.report(None)?;
+                    reported = Instant::now();
+                }
                 after(&self.config.source, &self.config.name, &Ok(round));
             }
         }

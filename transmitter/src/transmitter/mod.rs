@@ -615,7 +615,7 @@ impl Transmitter {
         let set = ChangeSet { base, next, time_millis, transactions, replies };
         self.trace_found(&set, found);
         working.write(&mut batch)?;
-        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
+        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set).packed() };
         batch.outbox_put(next.number, &waiting.to_bytes());
         ledger::put_revision(&mut batch, &next)?;
         ledger::put_clock(&mut batch, time_millis)?;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use deltabus_bus::broker::Stream;
-use deltabus_bus::{Contents, EncodedSet, SnapshotWriter, decode_set, encode_set, pointer};
+use deltabus_bus::{Contents, EncodedSet, SnapshotWriter, encode_set, pointer};
 use deltabus_interfaces::in_place;
 use deltabus_record::change::{ChangeSet, Revision};
 use deltabus_state::{Batch, View};
@@ -129,11 +129,11 @@ impl Transmitter {
     /// What the log had answered before it was lost, or was about to answer, comes after its new foundation.
     fn stage_owed(&self, view: &View, base: Revision, batch: &mut Batch) -> Result<(), Error> {
         let Some(owed) = ledger::owed(view)? else { return Ok(()) };
-        let replies = decode_set(&owed.0)?.replies;
+        let replies = owed.decode()?.replies;
         let time_millis = self.now_millis().max(ledger::clock(view)? + 1);
         let next = Revision { number: base.number + 1, ..base };
         let set = ChangeSet { base, next, time_millis, transactions: Vec::new(), replies };
-        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set) };
+        let waiting = Waiting { revision: next, time_millis, set: encode_set(&set).packed() };
         batch.outbox_put(next.number, &waiting.to_bytes());
         ledger::put_revision(batch, &next)?;
         ledger::put_clock(batch, time_millis)?;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use deltabus_bus::TraceId;
 use deltabus_bus::trace::{self, LINKS_MAX, Span, Step, cause};
-use deltabus_bus::{TraceId, decode_set};
 use deltabus_record::change::{ChangeSet, Outcome, Reply};
 use tracing::Level;
 
@@ -114,7 +114,7 @@ impl Transmitter {
         let mut spans = Vec::new();
         for waiting in published {
             // What this transmitter encoded itself it can decode.
-            let Ok(set) = decode_set(&waiting.set.0) else { continue };
+            let Ok(set) = waiting.set.decode() else { continue };
             let (revision, bytes) = (set.next.number, waiting.set.0.len() as u64);
             let traces = TraceId::all_of_set(source, &set);
             for trace in &traces {

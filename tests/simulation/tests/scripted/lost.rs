@@ -39,6 +39,27 @@ async fn an_edit_that_the_bus_lost_before_a_later_one_goes_again() {
     people.end_as(0, "id,phone\n1,112\n2,223\n").await;
 }
 
+/// Seed 8891: log, transmitter's and receiver's state are lost, so that nobody knows the numbers that were answered; then the log is lost
+/// again, and an old state of the transmitter comes back that does.
+#[tokio::test]
+async fn edits_of_a_new_state_are_not_taken_for_those_of_one_that_was_lost() {
+    let mut people = two().await;
+    people.write("copy", "id,phone\n1,112\n2,222\n");
+    people.exchange(1).await;
+    people.put_transmitter_aside();
+    people.broker.lose(&people.name);
+    people.forget_receiver();
+    people.transmit().await;
+    people.receive().await;
+    people.write("copy", "id,phone\n1,112\n2,223\n");
+    assert_eq!(people.receive().await.edits, 1);
+    people.broker.lose(&people.name);
+    people.restore_transmitter();
+    people.transmit().await;
+    people.receive().await;
+    people.end_as(0, "id,phone\n1,112\n2,223\n").await;
+}
+
 #[tokio::test]
 async fn a_conflict_that_was_lost_with_the_log_is_told_again() {
     let mut people = two().await;

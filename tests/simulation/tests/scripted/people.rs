@@ -133,6 +133,18 @@ impl People {
         fs::remove_dir_all(self.path("state/sources")).unwrap();
     }
 
+    /// The transmitter ends; its state is kept elsewhere.
+    pub(crate) fn put_transmitter_aside(&mut self) {
+        self.end_transmitter();
+        fs::rename(self.path("state/sources"), self.path("aside")).unwrap();
+    }
+
+    /// The transmitter has the state again that was put aside.
+    pub(crate) fn restore_transmitter(&mut self) {
+        self.forget_transmitter();
+        fs::rename(self.path("aside"), self.path("state/sources")).unwrap();
+    }
+
     fn receiver_on(&self, state: &StateDirectory, reverse: bool) -> Receiver {
         let name = ReceiverName::new("oslo").unwrap();
         let mut config = deltabus_receiver::Config::new(self.name.clone(), self.location(&self.copy, "copy"), name);

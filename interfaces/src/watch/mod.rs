@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
-use notify::{RecursiveMode, Watcher};
 
 use crate::Error;
+
+mod hub;
 
 /// What a notification says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,25 +42,8 @@ impl Watching {
             Some(parent) if !root.is_dir() => parent.to_owned(),
             _ => root.clone(),
         };
-        let concerns = move |path: &PathBuf| *path == root || path.parent() == Some(&root);
-        let handler = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) if event.need_rescan() => signal(Signal::Written),
-            Ok(event) if event.paths.iter().any(&concerns) => {
-                if let Some(kind) = signal_of(&event.kind) {
-                    signal(kind);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "notifications of a folder failed; polling goes on"),
-        };
-        let failed = |error: notify::Error| Error::Io {
-            doing: "watch",
-            path: watched.clone(),
-            source: std::io::Error::other(error),
-        };
-        let mut watcher = notify::recommended_watcher(handler).map_err(failed)?;
-        watcher.watch(&watched, RecursiveMode::NonRecursive).map_err(failed)?;
-        Ok(Watching::new(watcher))
+        let concerns = move |path: &Path| path == root || path.parent() == Some(&root);
+        hub::listen(BTreeSet::from([watched]), Box::new(concerns), signal)
     }
 
     /// Signals whenever one of the files `paths` is touched.
@@ -67,30 +51,9 @@ impl Watching {
     /// The folders that hold the files are watched, so that a file that is replaced by a rename, or made later, is noticed.
     /// A network file system gives no notifications.
     pub fn files(paths: &[PathBuf], signal: Notify) -> Result<Watching, Error> {
-        let names: Arc<Vec<PathBuf>> = Arc::new(paths.iter().map(|path| absolute(path)).collect());
-        let folders: BTreeSet<PathBuf> = names.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
-        let wanted = Arc::clone(&names);
-        let handler = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) if event.need_rescan() => signal(Signal::Written),
-            Ok(event) if event.paths.iter().any(|path| wanted.contains(path)) => {
-                if let Some(kind) = signal_of(&event.kind) {
-                    signal(kind);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "notifications of a file failed; polling goes on"),
-        };
-        let failed = |path: &Path, error: notify::Error| Error::Io {
-            doing: "watch",
-            path: path.to_owned(),
-            source: std::io::Error::other(error),
-        };
-        let mut watcher = notify::recommended_watcher(handler)
-            .map_err(|error| failed(names.first().map_or(Path::new("."), |p| p), error))?;
-        for folder in &folders {
-            watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(folder, error))?;
-        }
-        Ok(Watching::new(watcher))
+        let names: Vec<PathBuf> = paths.iter().map(|path| absolute(path)).collect();
+        let folders = names.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
+        hub::listen(folders, Box::new(move |path| names.iter().any(|name| name == path)), signal)
     }
 }
 
@@ -140,6 +103,65 @@ mod tests {
         std::fs::write(folder.path().join("new"), "id\n1\n").unwrap();
         while receiver.try_recv().is_ok() {}
         std::fs::rename(folder.path().join("new"), &path).unwrap();
+        while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+    }
+
+    /// What one listener is told, and nothing else.
+    fn listen(path: &Path) -> (mpsc::Receiver<Signal>, Watching) {
+        let (sender, receiver) = mpsc::channel();
+        let notify = move |signal| {
+            let _ = sender.send(signal);
+        };
+        (receiver, Watching::files(&[path.to_owned()], Arc::new(notify)).unwrap())
+    }
+
+    #[test]
+    fn those_who_listen_in_one_folder_hear_of_their_own_files_until_they_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let [mine, others] = ["mine.csv", "others.csv"].map(|name| folder.path().join(name));
+        let (first, first_watching) = listen(&mine);
+        let (second, _second_watching) = listen(&mine);
+        let (third, third_watching) = listen(&others);
+        std::fs::write(&mine, "id\n").unwrap();
+        for receiver in [&first, &second] {
+            while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+        }
+        drop(first_watching);
+        drop(third_watching);
+        std::fs::write(&others, "id\n").unwrap();
+        std::fs::write(&mine, "id\n1\n").unwrap();
+        while second.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+        // Events come in their order: what was to be heard before would have been.
+        assert_eq!((first.try_iter().count(), third.try_iter().count()), (0, 0));
+    }
+
+    #[test]
+    fn more_listen_than_the_system_has_watchers_for_one_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..300).map(|at| folder.path().join(format!("{at}/people.csv"))).collect();
+        let listening: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                std::fs::create_dir(path.parent().unwrap()).unwrap();
+                listen(path)
+            })
+            .collect();
+        for (path, (receiver, _)) in paths.iter().zip(&listening) {
+            std::fs::write(path, "id\n").unwrap();
+            while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_made_anew_is_heard_again_by_whoever_listens_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("there/people.csv");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let (_, _before) = listen(&path);
+        std::fs::remove_dir(path.parent().unwrap()).unwrap();
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let (receiver, _watching) = listen(&path);
+        std::fs::write(&path, "id\n").unwrap();
         while receiver.recv_timeout(PATIENCE).unwrap() != Signal::Written {}
     }
 }
