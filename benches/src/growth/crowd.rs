@@ -22,9 +22,12 @@ const CALM: Duration = Duration::from_millis(500);
 const SOURCE_ROWS: u64 = 5_000;
 const SOURCE_CHANGED: u64 = 20;
 
-/// How many receivers there are. Each watches its file; Linux gives a user 128 instances of inotify unless told otherwise, and the
-/// transmitter needs one, without which it looks every two seconds.
-const RECEIVERS: [u64; 9] = [1, 2, 4, 8, 16, 32, 64, 96, 120];
+/// How many receivers there are with a process each. A process that watches files takes an instance of inotify, of which Linux gives a user
+/// 128 unless told otherwise; the transmitter needs one, without which it looks every two seconds.
+const APART: [u64; 9] = [1, 2, 4, 8, 16, 32, 64, 96, 120];
+
+/// How many there are in one process.
+const IN_ONE_PROCESS: [u64; 9] = [1, 4, 16, 32, 64, 96, 128, 192, 256];
 
 const SOURCES: [u64; 8] = [1, 2, 4, 8, 16, 32, 48, 64];
 
@@ -37,8 +40,8 @@ fn counts(effort: Effort, full: &[u64]) -> Vec<u64> {
 /// Receivers with a process each, then all in one.
 pub(super) fn receivers(effort: Effort) -> Result<Vec<Point>> {
     let mut points = Gathered::default();
-    for together in [Together::Apart, Together::InOneProcess] {
-        for count in counts(effort, &RECEIVERS) {
+    for (together, full) in [(Together::Apart, &APART), (Together::InOneProcess, &IN_ONE_PROCESS)] {
+        for count in counts(effort, full) {
             follow_sets(&mut points, count, together)?;
         }
     }
