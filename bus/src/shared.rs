@@ -112,7 +112,8 @@ mod tests {
         shared: Shared,
         made: AtomicUsize,
         there: Arc<AtomicUsize>,
-        sender: Mutex<Option<mpsc::UnboundedSender<Hint>>>,
+        /// Of the subscriptions, the latest last.
+        senders: Mutex<Vec<mpsc::UnboundedSender<Hint>>>,
     }
 
     impl Broker {
@@ -121,7 +122,7 @@ mod tests {
             let subscribe = async || {
                 tokio::task::yield_now().await;
                 let (sender, hints) = mpsc::unbounded_channel();
-                *self.sender.lock().expect("nobody panics") = Some(sender);
+                self.senders.lock().expect("nobody panics").push(sender);
                 self.made.fetch_add(1, Ordering::SeqCst);
                 self.there.fetch_add(1, Ordering::SeqCst);
                 Ok(Made { hints, there: self.there.clone() })
@@ -130,12 +131,12 @@ mod tests {
         }
 
         fn say(&self, number: usize) {
-            let sender = self.sender.lock().expect("nobody panics").clone().expect("somebody follows");
-            sender.send(hint(number)).expect("somebody follows");
+            let senders = self.senders.lock().expect("nobody panics");
+            senders.last().expect("somebody follows").send(hint(number)).expect("somebody follows");
         }
 
         fn end(&self) {
-            self.sender.lock().expect("nobody panics").take();
+            self.senders.lock().expect("nobody panics").pop();
         }
     }
 
