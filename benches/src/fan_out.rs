@@ -341,7 +341,7 @@ async fn references(
 }
 
 /// The source with an edit in it.
-fn write(deltabus: &Deltabus, edit: u32) -> Result<()> {
+pub(crate) fn write(deltabus: &Deltabus, edit: u32) -> Result<()> {
     let mut text = String::from("id,name,count\n");
     for id in 1..=ROWS {
         writeln!(text, "{id},Item {id},{}", if id == ROWS { edit } else { 0 })?;
@@ -373,7 +373,7 @@ async fn publish(
 }
 
 /// Each destination in a folder of its own, as destinations of different machines would be.
-fn configure(deltabus: &Deltabus, count: usize, together: usize) -> Result<()> {
+pub(crate) fn configure(deltabus: &Deltabus, count: usize, together: usize) -> Result<()> {
     for (process, first) in (0..count).step_by(together).enumerate() {
         let mut text = format!("name = \"r{process}\"\n");
         for at in first..count.min(first + together) {
@@ -386,7 +386,7 @@ fn configure(deltabus: &Deltabus, count: usize, together: usize) -> Result<()> {
     Ok(())
 }
 
-fn follow(deltabus: &Deltabus, count: usize, together: usize) -> Result<Running> {
+pub(crate) fn follow(deltabus: &Deltabus, count: usize, together: usize) -> Result<Running> {
     let mut running = Running::default();
     for process in 0..count.div_ceil(together) {
         running.0.push(start(deltabus, &format!("receive --config {process}.toml -q"))?);
@@ -394,12 +394,12 @@ fn follow(deltabus: &Deltabus, count: usize, together: usize) -> Result<Running>
     Ok(running)
 }
 
-fn start(deltabus: &Deltabus, line: &str) -> Result<Child> {
+pub(crate) fn start(deltabus: &Deltabus, line: &str) -> Result<Child> {
     Ok(deltabus.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
 }
 
 /// Returns when every destination has an edit.
-fn all_have(deltabus: &Deltabus, count: usize, edit: u32) -> Result<()> {
+pub(crate) fn all_have(deltabus: &Deltabus, count: usize, edit: u32) -> Result<()> {
     let begin = Instant::now();
     let row = format!("\n{ROWS},Item {ROWS},{edit}\n");
     for at in 0..count {

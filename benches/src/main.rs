@@ -13,6 +13,7 @@ mod alternatives;
 mod apply;
 mod fan_out;
 mod feed;
+mod growth;
 mod join;
 mod joining;
 mod latency;
@@ -177,6 +178,24 @@ enum Bench {
         #[arg(long, default_value_t = 256)]
         large: u32,
     },
+    /// How the cost grows with rows, changes, fields, receivers and sources: plots, their figures, and straight lines through them.
+    Growth {
+        /// Where the plots and figures go.
+        #[arg(long, default_value = "docs/growth")]
+        folder: PathBuf,
+        /// What grows.
+        #[arg(long, value_delimiter = ',', default_value = "rows,changes,fields,receivers,sources")]
+        axes: Vec<growth::Axis>,
+        /// What all sizes are multiplied by; 0.05 is quick.
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
+        /// How often each point is measured.
+        #[arg(long, default_value_t = 2)]
+        runs: usize,
+        /// Measure nothing: draw the figures that are in the folder.
+        #[arg(long, conflicts_with_all = ["scale", "runs"])]
+        draw: bool,
+    },
     /// Is a process of readers; used by the other benchmarks.
     #[command(hide = true)]
     Readers {
@@ -223,6 +242,10 @@ fn main() -> ExitCode {
         Bench::Apply { rows } => apply::apply(rows),
         Bench::Join { rows, runs, to } => join::join(rows, runs, &to),
         Bench::Trees { files, large } => trees::trees(files, large),
+        Bench::Growth { folder, axes, scale, runs, draw } => {
+            let measured = growth::Figures::Measured(growth::Effort { scale, runs });
+            growth::growth(&folder, &axes, if draw { growth::Figures::Kept } else { measured })
+        }
         Bench::Alternative { name, files } => alternatives::run(&name, &files),
     };
     match result {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 /// What benchmarks fail with.
@@ -28,10 +29,10 @@ pub(crate) struct Measured {
 
 /// Runs `command` once, which must succeed with one of `codes`.
 pub(crate) fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
+    let cpu_before = children_cpu()?;
     let start = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let status_file = format!("/proc/{}/status", child.id());
-    let stat_file = format!("/proc/{}/stat", child.id());
     let mut peak_kib = 0;
     let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     while waitid(WaitId::Pid(Pid::from_child(&child)), ended)?.is_none() {
@@ -39,9 +40,8 @@ pub(crate) fn once(command: &mut Command, codes: &[i32]) -> Result<Measured> {
         std::thread::park_timeout(LOOK);
     }
     let seconds = start.elapsed().as_secs_f64();
-    // It has ended and is there until it is waited for.
-    let cpu_seconds = cpu(&stat_file).unwrap_or(f64::NAN);
     let status = child.wait()?;
+    let cpu_seconds = children_cpu()? - cpu_before;
     if !status.code().is_some_and(|code| codes.contains(&code)) {
         let mut text = String::new();
         if let Some(mut errors) = child.stderr.take() {
@@ -111,16 +111,11 @@ pub(crate) fn in_turn(mut cases: Vec<Case<'_>>, runs: usize) -> Result<Vec<Measu
     Ok(fastest)
 }
 
-/// Clock ticks a second in `/proc` (proc(5), `sysconf(_SC_CLK_TCK)`): 100 on Linux, whatever the kernel's own.
-const TICKS: f64 = 100.0;
-
-/// Processor time of a process and those of its children that it waited for.
-fn cpu(stat_file: &str) -> Option<f64> {
-    let text = std::fs::read_to_string(stat_file).ok()?;
-    // The program's name stands in parentheses and may hold anything; utime is the 12th field behind it.
-    let (_, fields) = text.rsplit_once(')')?;
-    let ticks = fields.split_whitespace().skip(11).take(4).map(|ticks| ticks.parse::<f64>().ok());
-    Some(ticks.sum::<Option<f64>>()? / TICKS)
+/// Processor time of all processes that this one has waited for, and of those that they waited for, in seconds.
+fn children_cpu() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let times = [usage.user_time(), usage.system_time()];
+    Ok(times.iter().map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6).sum())
 }
 
 fn peak(status_file: &str) -> Option<u64> {
@@ -184,6 +179,12 @@ impl Process {
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
     }
+
+    /// The most resident memory so far.
+    pub(crate) fn peak_mib(&self) -> Result<f64> {
+        let file = format!("/proc/{}/status", self.0);
+        Ok(peak(&file).ok_or_else(|| format!("{file} tells no memory"))? as f64 / 1024.0)
+    }
 }
 
 /// Processes that end with this.
@@ -199,6 +200,11 @@ impl Running {
     /// Their resident memory.
     pub(crate) fn memory_mib(&self) -> Result<f64> {
         self.0.iter().map(|child| Process(child.id()).memory_mib()).sum()
+    }
+
+    /// The most resident memory of each so far, added up.
+    pub(crate) fn peak_mib(&self) -> Result<f64> {
+        self.0.iter().map(|child| Process(child.id()).peak_mib()).sum()
     }
 }
 
