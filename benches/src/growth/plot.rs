@@ -78,7 +78,9 @@ fn panel(area: &Area<'_>, axis: Axis, stage: &str, quantity: &Quantity, points: 
         .draw()?;
     for (line, colour) in lines.into_iter().zip(COLOURS.iter().cycle()) {
         if let Some(straight) = Line::through(&line) {
-            let ends = positive(&straight, right).map(|x| (x, straight.at(x) * many));
+            // No farther than its own points: what lies outside the panel is drawn at its edge.
+            let last = line.iter().map(|(x, _)| *x).fold(0.0, f64::max);
+            let ends = positive(&straight, last).map(|x| (x, straight.at(x) * many));
             chart.draw_series(DashedLineSeries::new(ends, 4, 5, colour.mix(0.6).stroke_width(1)))?;
         }
         let line: Vec<_> = line.into_iter().map(|(x, y)| (x, y * many)).collect();
