@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use deltabus_bus::{EncodedSet, Writer, encode_set, pointer};
 use deltabus_record::change::{Change, ChangeSet, CollectionChanges, Revision, Transaction};
@@ -19,6 +20,9 @@ use crate::rows;
 
 /// The raw stream, and its subject.
 const RAW: &str = "raw";
+
+/// A stream that republishes, as the log does, and is written with compare-and-set; its subject.
+const ALIKE: &str = "alike";
 
 /// What is published in one go.
 struct Load {
@@ -52,7 +56,7 @@ enum Content {
 pub(crate) fn publish_step() -> Result<()> {
     println!("MB/s of what is stored; ratio to raw publishing of the same messages, each acknowledged before the next");
     println!(
-        "{:<8} {:<28} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8} {:>12} {:>12} {:>12}",
+        "{:<8} {:<28} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8} {:>12} {:>12} {:>12} {:>12}",
         "content",
         "sets",
         "staged kB",
@@ -62,6 +66,7 @@ pub(crate) fn publish_step() -> Result<()> {
         "raw s",
         "ratio",
         "raw in a row",
+        "raw alike s",
         "staging s",
         "plain raw s"
     );
@@ -85,9 +90,22 @@ async fn measure(load: &Load, content: Content) -> Result<()> {
     let jetstream = jetstream::new(deltabus.client().await?);
     let config = jetstream::stream::Config { name: RAW.into(), subjects: vec![RAW.into()], ..Default::default() };
     jetstream.create_stream(config).await?;
+    let republish = jetstream::stream::Republish {
+        source: ALIKE.into(),
+        destination: format!("{ALIKE}.live"),
+        headers_only: false,
+    };
+    let config = jetstream::stream::Config {
+        name: ALIKE.into(),
+        subjects: vec![ALIKE.into()],
+        republish: Some(republish),
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await?;
+    let mut alike_last = 0;
     let log_stream = jetstream.get_stream("deltabus_bench").await?;
 
-    let mut best: Option<[f64; 5]> = None;
+    let mut best: Option<[f64; 6]> = None;
     let (mut staged, mut stored, mut messages) = (0, 0, 0);
     for _ in 0..RUNS {
         let mut at = writer.position().revision;
@@ -131,6 +149,13 @@ async fn measure(load: &Load, content: Content) -> Result<()> {
             acknowledged.await?;
         }
         let in_a_row = start.elapsed().as_secs_f64();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let start = Instant::now();
+        for payload in &same {
+            let message = PublishMessage::build().payload(payload.clone()).expected_last_sequence(alike_last);
+            alike_last = jetstream.send_publish(ALIKE, message).await?.await?.sequence;
+        }
+        let alike = start.elapsed().as_secs_f64();
         // What a publisher does that doesn't pack and doesn't compress, in messages that the server takes.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let start = Instant::now();
@@ -140,17 +165,17 @@ async fn measure(load: &Load, content: Content) -> Result<()> {
             }
         }
         let as_staged = start.elapsed().as_secs_f64();
-        let run = [ours, raw, in_a_row, packing, as_staged];
+        let run = [ours, raw, in_a_row, alike, packing, as_staged];
         best = Some(best.map_or(run, |best| std::array::from_fn(|i| best[i].min(run[i]))));
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let [ours, raw, in_a_row, packing, as_staged] = best.ok_or("no run")?;
+    let [ours, raw, in_a_row, alike, packing, as_staged] = best.ok_or("no run")?;
     let content = match content {
         Content::Rows => "rows",
         Content::Noise => "noise",
     };
     println!(
-        "{content:<8} {:<28} {:>9} {:>9} {messages:>9} {ours:>10.4} {raw:>10.4} {:>8.2} {in_a_row:>12.4} {:>12.4} {as_staged:>12.4}",
+        "{content:<8} {:<28} {:>9} {:>9} {messages:>9} {ours:>10.4} {raw:>10.4} {:>8.2} {in_a_row:>12.4} {alike:>12.4} {:>12.4} {as_staged:>12.4}",
         load.name,
         staged / 1000,
         stored / 1000,
