@@ -546,13 +546,8 @@ impl Broker for JetStream {
     }
 
     async fn questions(&self, source: &SourceName) -> Result<Box<dyn Questions>, BrokerError> {
-        let subject = format!("deltabus.{source}.transmitter");
-        // In this order: what moves in between ends the subscription.
-        let moves = self.moves.subscribe();
-        let client = self.client();
-        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
-        client.flush().await.map_err(|error| self.unavailable(&error))?;
-        let (source, signing) = (source.clone(), self.signing.clone());
+        let (subscriber, moves) = self.listen(source, TRANSMITTER).await?;
+        let (source, client, signing) = (source.clone(), self.client(), self.signing.clone());
         Ok(Box::new(Asked { source, client, subscriber, moves, signing }))
     }
 
@@ -655,19 +650,25 @@ impl JetStream {
 }
 
 impl JetStream {
+    /// A subscription that stands, and what tells that the broker has moved since, which ends it.
+    async fn listen(&self, source: &SourceName, tail: &str) -> Result<(Subscriber, watch::Receiver<u64>), BrokerError> {
+        let subject = format!("deltabus.{source}.{tail}");
+        // In this order: what moves in between ends the subscription.
+        let moves = self.moves.subscribe();
+        let client = self.client();
+        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
+        // It must stand before the log's end is looked at.
+        client.flush().await.map_err(|error| self.unavailable(&error))?;
+        Ok((subscriber, moves))
+    }
+
     async fn subscribe(
         &self,
         source: &SourceName,
         tail: &str,
         unstored: &'static str,
     ) -> Result<Following, BrokerError> {
-        let subject = format!("deltabus.{source}.{tail}");
-        // In this order: what moves in between ends the subscription.
-        let moves = self.moves.subscribe();
-        let client = self.client();
-        let subscriber = client.subscribe(subject).await.map_err(|error| self.unavailable(&error))?;
-        // The subscription must stand before the log's end is looked at.
-        client.flush().await.map_err(|error| self.unavailable(&error))?;
+        let (subscriber, moves) = self.listen(source, tail).await?;
         Ok(Following { source: source.clone(), unstored, subscriber, moves, signing: self.signing.clone() })
     }
 

@@ -310,19 +310,6 @@ impl Writer {
         Ok(self.log.broker.beat(&self.log.source, beat.encode_to_vec().into()).await?)
     }
 
-    /// The same, with something to do while the message is on its way; the outer error is the message's.
-    async fn append_beside<T>(&mut self, message: v1::Envelope, beside: impl FnOnce() -> T) -> Result<T, Error> {
-        let mut appending = pin!(self.append(message));
-        // The first step hands it to the connection, which has a task of its own.
-        let appended = poll!(&mut appending);
-        let done = beside();
-        match appended {
-            Poll::Ready(appended) => appended?,
-            Poll::Pending => appending.await?,
-        }
-        Ok(done)
-    }
-
     /// Stores one message after the last. What became of it is never guessed at.
     async fn append(&mut self, message: v1::Envelope) -> Result<(), Error> {
         let payload = Bytes::from(message.encode_to_vec());
@@ -368,6 +355,19 @@ impl Writer {
             sleep(pause).await;
             pause = RETRY;
         }
+    }
+
+    /// The same, with something to do while the message is on its way, whatever becomes of it.
+    async fn append_beside<T>(&mut self, message: v1::Envelope, beside: impl FnOnce() -> T) -> Result<T, Error> {
+        let mut appending = pin!(self.append(message));
+        // The first step hands it to the connection, which has a task of its own.
+        let appended = poll!(&mut appending);
+        let done = beside();
+        match appended {
+            Poll::Ready(appended) => appended?,
+            Poll::Pending => appending.await?,
+        }
+        Ok(done)
     }
 
     /// Who wrote after us, and by what right.

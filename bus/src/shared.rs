@@ -1,10 +1,10 @@
 //! One subscription for all in a process who follow the same log: the broker sends each set to a connection once, and it is checked once.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use deltabus_record::schema::SourceName;
+use tokio::sync::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{self, WeakSender};
 
@@ -17,9 +17,8 @@ const HINTS_MAX: usize = 64;
 /// The subscriptions of a connection that are shared.
 #[derive(Default)]
 pub(crate) struct Shared {
-    by_source: Mutex<HashMap<SourceName, WeakSender<Hint>>>,
     /// Held while a subscription is made, so that there is one.
-    making: tokio::sync::Mutex<()>,
+    by_source: Mutex<HashMap<SourceName, WeakSender<Hint>>>,
 }
 
 impl Shared {
@@ -30,13 +29,12 @@ impl Shared {
         source: &SourceName,
         subscribe: impl AsyncFnOnce() -> Result<L, BrokerError>,
     ) -> Result<Box<dyn Live>, BrokerError> {
-        let _making = self.making.lock().await;
-        if let Some(following) = self.find(source) {
-            return Ok(Box::new(following));
+        let mut by_source = self.by_source.lock().await;
+        if let Some(sender) = by_source.get(source).and_then(WeakSender::upgrade) {
+            return Ok(Box::new(Following { hints: sender.subscribe() }));
         }
         let mut live = subscribe().await?;
         let (sender, hints) = broadcast::channel(HINTS_MAX);
-        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
         by_source.retain(|_, sender| sender.strong_count() > 0);
         by_source.insert(source.clone(), sender.downgrade());
         drop(by_source);
@@ -52,11 +50,6 @@ impl Shared {
             }
         });
         Ok(Box::new(Following { hints }))
-    }
-
-    fn find(&self, source: &SourceName) -> Option<Following> {
-        let by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Following { hints: by_source.get(source)?.upgrade()?.subscribe() })
     }
 }
 
@@ -80,13 +73,13 @@ impl Live for Following {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use bytes::Bytes;
     use tokio::sync::mpsc;
 
-    use super::*;
+    use super::{HINTS_MAX, Hint, Live, Shared, SourceName, async_trait};
 
     struct Made {
         hints: mpsc::UnboundedReceiver<Hint>,

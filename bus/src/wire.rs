@@ -104,11 +104,8 @@ impl EncodedSet {
         packed.extend_from_slice(&length.to_le_bytes());
         let before = packed.len();
         let packed = frame(packed, &[&head, &plain], length, level);
-        let is_worth_it = |packed: &Vec<u8>| {
-            let frame = &packed[before..];
-            (frame.len() as u64) < length && length <= decompressed_max(frame.len())
-        };
-        EncodedSet(packed.filter(is_worth_it).map_or(plain, Bytes::from))
+        let packed = packed.filter(|packed| is_worth_it(packed.len() - before, length));
+        EncodedSet(packed.map_or(plain, Bytes::from))
     }
 
     fn form(&self) -> Result<Form<'_>> {
@@ -284,8 +281,7 @@ fn bundle_packed(forms: &[Form<'_>], length: u64) -> Option<Vec<u8>> {
             Form::Packed { frame, .. } => packed.extend_from_slice(frame),
         }
     }
-    let is_worth_it = length >= COMPRESS_MIN as u64 && (packed.len() as u64) < length;
-    (is_worth_it && length <= decompressed_max(packed.len())).then_some(packed)
+    (length >= COMPRESS_MIN as u64 && is_worth_it(packed.len(), length)).then_some(packed)
 }
 
 /// The encoded sets of a bundle.
@@ -333,8 +329,8 @@ pub(crate) fn compress(plain: &[u8]) -> Option<Vec<u8>> {
     if plain.len() < COMPRESS_MIN {
         return None;
     }
-    let packed = zstd::bulk::compress(plain, ZSTD_LEVEL).ok().filter(|packed| packed.len() < plain.len())?;
-    (plain.len() as u64 <= decompressed_max(packed.len())).then_some(packed)
+    let packed = zstd::bulk::compress(plain, ZSTD_LEVEL).ok()?;
+    is_worth_it(packed.len(), plain.len() as u64).then_some(packed)
 }
 
 /// Appends to `out` a zstd frame of `pieces`, which are `length` bytes together.
@@ -343,6 +339,11 @@ fn frame(out: Vec<u8>, pieces: &[&[u8]], length: u64, level: i32) -> Option<Vec<
     encoder.set_pledged_src_size(Some(length)).ok()?;
     pieces.iter().try_for_each(|piece| std::io::Write::write_all(&mut encoder, piece)).ok()?;
     encoder.finish().ok()
+}
+
+/// Whether `length` bytes are sent as `packed`: that is shorter, and not by more than readers believe.
+fn is_worth_it(packed: usize, length: u64) -> bool {
+    (packed as u64) < length && length <= decompressed_max(packed)
 }
 
 /// How long something of `packed` bytes may be once it is decompressed.
