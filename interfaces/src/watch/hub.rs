@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -14,25 +14,19 @@ use crate::Error;
 pub(super) type Concerns = Box<dyn Fn(&Path) -> bool + Send + Sync>;
 
 struct Listener {
-    id: u64,
     concerns: Concerns,
     signal: Notify,
 }
 
 /// By the folder that is watched.
-static LISTENERS: Mutex<Option<HashMap<PathBuf, Vec<Arc<Listener>>>>> = Mutex::new(None);
+static LISTENERS: LazyLock<Mutex<HashMap<PathBuf, Vec<Arc<Listener>>>>> = LazyLock::new(Mutex::default);
 
 /// Held while folders are added and removed; its thread never takes this lock.
-static WATCHER: Mutex<Hub> = Mutex::new(Hub { watcher: None, next: 0 });
-
-struct Hub {
-    watcher: Option<RecommendedWatcher>,
-    next: u64,
-}
+static WATCHER: Mutex<Option<RecommendedWatcher>> = Mutex::new(None);
 
 /// Ends with whoever listens.
 struct Guard {
-    id: u64,
+    listener: Arc<Listener>,
     folders: BTreeSet<PathBuf>,
 }
 
@@ -42,40 +36,37 @@ pub(super) fn listen(folders: BTreeSet<PathBuf>, concerns: Concerns, signal: Not
         let path = folders.first().cloned().unwrap_or_default();
         Error::Io { doing: "watch", path, source: std::io::Error::other(error) }
     };
-    let mut hub = locked(&WATCHER);
-    if hub.watcher.is_none() {
-        hub.watcher = Some(notify::recommended_watcher(tell).map_err(failed)?);
-    }
-    hub.next += 1;
-    let guard = Guard { id: hub.next, folders: folders.clone() };
-    let listener = Arc::new(Listener { id: hub.next, concerns, signal });
+    let mut held = locked(&WATCHER);
+    let watcher = match held.take() {
+        Some(watcher) => watcher,
+        None => notify::recommended_watcher(tell).map_err(failed)?,
+    };
+    let watcher = held.insert(watcher);
+    let listener = Arc::new(Listener { concerns, signal });
+    let guard = Guard { listener: Arc::clone(&listener), folders: folders.clone() };
     let mut known = locked(&LISTENERS);
     for folder in &folders {
-        known.get_or_insert_default().entry(folder.clone()).or_default().push(Arc::clone(&listener));
+        known.entry(folder.clone()).or_default().push(Arc::clone(&listener));
     }
     drop(known);
     // Also a folder that is watched already: it may be another one by now.
-    let watcher = hub.watcher.iter_mut();
-    let watched =
-        watcher.flat_map(|watcher| folders.iter().map(|folder| watcher.watch(folder, RecursiveMode::NonRecursive)));
-    let watched = watched.collect::<Result<(), _>>();
+    let watched = folders.iter().try_for_each(|folder| watcher.watch(folder, RecursiveMode::NonRecursive));
     // Before `guard` goes, which takes the lock itself.
-    drop(hub);
+    drop(held);
     watched.map_err(failed)?;
     Ok(Watching::new(guard))
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut hub = locked(&WATCHER);
+        let mut watcher = locked(&WATCHER);
         let mut known = locked(&LISTENERS);
         let mut left = Vec::new();
-        let known_folders = known.get_or_insert_default();
         for folder in &self.folders {
-            if let Some(listeners) = known_folders.get_mut(folder) {
-                listeners.retain(|listener| listener.id != self.id);
+            if let Some(listeners) = known.get_mut(folder) {
+                listeners.retain(|listener| !Arc::ptr_eq(listener, &self.listener));
                 if listeners.is_empty() {
-                    known_folders.remove(folder);
+                    known.remove(folder);
                     left.push(folder);
                 }
             }
@@ -83,7 +74,7 @@ impl Drop for Guard {
         drop(known);
         for folder in left {
             // One that is gone is watched no more.
-            let _ = hub.watcher.as_mut().map(|watcher| watcher.unwatch(folder));
+            let _ = watcher.as_mut().map(|watcher| watcher.unwatch(folder));
         }
     }
 }
@@ -96,17 +87,16 @@ fn tell(event: notify::Result<notify::Event>) {
     };
     let told: Vec<(Arc<Listener>, Signal)> = if event.need_rescan() {
         let known = locked(&LISTENERS);
-        let all = known.iter().flat_map(HashMap::values).flatten();
-        all.map(|listener| (Arc::clone(listener), Signal::Written)).collect()
+        known.values().flatten().map(|listener| (Arc::clone(listener), Signal::Written)).collect()
     } else {
         let Some(signal) = signal_of(&event.kind) else { return };
         let known = locked(&LISTENERS);
         let mut told: Vec<(Arc<Listener>, Signal)> = Vec::new();
         for path in &event.paths {
             let folders = [Some(path.as_path()), path.parent()];
-            let listeners = folders.into_iter().flatten().filter_map(|folder| known.as_ref()?.get(folder)).flatten();
+            let listeners = folders.into_iter().flatten().filter_map(|folder| known.get(folder)).flatten();
             for listener in listeners.filter(|listener| (listener.concerns)(path)) {
-                if !told.iter().any(|(other, _)| other.id == listener.id) {
+                if !told.iter().any(|(other, _)| Arc::ptr_eq(other, listener)) {
                     told.push((Arc::clone(listener), signal));
                 }
             }
