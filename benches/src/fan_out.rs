@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const IDLE: Duration = Duration::from_secs(3);
 
 /// After something began or ended the broker is left alone for so long.
-const CALM: Duration = Duration::from_millis(500);
+pub(crate) const CALM: Duration = Duration::from_millis(500);
 
 /// Rows of the source.
 const ROWS: u32 = 100;
@@ -320,14 +320,7 @@ async fn references(
 ) -> Result<[Taken; 2]> {
     let client = deltabus.client().await?;
     let context = jetstream::new(client.clone());
-    let republish = stream::Republish { source: STORED.into(), destination: REPUBLISHED.into(), headers_only: false };
-    let config = stream::Config {
-        name: STREAM.into(),
-        subjects: vec![STORED.into()],
-        republish: Some(republish),
-        ..Default::default()
-    };
-    context.get_or_create_stream(config).await?;
+    context.get_or_create_stream(republishing(STREAM, STORED, REPUBLISHED)).await?;
     let payload = Bytes::from(vec![b'x'; bytes]);
     let plain = {
         let readers = Readers::start(&deltabus.state(), Way::Subject(PLAIN), crowd)?;
@@ -338,6 +331,17 @@ async fn references(
     let mut publisher = Publisher::Stored { context, payload, sent: 0 };
     let republished = take(&mut publisher, &readers, broker, crowd.count, messages, pace).await?;
     Ok([plain, republished])
+}
+
+/// A stream of one subject that republishes to another, as the log does.
+pub(crate) fn republishing(name: &str, subject: &str, live: &str) -> stream::Config {
+    let republish = stream::Republish { source: subject.into(), destination: live.into(), headers_only: false };
+    stream::Config {
+        name: name.into(),
+        subjects: vec![subject.into()],
+        republish: Some(republish),
+        ..Default::default()
+    }
 }
 
 /// The source with an edit in it.

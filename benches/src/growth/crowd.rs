@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::world::{Gathered, World};
 use super::{Effort, Point};
-use crate::fan_out::{all_have, configure, follow, start, write};
+use crate::fan_out::{CALM, all_have, configure, follow, start, write};
 use crate::join::settle;
 use crate::measure::{Result, Running};
 use crate::rows::Table;
@@ -14,9 +14,6 @@ use crate::rows::Table;
 /// Sets while receivers follow, one each second: who is there is told by the clock, so that each number of receivers gets the same time.
 const SETS: u32 = 10;
 const PACE: Duration = Duration::from_secs(1);
-
-/// After something began it is left alone for so long.
-const CALM: Duration = Duration::from_millis(500);
 
 /// Rows of each source, and how many of a thousand the small set changes.
 const SOURCE_ROWS: u64 = 5_000;
