@@ -1,5 +1,6 @@
 //! Conflicts and refused edits are decided by hand, once, and what is decided reaches all.
 
+use deltabus_bus::{Clock, SystemClock};
 use deltabus_tests::World;
 use serde_json::{Value, json};
 
@@ -224,17 +225,25 @@ fn refusing() -> World {
     world
 }
 
+/// The only one.
+fn letter(world: &World) -> Value {
+    let letters = world.run("dead-letters people --json").exits(1).stdout();
+    serde_json::from_str(letters.trim()).unwrap()
+}
+
 fn source_sql(world: &World, statement: &str) {
     rusqlite::Connection::open(world.path("shop.db")).unwrap().execute_batch(statement).unwrap();
 }
 
 #[test]
 fn an_edit_that_the_source_refused_is_a_dead_letter_and_taken_when_it_can_be() {
+    let before = SystemClock.now_millis();
     let world = refusing();
-    let letters = world.run("dead-letters people --json").exits(1).stdout();
-    let letter: Value = serde_json::from_str(letters.trim()).unwrap();
+    let letter = letter(&world);
     assert_eq!((&letter["id"], &letter["edited_by"]), (&json!("2.1"), &json!("a")));
+    // The first after the time at which it joined.
     let number = letter["reverse_set"].as_u64().unwrap();
+    assert!((before..=SystemClock.now_millis()).contains(&(number - 1)), "{number}");
     assert_eq!(letter["fields"], json!({ "phone": { "held": "222", "wanted": "9999" } }));
     assert!(letter["reason"].as_str().unwrap().contains("too long"), "{letter}");
     let text = world.run("dead-letters people").exits(1).stdout();
@@ -282,12 +291,13 @@ fn refused_for_another_reason_it_stands_under_a_new_name() {
 #[test]
 fn a_refused_edit_that_is_dropped_is_gone_and_recorded() {
     let world = refusing();
+    let number = &letter(&world)["reverse_set"];
     world.run("dead-letters people drop 2.1").exits(0);
     world.run("dead-letters people").exits(0);
     let all = world.run("dead-letters people --all").exits(0).stdout();
     assert!(all.contains("2.1") && all.contains("decided"), "{all}");
-    let shown = world.run("show people 3").exits(0).stdout();
-    assert!(shown.contains("decides 2.1, of reverse set ") && shown.contains(" of a"), "{shown}");
+    let decides = format!("decides 2.1, of reverse set {number} of a");
+    assert!(world.run("show people 3").exits(0).stdout().contains(&decides), "{decides}");
     let nonsense = world.run("dead-letters people drop oslo").exits(2).stderr();
     assert!(nonsense.contains("they look like oslo/3 or 12.1"), "{nonsense}");
     let stranger = world.run("dead-letters people drop nobody/1").exits(2).stderr();

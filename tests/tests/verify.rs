@@ -1,5 +1,6 @@
 //! `verify` proves a destination equal or says what differs, and `--repair` mends just that.
 
+use deltabus_bus::{Clock, SystemClock};
 use deltabus_record::key::Key;
 use deltabus_record::row::Row;
 use deltabus_record::schema::{CollectionName, ReceiverName, SourceName};
@@ -136,7 +137,9 @@ fn equal_rows_are_counted() {
 #[test]
 fn edits_on_their_way_are_named_and_never_undone_without_being_told() {
     let world = published(PEOPLE);
+    let before = SystemClock.now_millis();
     world.run("receive people sqlite:a.db --reverse --once").exits(0);
+    let joined = before..=SystemClock.now_millis();
     let phone = |id: &str| -> String {
         let database = rusqlite::Connection::open(world.path("a.db")).unwrap();
         database.query_row("SELECT phone FROM people WHERE id = ?", [id], |row| row.get(0)).unwrap()
@@ -146,7 +149,8 @@ fn edits_on_their_way_are_named_and_never_undone_without_being_told() {
     world.run("receive people sqlite:a.db --reverse --once").exits(0);
     let (unequal, _) = verify(&world, "people sqlite:a.db", 1);
     assert_eq!(unequal[0]["cause"], json!("pending"), "{unequal:?}");
-    assert!(unequal[0]["reverse_set"].is_u64(), "{unequal:?}");
+    // The first after the time at which it joined.
+    assert!(unequal[0]["reverse_set"].as_u64().is_some_and(|number| joined.contains(&(number - 1))), "{unequal:?}");
     let text = world.run("verify people sqlite:a.db --repair").exits(1);
     assert!(text.stderr().contains("stay until the source has answered"), "{}", text.text());
     assert_eq!(phone("1"), "999");
